@@ -1,0 +1,23 @@
+"""The environment of every test: offline, deterministic, and named in the header."""
+
+import os
+
+# Before any library is imported: nothing here may reach a hub, and forked map processes must not warn.
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+    os.environ[name] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+
+from hypothesis import settings  # noqa: E402
+
+# The same examples in every run: a failure is a change of the code under test, never of the draw.
+settings.register_profile("suite", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("suite")
+
+
+def pytest_report_header() -> str:
+    """Name the versions that decide the results."""
+    from mlmrepro.provenance import package_versions
+
+    named = ("transformers", "datasets", "torch", "tokenizers", "accelerate", "numpy")
+    return "libraries: " + ", ".join(f"{name} {package_versions()[name]}" for name in named)

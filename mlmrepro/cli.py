@@ -1,0 +1,174 @@
+"""The command line: parse, call, print, exit code."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mlmrepro.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mlmrepro",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run the Hugging Face guide “Masked language modeling” exactly, and write down everything it did.",
+)
+
+RUNS = Path("mlmrepro-runs")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
+
+
+@app.command()
+def reproduce(
+    profile: Annotated[
+        str, typer.Option(help="embedded (offline) or guide (model and data from the hub).")
+    ] = "embedded",
+    eli5_category: Annotated[
+        bool, typer.Option("--eli5-category", help="Take the successor of the eli5 data set from the hub.")
+    ] = False,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="A new folder for the run [default: mlmrepro-runs/PROFILE-N].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [default: 42].")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a literal of the guide; repeatable.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; results are equal for equal numbers only.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run from its last epoch.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole guide: load, split, tokenise, group, mask, train, evaluate, fill the mask.
+
+    Example: mlmrepro reproduce --set block_size=64 --output-dir run-64
+    """
+    from mlmrepro.config import SUCCESSOR, parse_setting, resolve
+
+    changes = list(SUCCESSOR) if eli5_category else []
+    changes += [(*parse_setting(text), "--set") for text in settings or []]
+    if seed is not None:
+        changes.append(("seed", seed, "--seed"))
+    folder = output_dir or _run_folder(profile, resume)
+    config = resolve(profile, output_dir=folder, changes=changes, threads=threads, resume=resume)
+    _offline_unless(profile == "guide")
+
+    from mlmrepro.guide.run import run
+    from mlmrepro.report.terminal import RunDisplay, print_summary
+
+    with RunDisplay(quiet=as_json) as display:
+        record = run(config, display)
+    if as_json:
+        print(json.dumps(record.to_dict(), ensure_ascii=False))
+    else:
+        print_summary(record, folder)
+
+
+@app.command("fill-mask")
+def fill_mask(
+    prompt: Annotated[str, typer.Argument(help="A sentence with one <mask>.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="A folder or hub name of a masked language model [default: the embedded one].")
+    ] = "embedded",
+    top_k: Annotated[int, typer.Option(min=1, help="Predictions shown.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Fill the mask of a sentence, with the pipeline and by hand.
+
+    Example: mlmrepro fill-mask "Water is made of hydrogen and <mask>."
+    """
+    from mlmrepro.config import EMBEDDED
+
+    path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint
+    _offline_unless(not Path(path).is_dir())
+
+    from mlmrepro.guide import fill_mask as steps
+    from mlmrepro.guide import tokens, train, versions
+    from mlmrepro.report.terminal import print_fill_mask
+
+    versions.quiet()
+    tokenizer = tokens.load_tokenizer(path)
+    own_prompt = steps.check_prompt(tokenizer, prompt)
+    model = train.load_model(path)
+    steps.check_top_k(model, top_k)
+    rows = {
+        "pipeline": steps.with_pipeline(path, own_prompt, top_k),
+        "by_hand": steps.by_hand(model, tokenizer, own_prompt, top_k),
+    }
+    if as_json:
+        print(json.dumps({"checkpoint": checkpoint, "prompt": own_prompt, **rows}, ensure_ascii=False))
+    else:
+        print_fill_mask(rows["pipeline"], rows["by_hand"])
+
+
+@app.command()
+def pretrain(
+    work: Annotated[Path, typer.Option(help="Working folder: corpus, tokens, state; continues what is there.")],
+    recipe: Annotated[Path | None, typer.Option(help="Another recipe [default: the shipped recipe.toml].")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Make the embedded checkpoint from nothing: corpus, tokenizer, embeddings, training, export.
+
+    Example: mlmrepro pretrain --work /tmp/pretrain
+    """
+    if recipe is not None and not recipe.is_file():
+        raise UserError(f"the recipe {recipe} does not exist", remedy="give the path of a TOML file")
+    import torch
+
+    from mlmrepro.embedded import pretrain as steps
+    from mlmrepro.report.terminal import PretrainDisplay
+
+    torch.set_num_threads(threads)
+    with PretrainDisplay() as display:
+        figures = steps.pretrain(work, recipe_path=recipe or steps.RECIPE, report=display.report, progress=display.step)
+    print(json.dumps(figures, indent=1))
+
+
+def _run_folder(profile: str, resume: bool) -> Path:
+    """Return the next free folder for a run, or the newest one to resume."""
+    numbers = [int(p.name.rsplit("-", 1)[1]) for p in RUNS.glob(f"{profile}-*") if p.name.rsplit("-", 1)[1].isdigit()]
+    newest = max(numbers, default=0)
+    return RUNS / f"{profile}-{max(newest, 1) if resume else newest + 1}"
+
+
+def _offline_unless(hub: bool) -> None:
+    """Keep the libraries from calling the hub where nothing of it is wanted; must run before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each forked map process
+    if not hub:
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            os.environ[name] = "1"
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            where = f" ({error.filename})" if error.filename else ""
+            _fail(f"{error.strerror}{where}. Remedy: give --output-dir a place that can be written and has room.")
+        raise
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"mlmrepro: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line; exits with 2 after one line on standard error where the input is bad."""
+    with _errors_in_one_line():
+        app(arguments)

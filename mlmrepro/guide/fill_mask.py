@@ -1,0 +1,78 @@
+"""Inference: fill the mask with the pipeline and by hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["by_hand", "check_prompt", "check_top_k", "with_pipeline"]
+
+
+def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """Return the prompt with this tokenizer's own mask token; raises UserError unless it holds exactly one mask."""
+    mask = tokenizer.mask_token
+    prompt = prompt.replace("<mask>", mask)
+    count = tokenizer(prompt)["input_ids"].count(tokenizer.mask_token_id)
+    if count != 1:
+        raise UserError(
+            f"the prompt {prompt!r} holds {count or 'no'} mask token{'s' if count > 1 else ''}",
+            remedy=f"write <mask> exactly once ({mask} is this tokenizer's own)",
+        )
+    return prompt
+
+
+def with_pipeline(checkpoint: str, prompt: str, top_k: int) -> list[dict[str, Any]]:
+    """Return the pipeline's rows, best first: `score`, `token`, `token_str`, `sequence`."""
+    from transformers import pipeline
+
+    try:
+        mask_filler = pipeline("fill-mask", checkpoint)
+    except Exception as error:
+        raise UserError(
+            f"no fill-mask pipeline can be made from {checkpoint!r}: {first_line(error)}",
+            remedy="give a folder with a masked language model and its tokenizer",
+        ) from error
+    return list(mask_filler(prompt, top_k=top_k))
+
+
+def by_hand(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, top_k: int
+) -> list[dict[str, Any]]:
+    """Return the same rows from mask index, logits, `topk` and decode.
+
+    The guide prints only the sentence: `sequence` is the prompt with the mask replaced by the decoded token. That
+    token starts with a space of its own, so the sentence has two where the guide's printed output shows one.
+    """
+    import torch
+
+    inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+    mask_token_index = torch.where(inputs["input_ids"] == tokenizer.mask_token_id)[1]
+    model.eval()
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    mask_token_logits = logits[0, mask_token_index, :]
+    scores = mask_token_logits.softmax(dim=-1)
+    rows = []
+    for token in torch.topk(mask_token_logits, top_k, dim=1).indices[0].tolist():
+        decoded = str(tokenizer.decode([token]))
+        rows.append(
+            {
+                "score": float(scores[0, token]),
+                "token": token,
+                "token_str": decoded,
+                "sequence": prompt.replace(tokenizer.mask_token, decoded),
+            }
+        )
+    return rows
+
+
+def check_top_k(model: PreTrainedModel, top_k: int) -> None:
+    """Raise UserError where more predictions are asked for than the vocabulary has."""
+    if top_k > model.config.vocab_size:
+        raise UserError(
+            f"top_k is {top_k}, but the vocabulary has {model.config.vocab_size} tokens", remedy="ask for fewer"
+        )

@@ -1,0 +1,172 @@
+"""What the record keeps of each stage: digests, counts and figures. Looks only; changes nothing, draws nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.guide.collate import IGNORE_INDEX
+from mlmrepro.record import Lane, RunRecord
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+__all__ = [
+    "captured_warnings",
+    "observe_batches",
+    "observe_blocks",
+    "observe_flatten",
+    "observe_input_ids",
+    "observe_model",
+    "observe_split",
+    "preserved_generators",
+]
+
+
+def digest(rows: Iterable[Any]) -> str:
+    """Return the SHA-256 of rows of plain values, in order: 16 hexadecimal digits are enough to tell two apart."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()[:16]
+
+
+def observe_split(record: RunRecord, dataset: DatasetDict) -> None:
+    """Rows of each split, and the digest of their order and content."""
+    for name, rows in dataset.items():
+        record.observe("dataset", f"{name}_rows", len(rows), Lane.EXACT)
+        record.observe("dataset", f"{name}_order", digest(rows), Lane.EXACT)
+
+
+def observe_flatten(record: RunRecord, dataset: DatasetDict) -> None:
+    """Column names in their order with their Arrow types, and the first row's digest."""
+    schema = dataset["train"].features.arrow_schema
+    # Arrow's name for the elements of a list differs between its versions; the type does not.
+    types = {name: str(schema.field(name).type).replace("element: ", "item: ") for name in schema.names}
+    record.observe("flatten", "columns", types, Lane.EXACT)
+    record.observe("flatten", "train_content", digest(dataset["train"]), Lane.EXACT)
+
+
+def _columns(rows: Dataset) -> dict[str, Any]:
+    return {name: digest(rows[name]) for name in rows.column_names}
+
+
+def observe_input_ids(record: RunRecord, dataset: DatasetDict, special_ids: Iterable[int]) -> None:
+    """Tokens of each split, and the digest of every column."""
+    for name, rows in dataset.items():
+        record.observe("input_ids", f"{name}_tokens", sum(len(ids) for ids in rows["input_ids"]), Lane.EXACT)
+        record.observe("input_ids", f"{name}_columns", _columns(rows), Lane.EXACT)
+    special = frozenset(special_ids)
+    first = [id_ for id_ in dataset["train"][0]["input_ids"] if id_ not in special]
+    record.observe("input_ids", "first_ids", first[:16], Lane.EXACT)
+
+
+def observe_blocks(record: RunRecord, tokens: DatasetDict, blocks: DatasetDict) -> None:
+    """Blocks of each split, the tokens that were dropped as remainders, and the digest of every column."""
+    for name, rows in blocks.items():
+        lengths = [len(ids) for ids in rows["input_ids"]]
+        dropped = sum(len(ids) for ids in tokens[name]["input_ids"]) - sum(lengths)
+        record.observe("blocks", f"{name}_blocks", len(rows), Lane.EXACT)
+        record.observe("blocks", f"{name}_remainder", dropped, Lane.EXACT)
+        record.observe("blocks", f"{name}_lengths", {"shortest": min(lengths), "longest": max(lengths)}, Lane.EXACT)
+        record.observe("blocks", f"{name}_columns", _columns(rows), Lane.EXACT)
+
+
+def observe_batches(
+    record: RunRecord, blocks: Dataset, collator: Any, *, batch_size: int, mask_token_id: int, seed: int
+) -> None:
+    """What the collator selects and puts in, over all training blocks once, drawn from `seed` apart from the run.
+
+    The counts are of the selected positions: those that became the mask token, another token, or stayed.
+    """
+    import torch
+
+    counts = {"tokens": 0, "selected": 0, "mask": 0, "random": 0, "unchanged": 0}
+    draws = []
+    with preserved_generators():
+        torch.manual_seed(seed)
+        for start in range(0, len(blocks), batch_size):
+            rows = [blocks[i] for i in range(start, min(start + batch_size, len(blocks)))]
+            batch = collator(rows)
+            selected = batch["labels"] != IGNORE_INDEX
+            inputs, labels = batch["input_ids"][selected], batch["labels"][selected]
+            masked = inputs == mask_token_id
+            same = (inputs == labels) & ~masked
+            counts["tokens"] += int(batch["attention_mask"].sum())
+            counts["selected"] += int(selected.sum())
+            counts["mask"] += int(masked.sum())
+            counts["unchanged"] += int(same.sum())
+            counts["random"] += int((~masked & ~same).sum())
+            draws.append([batch["input_ids"].tolist(), batch["labels"].tolist()])
+    record.observe("masked_batches", "seed", seed, Lane.EXACT)
+    record.observe("masked_batches", "counts", counts, Lane.EXACT)
+    record.observe("masked_batches", "rate", counts["selected"] / max(counts["tokens"], 1), Lane.EXACT)
+    record.observe("masked_batches", "draw", digest(draws), Lane.EXACT)
+
+
+def observe_model(record: RunRecord, model: Any) -> None:
+    """Class, parameters, dtype and attention kernel, and the digest of the weights as loaded."""
+    sha = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        sha.update(name.encode() + str(tuple(parameter.shape)).encode())
+        sha.update(parameter.detach().cpu().float().numpy().tobytes())
+    record.observe("model", "class", type(model).__name__, Lane.EXACT)
+    record.observe("model", "parameters", sum(p.numel() for p in model.parameters()), Lane.EXACT)
+    record.observe("model", "dtype", str(model.dtype).removeprefix("torch."), Lane.EXACT)
+    record.observe("model", "attention", getattr(model.config, "_attn_implementation", None), Lane.EXACT)
+    record.observe("model", "weights", sha.hexdigest()[:16], Lane.EXACT)
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Give back every global generator (python, numpy, torch, CUDA) as it was."""
+    import random
+
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+class _Collect(logging.Handler):
+    def __init__(self, into: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self.into = into
+
+    def emit(self, entry: logging.LogRecord) -> None:
+        self.into.append(f"{entry.name}: {entry.getMessage()}")
+
+
+@contextmanager
+def captured_warnings(record: RunRecord, stage: str) -> Iterator[None]:
+    """Write down what the libraries warn of during a stage, in place of printing it: each message once, in order."""
+    messages: list[str] = []
+    handler = _Collect(messages)
+    loggers = [logging.getLogger(name) for name in ("transformers", "datasets", "accelerate", "huggingface_hub")]
+    before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda message, category, *_, **__: messages.append(
+                f"{category.__name__}: {message}"
+            )
+            yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+        if messages:
+            record.observe(stage, "warnings", list(dict.fromkeys(messages)), Lane.INFO)

@@ -1,0 +1,82 @@
+"""Preprocess, first half: the answers of a question are joined and tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["load_tokenizer", "preprocess_function", "tokenize"]
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """Return the checkpoint's tokenizer; raises UserError where there is none or it has no mask token."""
+    from transformers import AutoTokenizer
+
+    # A hub name is "name" or "owner/name"; anything else is meant as a folder, and a missing one is said to be so.
+    meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    if meant_as_folder and not Path(checkpoint).is_dir():
+        raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    except Exception as error:  # the libraries raise a dozen kinds for an unreadable tokenizer
+        raise UserError(
+            f"the tokenizer of {checkpoint!r} cannot be loaded: {first_line(error)}",
+            remedy="give a folder that holds tokenizer.json, or a name that the hub can be reached for; "
+            "the embedded checkpoint (--profile embedded) works offline",
+        ) from error
+    if tokenizer.mask_token is None:
+        raise UserError(
+            f"the tokenizer of {checkpoint!r} has no mask token",
+            remedy="give the checkpoint of a masked language model, such as a RoBERTa or a BERT",
+        )
+    return tokenizer
+
+
+def preprocess_function(
+    tokenizer: PreTrainedTokenizerBase, column: str, separator: str
+) -> Callable[[dict[str, Any]], Any]:
+    """Return the guide's preprocess_function: (batch of rows) -> `input_ids` and `attention_mask`, ragged lists."""
+
+    def preprocess(examples: dict[str, Any]) -> Any:
+        return tokenizer([separator.join(x) for x in examples[column]])
+
+    return preprocess
+
+
+def tokenize(
+    dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, *, column: str, separator: str, num_proc: int
+) -> DatasetDict:
+    """Map preprocess_function over every split and drop the text columns.
+
+    Raises UserError where `column` is absent or is not a list of strings: joining a plain string would put the
+    separator between its characters, and nothing downstream would complain.
+    """
+    import pyarrow as pa
+
+    schema = dataset["train"].features.arrow_schema
+    if column not in schema.names:
+        raise UserError(
+            f"the data set has no column {column!r} after flattening; it has {', '.join(schema.names)}",
+            remedy="give data in ELI5's schema, or name the column of texts with --set text_column=...",
+        )
+    kind = schema.field(column).type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not (
+        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+    ):
+        raise UserError(
+            f"the column {column!r} holds {kind}, not lists of strings",
+            remedy="give each row a list of texts, even of one",
+        )
+    return dataset.map(
+        preprocess_function(tokenizer, column, separator),
+        batched=True,
+        num_proc=num_proc,
+        remove_columns=dataset["train"].column_names,
+    )

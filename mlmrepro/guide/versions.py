@@ -1,0 +1,39 @@
+"""What differs between the supported versions of the libraries: the one place that adapts to them."""
+
+from __future__ import annotations
+
+__all__ = ["allow_generator_state", "never_run_scripts", "quiet"]
+
+
+def allow_generator_state() -> None:
+    """Let torch's safe loader read the numpy generator state in Trainer's checkpoints.
+
+    torch 2.6 and later unpickle nothing but tensors unless a type is allowed; transformers before 4.49 does not
+    allow these four itself, so that its Trainer could not resume. They hold numbers and run no code.
+    """
+    import numpy as np
+    import torch
+
+    core = getattr(np, "_core", None) or np.core  # numpy 2 renamed it
+    torch.serialization.add_safe_globals(
+        [core.multiarray._reconstruct, np.ndarray, np.dtype, type(np.dtype(np.uint32))]  # type: ignore[list-item]
+    )
+
+
+def never_run_scripts() -> dict[str, bool]:
+    """Return what load_dataset has to be given so that it runs no loading script of a data set.
+
+    datasets before 2.20 runs one unasked, 2.20 to 3.6 ask on the terminal, 4.0 and later have no such option.
+    """
+    import datasets
+
+    return {"trust_remote_code": False} if int(datasets.__version__.split(".")[0]) < 4 else {}
+
+
+def quiet() -> None:
+    """Switch the libraries' own progress bars off; ours shows the run."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""Showing: what a person sees of a run. Reads records; needs neither torch nor transformers."""

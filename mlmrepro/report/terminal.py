@@ -1,0 +1,203 @@
+"""The terminal: a progress display while a run goes on, and its summary."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from mlmrepro.record import STAGES, RunRecord
+
+__all__ = ["PretrainDisplay", "RunDisplay", "print_fill_mask", "print_summary"]
+
+# What happens in a stage, in a few words.
+_ACTIONS = {
+    "dataset": "load and split the data set",
+    "flatten": "flatten nested columns",
+    "input_ids": "join and tokenise the answers",
+    "blocks": "group into blocks",
+    "masked_batches": "draw masks",
+    "model": "load the model, evaluate it untrained",
+    "loss": "fine-tune",
+    "evaluation": "evaluate, save",
+    "fill_mask": "fill the mask",
+}
+
+
+class RunDisplay:
+    """Shows every stage of a run as it goes; plain lines where the output is no terminal, nothing when quiet."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet)
+        self.bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.current: TaskID | None = None
+        self.name = ""
+        self.note = ""
+        self.started = time.monotonic()
+
+    def __enter__(self) -> RunDisplay:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self.bars.stop()
+
+    def stage(self, name: str) -> None:
+        """Close the stage before, open this one."""
+        self._finish()
+        self.name, self.note, self.started = name, "", time.monotonic()
+        position = f"{STAGES.index(name) + 1}/{len(STAGES)}"
+        self.current = self.bars.add_task(f"{position} {_ACTIONS[name]:<38}", total=None, note="")
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """Move the bar of the training."""
+        self.note = f"step {done}/{total}  loss {loss:.3f}"
+        if self.current is not None:
+            self.bars.update(self.current, completed=done, total=total, note=self.note)
+
+    def _finish(self) -> None:
+        if self.current is None:
+            return
+        seconds = time.monotonic() - self.started
+        note = f"{seconds:6.1f} s  {self.note}"
+        self.bars.update(self.current, completed=1, total=1, note=note)
+        if self.bars.disable:
+            self.console.print(f"{_ACTIONS[self.name]:<38} {note}", highlight=False)
+        self.current = None
+
+
+class PretrainDisplay:
+    """Shows pretraining: reports as lines, the steps as one bar with the time left."""
+
+    def __init__(self) -> None:
+        from rich.progress import TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        self.bars = Progress(
+            TextColumn("{task.completed:,}/{task.total:,} steps"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            console=self.console,
+        )
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> PretrainDisplay:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def report(self, message: str) -> None:
+        """Print one line above the bar."""
+        self.console.print(message, highlight=False)
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """Move the bar; `loss` in nats."""
+        if self.task is None:
+            self.task = self.bars.add_task("", total=total, loss=loss)
+        self.bars.update(self.task, completed=done, loss=loss)
+
+
+def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:
+    """Print what the run found, what it changed in the guide, and where its files lie."""
+    console = console or Console(file=sys.stdout)
+    versions = record.provenance["packages"]
+    console.print()
+    console.print(
+        f"Profile {record.config['profile']}, transformers {versions['transformers']}, "
+        f"datasets {versions['datasets']}, torch {versions['torch']}, "
+        f"{record.provenance['device']['type']}, {record.config['threads']} threads",
+        highlight=False,
+    )
+    pair = record["evaluation.same_masks_perplexity"]
+    table = _table("Perplexity, exp(eval_loss)", "", "test blocks")
+    table.add_row("before fine-tuning", _figure(pair["before"]))
+    table.add_row("after, on the same masks", _figure(pair["after"]))
+    table.add_row("as the guide evaluates (fresh masks)", _figure(record["evaluation.perplexity"]))
+    console.print(table)
+    console.print(_data_table(record))
+    prompt = record.config["guide"]["prompt"]
+    print_fill_mask(record["fill_mask.pipeline"], record["fill_mask.by_hand"], prompt=prompt, console=console)
+    table = _table("Overrides of the guide", "name", "guide", "here", "why")
+    for override in record.config["overrides"]:
+        table.add_row(override["name"], str(override["guide"]), str(override["value"]), override["reason"])
+    console.print(table)
+    console.print(_time_table(record))
+    console.print(f"checkpoint  {directory / 'model'}", highlight=False, soft_wrap=True)
+    console.print(f"record      {directory / 'record.json'}", highlight=False, soft_wrap=True)
+
+
+def print_fill_mask(
+    pipeline: list[dict[str, Any]],
+    by_hand: list[dict[str, Any]],
+    *,
+    prompt: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Print the rows of both ways side by side."""
+    console = console or Console(file=sys.stdout)
+    table = _table(prompt or "", "", "pipeline", "score", "by hand", "score")
+    for rank, (left, right) in enumerate(zip(pipeline, by_hand, strict=True), start=1):
+        table.add_row(str(rank), left["sequence"], f"{left['score']:.4f}", right["sequence"], f"{right['score']:.4f}")
+    console.print(table)
+
+
+def _data_table(record: RunRecord) -> Table:
+    table = _table("Data", "", "train", "test")
+    rows = [
+        ("rows", "dataset.{}_rows"),
+        ("tokens", "input_ids.{}_tokens"),
+        ("blocks", "blocks.{}_blocks"),
+        ("tokens dropped as remainders", "blocks.{}_remainder"),
+    ]
+    for label, key in rows:
+        table.add_row(label, *(f"{record[key.format(part)]:,}" for part in ("train", "test")))
+    counts = record["masked_batches.counts"]
+    shares = " / ".join(f"{counts[kind] / max(counts['selected'], 1):.1%}" for kind in ("mask", "random", "unchanged"))
+    table.add_row("tokens selected", f"{record['masked_batches.rate']:.2%}", "")
+    table.add_row("  <mask> / random / unchanged", shares, "")
+    return table
+
+
+def _time_table(record: RunRecord) -> Table:
+    table = _table("Time", "stage", "seconds")
+    total = 0.0
+    for stage in STAGES:
+        seconds = record[f"{stage}.seconds"]
+        total += seconds
+        table.add_row(_ACTIONS[stage], f"{seconds:.1f}")
+    table.add_row("together", f"{total:.1f}")
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        numeric = column in ("score", "seconds", "train", "test", "test blocks")
+        table.add_column(column, justify="right" if numeric and position else "left", overflow="fold")
+    return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else str(value)

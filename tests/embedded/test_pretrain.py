@@ -1,0 +1,222 @@
+"""Pretraining: what it reads out of packages, how it starts, and that a killed run ends like an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mlmrepro.embedded import corpus, pretrain
+from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
+from mlmrepro.errors import UserError
+
+RECIPE = """
+seed = 1
+[tokenizer]
+vocab_size = 400
+min_frequency = 2
+[model]
+num_hidden_layers = 1
+hidden_size = 12
+num_attention_heads = 2
+intermediate_size = 64
+dropout = 0.0
+block_size = 32
+[embeddings]
+window = 3
+smoothing = 0.75
+std = 0.06
+position_std = 0.04
+[optimiser]
+learning_rate = 3e-3
+warmup_steps = 5
+weight_decay = 0.01
+betas = [0.9, 0.98]
+max_grad_norm = 1.0
+final_learning_rate = 1e-5
+[evaluation]
+every_steps = 10
+blocks = 4
+[[phase]]
+name = "only <mask>"
+steps = 60
+block_size = 16
+batch_size = 16
+mlm_probability = 0.2
+mask_share = 1.0
+random_share = 0.0
+[[phase]]
+name = "as the guide"
+steps = 20
+block_size = 32
+batch_size = 8
+mlm_probability = 0.15
+mask_share = 0.8
+random_share = 0.1
+"""
+
+
+class Killed(Exception):
+    """Stands for a killed process."""
+
+
+def _work(folder: Path) -> tuple[Path, Path]:
+    """Return a working folder with a small corpus of its own, and a recipe."""
+    draw = random.Random(0)
+    places = re.findall(
+        r"\w+", "sea moon star hill lake wind river cave field tower bridge garden harbour forest mill road"
+    )
+    for name, count in (("train", 400), ("held_out", 60)):
+        lines = []
+        for _ in range(count):
+            a, b = draw.choices(places, k=2)
+            text = f"the {a} is near the {b} and the {b} is near the {a}, so we walk from the {a} to the {b}."
+            lines.append(json.dumps({"source": "test", "text": text}))
+        path = folder / "corpus" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE)
+    return folder, recipe
+
+
+def _pretrain(folder: Path, **options: Any) -> dict[str, Any]:
+    work, recipe = _work(folder)
+    return pretrain.pretrain(work, recipe_path=recipe, report=lambda _: None, **options)
+
+
+def test_a_killed_pretraining_resumed_equals_an_unbroken_one(tmp_path: Path) -> None:
+    """Killed between two evaluations and started again, it ends with the same weights, and has learnt the corpus."""
+    figures = _pretrain(tmp_path / "unbroken")
+
+    def kill(done: int, total: int, loss: float) -> None:
+        if done == 50:
+            raise Killed
+
+    with pytest.raises(Killed):
+        _pretrain(tmp_path / "killed", progress=kill)
+    assert not (tmp_path / "killed" / "checkpoint").exists()
+    assert _pretrain(tmp_path / "killed") == figures
+    one, two = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("unbroken", "killed"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert figures["mask only"]["ratio"] > 1.1
+    content = json.loads((tmp_path / "killed" / "checkpoint" / "pretraining.json").read_text())
+    assert [point["step"] for point in content["curve"]] == list(range(10, 81, 10))
+    assert content["curve"][0]["perplexity"] > content["curve"][5]["perplexity"]
+
+
+def test_a_diverging_pretraining_stops(tmp_path: Path) -> None:
+    """A loss that is no number ends the run with the remedy, and exports nothing."""
+    work, recipe = _work(tmp_path)
+    recipe.write_text(RECIPE.replace("learning_rate = 3e-3", "learning_rate = 1e30"))
+    with pytest.raises(UserError, match=r"lower .* learning_rate"):
+        pretrain.pretrain(work, recipe_path=recipe, report=lambda _: None)
+    assert not (work / "checkpoint").exists()
+
+
+def test_corruption_follows_its_phase() -> None:
+    """Selection and shares are those of the phase, and special ids are never selected."""
+    phase = pretrain.Phase("test", 1, 100, 1, 0.2, 0.8, 0.1)
+    ids = torch.arange(100).repeat(2000, 1)
+    inputs, labels = pretrain.corrupt(ids, phase, 101, torch.Generator().manual_seed(0))
+    selected = labels != -100
+    assert not selected[:, :4].any()
+    assert torch.equal(labels[selected], ids[selected])
+    assert torch.equal(inputs[~selected], ids[~selected])
+    assert float(selected[:, 4:].float().mean()) == pytest.approx(0.2, abs=0.005)
+    assert float((inputs[selected] == 100).float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert float((inputs[selected] == labels[selected]).float().mean()) == pytest.approx(0.1 + 0.1 / 96, abs=0.01)
+
+
+def test_positive_pmi_is_that_of_the_definition() -> None:
+    """On a short sequence the matrix equals the definition, written out."""
+    tokens = np.array([0, 1, 2, 0, 1, 0, 2], dtype=np.uint16)
+    counts = np.zeros((3, 3))
+    for i, left in enumerate(tokens):
+        for distance in (1, 2):
+            if i + distance < len(tokens):
+                counts[left, tokens[i + distance]] += 1 / distance
+    counts += counts.T
+    word = counts.sum(axis=1)
+    context = word**0.75
+    with np.errstate(divide="ignore"):
+        pmi = np.log(counts * context.sum() / np.outer(word, context))
+    matrix = positive_pmi(tokens, 3, window=2, smoothing=0.75).toarray()
+    np.testing.assert_allclose(matrix, np.maximum(pmi, 0), atol=1e-12)
+
+
+def test_embeddings_have_the_stated_size() -> None:
+    """Standard deviation as asked for, small distinct rows for words that never occurred, equal for equal seeds."""
+    tokens = np.random.default_rng(0).integers(0, 40, 5000).astype(np.uint16)
+    matrix = positive_pmi(tokens, 50, window=3, smoothing=0.75)
+    vectors = svd_embeddings(matrix, 8, std=0.06, seed=1)
+    assert vectors.shape == (50, 8)
+    assert vectors[:40].std() == pytest.approx(0.06, rel=0.05)
+    assert 0 < vectors[40:].std() < 0.02
+    assert np.array_equal(vectors, svd_embeddings(matrix, 8, std=0.06, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("format_", "text", "expected"),
+    [
+        ("plain", "One paragraph\nof two lines.\n\nAnother.", [["One paragraph of two lines.", "Another."]]),
+        (
+            "markup",
+            "<html><p>Of <b>bold</b> words.</p><ul><li>An item</li></ul></html>",
+            [["Of bold words.", "An item"]],
+        ),
+        ("markup", "<?xml version='1.0'?><chapter><para>In &kstars; it is.</para></chapter>", [["In kstars it is."]]),
+        (
+            "wordnet",
+            '  licence\n0 14 n 02 galaxy 0 star_system 1 000 | a system of stars; "a galaxy of ours"  ',
+            [["Galaxy: a system of stars. It is also called star system. A galaxy of ours."]],
+        ),
+        (
+            "summaries",
+            '{"Sun": {"title": "Sun", "extract": "The Sun is a star.\\nIt is hot."}}',
+            [["The Sun is a star.", "It is hot."]],
+        ),
+        (
+            "mediawiki",
+            "<page><text>'''Air''' is a [[gas mixture|gas]].{{cite}}&lt;ref&gt;x&lt;/ref&gt;</text></page>",
+            [["Air is a gas."]],
+        ),
+        ("fortunes", "One saying.\n%\nAnother\nsaying.", [["One saying."], ["Another saying."]]),
+        (
+            "gcide",
+            'Galaxy \\Gal"axy\\, n.\n   1. The {Milky Way}.\n      [1913 Webster]\n',
+            [["Galaxy: The Milky Way."]],
+        ),
+        (
+            "dictionary",
+            "atom\n\n   A {small} thing.\n\nbit\n\n   A digit.",
+            [["atom", "A small thing."], ["bit", "A digit."]],
+        ),
+    ],
+)
+def test_a_reader_gives_plain_paragraphs(format_: str, text: str, expected: list[list[str]]) -> None:
+    """Each format of the corpus is reduced to documents of plain paragraphs."""
+    assert [[p for p in paragraphs if p] for paragraphs in corpus._READERS[format_](text)] == expected
+
+
+def test_the_corpus_list_states_every_licence() -> None:
+    """Each package has a version, a licence and a known format, and stands in the list once."""
+    sources = corpus.read_sources()
+    assert all(s.version and s.licence and s.format in corpus._READERS for s in sources)
+    assert len({s.package for s in sources}) == len(sources)
+
+
+def test_the_held_out_part_is_a_hundredth_chosen_by_content() -> None:
+    """About 1 % of the documents are held out, the same ones every time."""
+    chosen = [text for text in map(str, range(20_000)) if corpus.is_held_out(text)]
+    assert len(chosen) == pytest.approx(200, abs=5 * math.sqrt(200))
+    assert all(map(corpus.is_held_out, chosen))

@@ -1,0 +1,106 @@
+"""The rooms: who may import whom, and what importing the package costs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlmrepro
+
+PACKAGE = Path(mlmrepro.__file__).parent
+HEAVY = {"torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate"}
+
+# What each room may import of the package; a room that is not named here fails.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "config": {"errors"},
+    "provenance": {"errors"},
+    "record": {"errors", "files", "provenance"},
+    "compare": {"errors", "files", "record", "provenance"},
+    "report": {"errors", "record", "compare"},
+    "guide": {"config", "errors", "files", "provenance", "record"},
+    "embedded": {"errors", "files", "provenance"},
+    "cli": {"config", "errors", "guide", "embedded", "report", "record"},
+    "__init__": {"config", "errors", "guide", "record"},
+    "__main__": {"cli"},
+}
+TORCH_FREE = {"errors", "files", "config", "record", "compare", "report"}
+
+
+def imports(source: str) -> tuple[set[str], set[str]]:
+    """Return (rooms of the package, heavy libraries) that a module's source imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module == "mlmrepro":
+                names |= {f"mlmrepro.{alias.name}" for alias in node.names}
+    rooms = {name.split(".")[1] for name in names if name.startswith("mlmrepro.")}
+    return rooms, {name.split(".")[0] for name in names} & HEAVY
+
+
+def problems(room: str, source: str) -> list[str]:
+    """Return what a module imports against the rules of its room."""
+    rooms, heavy = imports(source)
+    found = [f"{room} imports {other}" for other in sorted(rooms - MAY_IMPORT[room] - {room})]
+    if room in TORCH_FREE:
+        found += [f"{room} imports {name}" for name in sorted(heavy)]
+    return found
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=[str(p.relative_to(PACKAGE)) for p in MODULES])
+def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
+    """Errors and config come first, then provenance, record, guide; comparing and showing need no torch."""
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert problems(room, path.read_text(encoding="utf-8")) == []
+
+
+def test_a_forbidden_import_is_seen() -> None:
+    """The rules above can fail: a lazy import of torch, and one of a room to the right."""
+    assert problems("compare", "def f():\n    import torch.nn") == ["compare imports torch"]
+    assert problems("record", "from mlmrepro.guide.run import run") == ["record imports guide"]
+    assert problems("guide", "from mlmrepro import cli") == ["guide imports cli"]
+
+
+def test_no_module_outgrows_its_room() -> None:
+    """A file of more than 400 lines is two rooms."""
+    assert [p.name for p in MODULES if len(p.read_text(encoding="utf-8").splitlines()) > 400] == []
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import mlmrepro"], ["-m", "mlmrepro", "--help"]])
+def test_import_and_help_are_light(arguments: list[str], tmp_path: Path) -> None:
+    """`import mlmrepro` and `mlmrepro --help` import no heavy library and take under 0.3 s of processor time."""
+    listing = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stderr
+    loaded = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in listing.splitlines() if "|" in line}
+    assert loaded & HEAVY == set()
+    assert "mlmrepro" in loaded
+    # The least of three: a machine's load only ever adds to it.
+    assert min(_cpu_seconds(arguments, tmp_path) for _ in range(3)) < 0.3
+
+
+def _cpu_seconds(arguments: list[str], directory: Path) -> float:
+    before = os.times()
+    subprocess.run([sys.executable, *arguments], cwd=directory, stdout=subprocess.DEVNULL, check=True)
+    after = os.times()
+    return (after.children_user - before.children_user) + (after.children_system - before.children_system)
+
+
+def test_public_names_are_importable() -> None:
+    """Every name in `__all__` can be had from the package, and no other."""
+    for name in mlmrepro.__all__:
+        assert getattr(mlmrepro, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mlmrepro.nothing

@@ -1,0 +1,249 @@
+"""The command line: what it prints, and one clear line with exit code 2 for every bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
+
+from mlmrepro import cli
+from mlmrepro.config import EMBEDDED
+
+CHECKPOINT = EMBEDDED / "checkpoint"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run the command line, expect exit code 2, and return the one line on standard error."""
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(list(arguments))
+        printed = capsys.readouterr()
+        lines = [line for line in printed.err.splitlines() if line.startswith("mlmrepro: error")]
+        assert exit_.value.code == 2, printed.err
+        assert len(lines) == 1, printed.err
+        assert "Remedy: " in lines[0]
+        assert "Traceback" not in printed.err
+        assert printed.out == ""
+        return lines[0]
+
+    return run
+
+
+def _copy(tmp_path: Path, **changes: Any) -> Path:
+    """Return a copy of the embedded checkpoint whose config has these values."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_fill_mask_prints_both_ways_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    """`fill-mask` works on the embedded checkpoint and shows as many rows as asked for."""
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["fill-mask", "Water is made of hydrogen and <mask>.", "--top-k", "2"])
+    out = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert "pipeline" in out
+    assert "by hand" in out
+    assert "│ 2 │" in out
+    assert "│ 3 │" not in out
+
+
+def test_fill_mask_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints one JSON object and nothing else, with scores in full precision that both ways share."""
+    with pytest.raises(SystemExit):
+        cli.main(["fill-mask", "The Moon moves around the <mask>.", "--json", "--checkpoint", str(CHECKPOINT)])
+    content = json.loads(capsys.readouterr().out)
+    assert [row["token"] for row in content["pipeline"]] == [row["token"] for row in content["by_hand"]]
+    assert len(content["pipeline"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "problem"),
+    [("Water is wet.", "no mask token"), ("<mask> is <mask>.", "2 mask tokens"), ("", "no mask token")],
+)
+def test_a_prompt_without_exactly_one_mask_is_refused(
+    refused: Callable[..., str], tmp_path: Path, prompt: str, problem: str
+) -> None:
+    """None or two masks: the message counts them, in `fill-mask` and in `reproduce`."""
+    assert problem in refused("fill-mask", prompt)
+    assert problem in refused("reproduce", "--output-dir", "run", "--set", f"prompt={prompt}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_predictions_are_refused(refused: Callable[..., str]) -> None:
+    """More predictions than the vocabulary has cannot be shown."""
+    assert "vocabulary has 16000 tokens" in refused("fill-mask", "A <mask>.", "--top-k", "16001")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--profile", "gide"], "no profile 'gide'"),
+        (["--set", "block_size=0"], "block_size is 0"),
+        (["--set", "block_size=129"], "takes at most 128 tokens"),
+        (["--set", "mlm_probability=0"], "mlm_probability is 0.0"),
+        (["--set", "mlm_probability=1"], "mlm_probability is 1.0"),
+        (["--set", "mlm_probability=1.5"], "mlm_probability is 1.5"),
+        (["--set", "nonsense=1"], "names no setting"),
+        (["--set", "dataset=absent.jsonl"], "absent.jsonl does not exist"),
+        (["--set", "split=train_asks[:x]"], "train_asks[:x]"),
+        (["--set", "split=train_asks[:1]"], "1 rows cannot be split"),
+        (["--set", "checkpoint=./absent"], "folder ./absent does not exist"),
+        (["--threads", "0"], "--threads 0"),
+        (["--resume"], "no run to resume"),
+    ],
+)
+def test_a_bad_setting_is_refused_and_leaves_nothing(
+    refused: Callable[..., str], tmp_path: Path, arguments: list[str], problem: str
+) -> None:
+    """The message names the field and the value, and the output directory is not left behind."""
+    assert problem in refused("reproduce", "--output-dir", "run", *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"title": "Why?", "answers": {"a_id": ["x"], "score": [1]}}, "no column 'answers.text'"),
+        ({"answers": {"text": "one string"}}, "not lists of strings"),
+        ({"answers": {"text": [1, 2]}}, "not lists of strings"),
+    ],
+)
+def test_data_without_lists_of_answers_are_refused(
+    refused: Callable[..., str], tmp_path: Path, row: dict[str, Any], problem: str
+) -> None:
+    """A data file must have `answers.text`, a list of strings a row; the message names what it has."""
+    (tmp_path / "mine.jsonl").write_text((json.dumps(row) + "\n") * 20)
+    assert problem in refused("reproduce", "--output-dir", "run", "--set", "dataset=mine.jsonl")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.jsonl"]
+
+
+def test_a_file_that_is_no_data_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A file that cannot be parsed is named, with the library's reason in one line."""
+    (tmp_path / "mine.jsonl").write_text('{"answers": \n{{{\n')
+    assert "mine.jsonl cannot be read" in refused("reproduce", "--output-dir", "run", "--set", "dataset=mine.jsonl")
+
+
+def _causal(tmp_path: Path) -> Path:
+    folder = _copy(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=100, n_positions=128, n_embd=8, n_layer=1, n_head=1)).save_pretrained(folder)
+    return folder
+
+
+def _headless(tmp_path: Path) -> Path:
+    folder = _copy(tmp_path)
+    config = RobertaConfig.from_pretrained(str(CHECKPOINT), num_hidden_layers=1)
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def _pickled(tmp_path: Path) -> Path:
+    folder = _copy(tmp_path)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def _truncated(tmp_path: Path) -> Path:
+    folder = _copy(tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    return folder
+
+
+def _other_shape(tmp_path: Path) -> Path:
+    return _copy(tmp_path, intermediate_size=512)
+
+
+def _no_config(tmp_path: Path) -> Path:
+    folder = _copy(tmp_path)
+    (folder / "config.json").write_text("{")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (_causal, "no masked-language-model head"),
+        (_headless, "has no weights for lm_head"),
+        (_pickled, "cannot be loaded"),
+        (_truncated, "cannot be loaded"),
+        (_other_shape, "cannot be loaded"),
+        (_no_config, "cannot be loaded"),
+    ],
+)
+def test_a_checkpoint_that_is_no_masked_language_model_is_refused(
+    refused: Callable[..., str], tmp_path: Path, make: Callable[[Path], Path], problem: str
+) -> None:
+    """Causal, headless, pickled, truncated or mismatched: named with the reason, and never loaded half."""
+    message = refused("fill-mask", "A <mask>.", "--checkpoint", str(make(tmp_path)))
+    assert problem in message
+    assert str(tmp_path / "checkpoint") in message
+
+
+@pytest.mark.parametrize("kind", ["file", "not empty"])
+def test_an_output_directory_that_is_in_use_is_refused(refused: Callable[..., str], tmp_path: Path, kind: str) -> None:
+    """A file, or a folder with something in it, is left as it is."""
+    target = tmp_path / "run"
+    if kind == "file":
+        target.write_text("mine")
+    else:
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    assert "output directory" in refused("reproduce", "--output-dir", "run")
+    assert (target if kind == "file" else target / "mine").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing more can be written, the message says so, and no half-written file is left."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mlmrepro.files.os.replace", full)
+    message = refused("reproduce", "--output-dir", "run", "--set", "split=train_asks[:20]", "--set", "num_proc=1")
+    assert "No space left on device" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_resumed_with_its_own_settings_only(refused: Callable[..., str], tmp_path: Path) -> None:
+    """The message names the setting that differs from the killed run's."""
+    from mlmrepro.config import resolve
+
+    (tmp_path / "run").mkdir()
+    settings = resolve(output_dir=tmp_path / "run").to_dict()
+    (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
+    message = refused("reproduce", "--output-dir", "run", "--resume", "--set", "block_size=64")
+    assert "block_size 128, now 64" in message
+
+
+def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:
+    """Without --output-dir nothing is overwritten: each run has a folder of its own."""
+    assert cli._run_folder("embedded", resume=False) == Path("mlmrepro-runs/embedded-1")
+    (tmp_path / "mlmrepro-runs" / "embedded-9").mkdir(parents=True)
+    (tmp_path / "mlmrepro-runs" / "embedded-10").mkdir()
+    (tmp_path / "mlmrepro-runs" / "embedded-old").mkdir()
+    assert cli._run_folder("embedded", resume=False).name == "embedded-11"
+    assert cli._run_folder("embedded", resume=True).name == "embedded-10"
+
+
+def test_pretrain_refuses_an_absent_recipe(refused: Callable[..., str]) -> None:
+    """The recipe is looked for before anything is made."""
+    assert "absent.toml does not exist" in refused("pretrain", "--work", "w", "--recipe", "absent.toml")

@@ -1,0 +1,89 @@
+"""The record: read as it was written, refused when it is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from mlmrepro import provenance
+from mlmrepro.errors import UserError
+from mlmrepro.files import atomic_write
+from mlmrepro.record import Lane, RunRecord
+
+
+def a_record() -> RunRecord:
+    record = RunRecord({"python": "3"}, {"profile": "embedded"})
+    record.observe("loss", "step_losses", [1.5, math.nan, math.inf], Lane.APPROXIMATE)
+    record.observe("dataset", "train_rows", 3, Lane.EXACT)
+    record.observe("dataset", "seconds", 0.1, Lane.INFO)
+    return record
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """Values, lanes and even numbers that JSON has no word for survive; the file is strict JSON."""
+    path = tmp_path / "record.json"
+    a_record().write(path)
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    read = RunRecord.read(path)
+    assert read.to_dict() == a_record().to_dict()
+    assert math.isnan(read["loss.step_losses"][1])
+    assert math.isinf(read["loss.step_losses"][2])
+
+
+def test_results_are_all_that_a_rerun_must_repeat() -> None:
+    """Observations come in the order of the stages; times are no results."""
+    assert list(a_record().results()) == ["dataset.train_rows", "loss.step_losses"]
+
+
+def test_an_observation_is_written_once() -> None:
+    """A second value under one name, and a stage that does not exist, are errors of ours."""
+    record = a_record()
+    with pytest.raises(KeyError, match="twice"):
+        record.observe("dataset", "train_rows", 4, Lane.EXACT)
+    with pytest.raises(KeyError, match="nowhere"):
+        record.observe("nowhere", "x", 1, Lane.EXACT)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"schema": 1', "not a whole record"),
+        ("[]", "not a whole record"),
+        ('{"schema": 1, "provenance": {}, "config": {}, "stages": {"x": {"y": {}}}}', "not a whole record"),
+        ('{"schema": 99}', "schema 99"),
+    ],
+)
+def test_a_damaged_record_is_bad_input(tmp_path: Path, content: str, problem: str) -> None:
+    """A truncated or foreign file is refused with its path; so is an absent one."""
+    path = tmp_path / "record.json"
+    with pytest.raises(UserError, match="cannot be read"):
+        RunRecord.read(path)
+    path.write_text(content)
+    with pytest.raises(UserError, match=problem):
+        RunRecord.read(path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that breaks off leaves the old content and no temporary file."""
+    path = tmp_path / "x.json"
+    atomic_write(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mlmrepro.files.os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        atomic_write(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_provenance_names_what_decides_a_result() -> None:
+    """Versions, platform, device and threads are in it, and it is plain JSON."""
+    content = provenance.collect()
+    assert content["packages"]["transformers"].count(".") == 2
+    assert content["device"]["type"] in ("cpu", "cuda")
+    assert json.loads(json.dumps(content)) == content
