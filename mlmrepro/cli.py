@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def reproduce(
         changes.append(("seed", seed, "--seed"))
     folder = output_dir or _run_folder(profile, resume)
     config = resolve(profile, output_dir=folder, changes=changes, threads=threads, resume=resume)
-    _offline_unless(profile == "guide")
+    _offline_unless(config.needs_hub)
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.terminal import RunDisplay, print_summary
@@ -73,6 +74,9 @@ def reproduce(
         print(json.dumps(record.to_dict(), ensure_ascii=False))
     else:
         print_summary(record, folder)
+    if not math.isfinite(record["evaluation.perplexity"]):
+        print(f"mlmrepro: the training diverged: eval_loss is {record['evaluation.eval_loss']}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command("fill-mask")
@@ -100,8 +104,8 @@ def fill_mask(
     versions.quiet()
     tokenizer = tokens.load_tokenizer(path)
     own_prompt = steps.check_prompt(tokenizer, prompt)
+    steps.check_top_k(len(tokenizer), top_k)
     model = train.load_model(path)
-    steps.check_top_k(model, top_k)
     rows = {
         "pipeline": steps.with_pipeline(path, own_prompt, top_k),
         "by_hand": steps.by_hand(model, tokenizer, own_prompt, top_k),

@@ -145,6 +145,11 @@ class RunConfig:
         """Hub name or file of the data set."""
         return str(EMBEDDED / "data" / "askscience.jsonl") if self.guide.dataset == "embedded" else self.guide.dataset
 
+    @property
+    def needs_hub(self) -> bool:
+        """Tell whether something has to be fetched or pushed: all else stays on this machine."""
+        return self.guide.push_to_hub or not (Path(self.checkpoint).is_dir() and Path(self.dataset).is_file())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the record; `output_dir` is left out, because results do not depend on it."""
         return {

@@ -32,8 +32,11 @@ PACKAGES = (
     "fsspec",
 )
 
-# The guide's text that this package follows: the Japanese translation of the page, by its digest.
-GUIDE_REVISION = "docs/source/ja/tasks/masked_language_modeling.md"
+# The page that this package follows, as it was when its literals were read off.
+GUIDE = {
+    "page": "transformers: docs/source/ja/tasks/masked_language_modeling.md",
+    "sha256": "833d30240676388ac5e7eed4356763ad897e1ad686cd8ceb424fa82aad7f713b",
+}
 
 
 @cache
@@ -63,7 +66,7 @@ def collect() -> dict[str, Any]:
         "device": device,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "commit": _commit(),
-        "guide": GUIDE_REVISION,
+        "guide": GUIDE,
     }
 
 

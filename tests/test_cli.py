@@ -103,6 +103,7 @@ def test_too_many_predictions_are_refused(refused: Callable[..., str]) -> None:
         (["--set", "mlm_probability=1.5"], "mlm_probability is 1.5"),
         (["--set", "nonsense=1"], "names no setting"),
         (["--set", "dataset=absent.jsonl"], "absent.jsonl does not exist"),
+        (["--set", "top_k=16001"], "vocabulary has 16000 tokens"),
         (["--set", "split=train_asks[:x]"], "train_asks[:x]"),
         (["--set", "split=train_asks[:1]"], "1 rows cannot be split"),
         (["--set", "checkpoint=./absent"], "folder ./absent does not exist"),
@@ -183,7 +184,7 @@ def _no_config(tmp_path: Path) -> Path:
     [
         (_causal, "no masked-language-model head"),
         (_headless, "has no weights for lm_head"),
-        (_pickled, "cannot be loaded"),
+        (_pickled, "has no model.safetensors"),
         (_truncated, "cannot be loaded"),
         (_other_shape, "cannot be loaded"),
         (_no_config, "cannot be loaded"),
@@ -232,6 +233,16 @@ def test_a_run_is_resumed_with_its_own_settings_only(refused: Callable[..., str]
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
     message = refused("reproduce", "--output-dir", "run", "--resume", "--set", "block_size=64")
     assert "block_size 128, now 64" in message
+
+
+def test_a_training_that_diverges_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Losses that are no numbers go into the record as such, and the exit code is 1."""
+    small = ["--set", "split=train_asks[:12]", "--set", "num_train_epochs=1", "--set", "num_proc=1"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["reproduce", "--output-dir", "run", "--set", "learning_rate=1e30", *small])
+    assert exit_.value.code == 1
+    assert "diverged: eval_loss is nan" in capsys.readouterr().err
+    assert '"value": "NaN"' in (tmp_path / "run" / "record.json").read_text()
 
 
 def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -244,7 +243,7 @@ def _train(
     work: Path,
     report: Callable[[str], None],
     progress: Callable[[int, int, float], None],
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Train `model` in place through all phases; return the held-out curve, one point an evaluation."""
     import torch
 
@@ -269,7 +268,7 @@ def _train(
         optimiser.load_state_dict(state["optimiser"])
         step, curve = state["step"], state["curve"]
         report(f"continuing from step {step:,} of {total:,}")
-    started, losses = time.monotonic(), []
+    losses = []
     while step < total:
         first, phase = _phase_at(step, phases)
         rows = _rows(tokens, phase.block_size)
@@ -301,7 +300,7 @@ def _train(
             )
             mean = float(torch.stack(losses).mean())
             losses = []
-            curve.append({"step": step, "train_loss": mean, **figures, "seconds": round(time.monotonic() - started, 1)})
+            curve.append({"step": step, "phase": phase.name, "train_loss": mean, **figures})
             state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "curve": curve}
             partial = state_path.with_suffix(".partial")
             torch.save(state, partial)
@@ -326,7 +325,7 @@ def _phase_at(step: int, phases: list[Phase]) -> tuple[int, Phase]:
 def _export(
     model: Any,
     recipe: dict[str, Any],
-    curve: list[dict[str, float]],
+    curve: list[dict[str, Any]],
     tokens: np.ndarray,
     held_out: np.ndarray,
     tokenizer_dir: Path,

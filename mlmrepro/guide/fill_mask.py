@@ -70,9 +70,7 @@ def by_hand(
     return rows
 
 
-def check_top_k(model: PreTrainedModel, top_k: int) -> None:
+def check_top_k(vocab_size: int, top_k: int) -> None:
     """Raise UserError where more predictions are asked for than the vocabulary has."""
-    if top_k > model.config.vocab_size:
-        raise UserError(
-            f"top_k is {top_k}, but the vocabulary has {model.config.vocab_size} tokens", remedy="ask for fewer"
-        )
+    if top_k > vocab_size:
+        raise UserError(f"top_k is {top_k}, but the vocabulary has {vocab_size} tokens", remedy="ask for fewer")

@@ -19,7 +19,7 @@ from mlmrepro.record import Lane, RunRecord
 
 __all__ = ["Progress", "Silent", "run"]
 
-_RUN = "run.json"  # the settings of a run whose training has begun
+_RUN = "run.json"  # the settings that a run was started with: it is resumed with the same ones only
 _STEP_LOSSES = "step_losses.json"
 
 
@@ -49,15 +49,16 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
     The fine-tuned checkpoint goes to ``<output_dir>/model``. Raises UserError for bad input; nothing is overwritten.
     """
     progress = progress or Silent()
-    fresh = _check_output_dir(config)
-    model_dir = config.output_dir / "model"
+    _check_output_dir(config)
+    guide, model_dir, training = config.guide, config.output_dir / "model", False
+    # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
+    cache = config.output_dir / "cache" if config.profile == "embedded" else None
 
     import torch
     from transformers import set_seed
 
     versions.quiet()
     torch.set_num_threads(config.threads)
-    guide = config.guide
     seed = 42 if guide.seed is None else guide.seed  # of what the guide does not draw itself
     if guide.seed is not None:
         set_seed(guide.seed)
@@ -71,9 +72,11 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             yield
         record.observe(name, "seconds", round(time.perf_counter() - started, 3), Lane.INFO)
 
-    # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
-    cache = config.output_dir / "cache" if config.profile == "embedded" else None
     try:
+        atomic_write(config.output_dir / _RUN, json.dumps(config.to_dict(), indent=1) + "\n")
+        if cache is not None:
+            shutil.rmtree(cache, ignore_errors=True)
+
         with stage("dataset"):
             split = dataset.split(dataset.load(config.dataset, guide.split, cache), guide.test_size)
             observe.observe_split(record, split)
@@ -86,6 +89,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             tokenizer = tokens.load_tokenizer(config.checkpoint)
             _check_block_size(config, tokenizer)
             prompt = fill_mask.check_prompt(tokenizer, guide.prompt)
+            fill_mask.check_top_k(len(tokenizer), guide.top_k)
             tokenized = tokens.tokenize(
                 flat, tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
             )
@@ -117,10 +121,11 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             still = train.training_arguments(guide, model_dir, push_to_hub=False)
             set_seed(seed)
             before = evaluate.evaluate(train.trainer(model, still, lm_dataset, collator))
+            record.observe("model", "revision", getattr(model.config, "_commit_hash", None), Lane.INFO)
             record.observe("model", "eval_loss", before, Lane.APPROXIMATE)
 
         with stage("loss"):
-            atomic_write(config.output_dir / _RUN, json.dumps(config.to_dict(), indent=1) + "\n")
+            training = True
             arguments = train.training_arguments(guide, model_dir, push_to_hub=guide.push_to_hub)
             trainer, losses = _fine_tune(config, model, arguments, lm_dataset, collator, progress)
             record.observe("loss", "steps", len(losses), Lane.EXACT)
@@ -149,15 +154,15 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
     finally:
         if cache is not None:
             shutil.rmtree(cache, ignore_errors=True)
-        if fresh and not (config.output_dir / _RUN).exists():
-            shutil.rmtree(config.output_dir, ignore_errors=True)  # nothing was trained: bad input leaves no trace
+        if not (training or config.resume):
+            shutil.rmtree(config.output_dir, ignore_errors=True)  # bad input leaves no trace
 
     record.write(config.output_dir / "record.json")
     return record
 
 
-def _check_output_dir(config: RunConfig) -> bool:
-    """Tell whether this run makes the output folder; raises UserError where it cannot be used."""
+def _check_output_dir(config: RunConfig) -> None:
+    """Raise UserError where the output folder cannot be used: nothing that lies there is written over."""
     directory = config.output_dir
     if directory.exists() and not directory.is_dir():
         raise UserError(f"the output directory {directory} is a file", remedy="give --output-dir another path")
@@ -167,7 +172,7 @@ def _check_output_dir(config: RunConfig) -> bool:
                 f"the output directory {directory} is not empty",
                 remedy="give --output-dir a new path, or continue a killed run in it with --resume",
             )
-        return not directory.exists()
+        return
     started = directory / _RUN
     if not started.is_file():
         raise UserError(
@@ -179,7 +184,6 @@ def _check_output_dir(config: RunConfig) -> bool:
             f"the run in {directory} was started with other settings: {_difference(earlier, config.to_dict())}",
             remedy=f"resume with the settings in its {_RUN}, or start in another --output-dir",
         )
-    return False
 
 
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["last_checkpoint", "load_model", "max_block_size", "trainer", "training_arguments"]
 
+_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+
 
 def max_block_size(checkpoint: str, model_max_length: int) -> int:
     """Return how many tokens a row may have: the tokenizer's limit or the model's positions, the smaller one."""
@@ -36,6 +38,13 @@ def load_model(checkpoint: str) -> PreTrainedModel:
     """
     from transformers import AutoModelForMaskedLM
 
+    # transformers 4.41 reads a folder's pickles in spite of use_safetensors=True.
+    folder = Path(checkpoint)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _SAFETENSORS):
+        raise UserError(
+            f"the checkpoint folder {checkpoint} has no {_SAFETENSORS[0]}",
+            remedy="save the model as safetensors (save_pretrained with safe_serialization): pickles are not read",
+        )
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(checkpoint, use_safetensors=True, output_loading_info=True)
     except Exception as error:  # OSError, ValueError, SafetensorError, RuntimeError ...: one message for the user

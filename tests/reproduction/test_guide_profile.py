@@ -14,7 +14,8 @@ import pytest
 
 from mlmrepro.config import EMBEDDED
 from mlmrepro.record import RunRecord
-from tests.reproduction.hub_double import HubDouble
+
+from .hub_double import HubDouble
 
 MODEL = "distilbert/distilroberta-base"
 SUCCESSOR = "dany0407/eli5_category"

@@ -1,0 +1,69 @@
+"""The README: every command in it runs, and every file it points to exists."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlmrepro import cli
+from mlmrepro.record import RunRecord
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+]
+
+# Few rows and one epoch: what is tested is the command, not the result.
+SMALL = ["--set", "split=train_asks[:20]", "--set", "num_train_epochs=1", "--set", "num_proc=1"]
+
+
+def _main(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(arguments)
+    return int(exit_.value.code or 0)
+
+
+def test_every_mlmrepro_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of the README, in its order, in one folder; pretraining takes hours and is only parsed."""
+    monkeypatch.chdir(tmp_path)
+    commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("mlmrepro ")]
+    assert {arguments[0] for arguments in commands} == {"reproduce", "fill-mask", "pretrain"}
+    for arguments in commands:
+        extra = {"reproduce": SMALL, "fill-mask": [], "pretrain": ["--help"]}[arguments[0]]
+        assert _main([*arguments, *extra]) == 0, capsys.readouterr().err
+        assert capsys.readouterr().out
+    assert RunRecord.read(tmp_path / "run-1" / "record.json")["loss.steps"] > 0
+
+
+def test_every_tox_environment_it_names_exists() -> None:
+    """`tox run -e NAME` is only written of environments that tox.ini has."""
+    tox = configparser.ConfigParser()
+    tox.read(ROOT / "tox.ini")
+    known = {section.removeprefix("testenv:") for section in tox.sections()}
+    known |= {name.strip() for name in tox["tox"]["env_list"].split(",")}
+    named = {name for names in re.findall(r"tox run -e ([\w,-]+)", README) for name in names.split(",")}
+    assert {"reproduce", "tests"} <= named <= known
+
+
+def test_every_file_it_points_to_exists() -> None:
+    """Relative links lead to files of the repository."""
+    links = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
+    assert links
+    assert [target for target in links if not (ROOT / target).is_file()] == []
+
+
+def test_help_names_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help has a sentence, an example and a description of each option."""
+    for command in ("reproduce", "fill-mask", "pretrain"):
+        assert _main([command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert f"Example: mlmrepro {command}" in out
