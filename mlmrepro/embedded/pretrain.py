@@ -7,10 +7,11 @@ itself saves its state at each evaluation, so a killed run continues with the sa
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Phase:
     mlm_probability: float
     mask_share: float
     random_share: float
+    sources: tuple[str, ...] = ()  # packages of the corpus that it reads; none means all
 
 
 def pretrain(
@@ -71,28 +73,38 @@ def pretrain(
             length=recipe["model"]["block_size"],
         )
     tokens, held_out = (_token_file(path, tokenizer_dir, report) for path in corpus)
+    phases = [Phase(**entry) for entry in recipe["phase"]]
+    streams = [_token_file(corpus[0], tokenizer_dir, report, phase.sources) for phase in phases]
     report(f"{len(tokens):,} tokens to train on, {len(held_out):,} held out")
     model = _initial_model(recipe, tokens, work, report)
-    curve = _train(model, recipe, tokens, held_out, work, report, progress)
-    return _export(model, recipe, curve, tokens, held_out, tokenizer_dir, work / "checkpoint")
+    curve = _train(model, recipe, phases, streams, _unigram(tokens, recipe), held_out, work, report, progress)
+    return _export(model, recipe, curve, _unigram(tokens, recipe), held_out, tokenizer_dir, work / "checkpoint")
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _texts(path: Path, sources: Collection[str] = ()) -> Iterator[str]:
     with path.open(encoding="utf-8") as file:
         for line in file:
-            yield json.loads(line)["text"]
+            document = json.loads(line)
+            if not sources or document["source"] in sources:
+                yield document["text"]
 
 
-def _token_file(path: Path, tokenizer_dir: Path, report: Callable[[str], None]) -> np.ndarray:
-    """Return all documents as one array of ids, each between `<s>` and `</s>`, shape (tokens,)."""
-    target = path.with_suffix(".npy")
+def _token_file(
+    path: Path, tokenizer_dir: Path, report: Callable[[str], None], sources: Collection[str] = ()
+) -> np.ndarray:
+    """Return the documents of these sources (none: all) as one array of ids, shape (tokens,).
+
+    Each document stands between `<s>` and `</s>`.
+    """
+    name = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:8] if sources else "all"
+    target = path.with_name(f"{path.stem}-{name}.npy")
     if not target.exists():
         from tokenizers import Tokenizer
 
         report(f"tokenising {path.name}")
         tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
         pieces, batch = [], []
-        for text in _texts(path):
+        for text in _texts(path, sources):
             batch.append(text)
             if len(batch) == 1000:
                 pieces += [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(batch)]
@@ -104,8 +116,9 @@ def _token_file(path: Path, tokenizer_dir: Path, report: Callable[[str], None]) 
     return np.load(target)
 
 
-def _unigram(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+def _unigram(tokens: np.ndarray, recipe: dict[str, Any]) -> np.ndarray:
     """Add-one smoothed log-probabilities, shape (vocab_size,), in nats."""
+    vocab_size = recipe["tokenizer"]["vocab_size"]
     counts = np.bincount(tokens, minlength=vocab_size) + 1.0
     return np.log(counts / counts.sum())
 
@@ -153,7 +166,7 @@ def _initial_model(recipe: dict[str, Any], tokens: np.ndarray, work: Path, repor
         model.roberta.embeddings.word_embeddings.weight.copy_(torch.from_numpy(np.load(path)))
         model.roberta.embeddings.position_embeddings.weight.copy_(torch.from_numpy(sinusoid))
         model.roberta.embeddings.token_type_embeddings.weight.zero_()
-        model.lm_head.bias.copy_(torch.from_numpy(_unigram(tokens, vocab_size)))
+        model.lm_head.bias.copy_(torch.from_numpy(_unigram(tokens, recipe)))
     model.tie_weights()
     return model
 
@@ -238,7 +251,9 @@ def _learning_rate(step: int, phases: list[Phase], optimiser: dict[str, Any]) ->
 def _train(
     model: Any,
     recipe: dict[str, Any],
-    tokens: np.ndarray,
+    phases: list[Phase],
+    streams: list[np.ndarray],
+    unigram: np.ndarray,
     held_out: np.ndarray,
     work: Path,
     report: Callable[[str], None],
@@ -248,9 +263,7 @@ def _train(
     import torch
 
     settings, vocab_size = recipe["optimiser"], recipe["tokenizer"]["vocab_size"]
-    phases = [Phase(**entry) for entry in recipe["phase"]]
     total = sum(phase.steps for phase in phases)
-    unigram = _unigram(tokens, vocab_size)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -271,7 +284,7 @@ def _train(
     losses = []
     while step < total:
         first, phase = _phase_at(step, phases)
-        rows = _rows(tokens, phase.block_size)
+        rows = _rows(streams[phases.index(phase)], phase.block_size)
         torch.manual_seed(recipe["seed"] + step)  # dropout, the same after a resume
         generator = torch.Generator().manual_seed(recipe["seed"] + step)
         ids = torch.from_numpy(_batch(rows, step - first, phase, recipe["seed"]).astype(np.int64))
@@ -326,7 +339,7 @@ def _export(
     model: Any,
     recipe: dict[str, Any],
     curve: list[dict[str, Any]],
-    tokens: np.ndarray,
+    unigram: np.ndarray,
     held_out: np.ndarray,
     tokenizer_dir: Path,
     target: Path,
@@ -359,7 +372,6 @@ def _export(
     atomic_write(target / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     guide = Phase(**recipe["phase"][-1])
     mask_only = dataclasses.replace(guide, mask_share=1.0, random_share=0.0)
-    unigram = _unigram(tokens, recipe["tokenizer"]["vocab_size"])
     figures = {
         name: _evaluate(model.float(), held_out, unigram, phase, blocks=len(held_out), seed=recipe["seed"])
         for name, phase in (("mask only", mask_only), ("as the guide", guide))
@@ -368,7 +380,6 @@ def _export(
         figure["ratio"] = figure["unigram_perplexity"] / figure["perplexity"]
     content = {
         "figures": figures,
-        "training_tokens": len(tokens),
         "held_out_tokens": len(held_out),
         "recipe": recipe,
         "corpus": [dataclasses.asdict(source) for source in read_sources()],
