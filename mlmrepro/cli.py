@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mlmrepro.errors import UserError
+from mlmrepro.errors import UserError, causes, first_line
 
 __all__ = ["app", "main"]
 
@@ -28,6 +30,10 @@ app = typer.Typer(
 )
 
 RUNS = Path("mlmrepro-runs")
+
+_UNWRITABLE = tuple(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EPERM", "ENOTDIR", "EEXIST", "EISDIR")
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
@@ -61,8 +67,9 @@ def reproduce(
     changes += [(*parse_setting(text), "--set") for text in settings or []]
     if seed is not None:
         changes.append(("seed", seed, "--seed"))
-    folder = output_dir or _run_folder(profile, resume)
-    config = resolve(profile, output_dir=folder, changes=changes, threads=threads, resume=resume)
+    config = resolve(profile, output_dir=output_dir or RUNS, changes=changes, threads=threads, resume=resume)
+    if output_dir is None:
+        config = dataclasses.replace(config, output_dir=_run_folder(profile, resume))
     _offline_unless(config.needs_hub)
 
     from mlmrepro.guide.run import run
@@ -73,7 +80,7 @@ def reproduce(
     if as_json:
         print(json.dumps(record.to_dict(), ensure_ascii=False))
     else:
-        print_summary(record, folder)
+        print_summary(record, config.output_dir)
     if not math.isfinite(record["evaluation.perplexity"]):
         print(f"mlmrepro: the training diverged: eval_loss is {record['evaluation.eval_loss']}", file=sys.stderr)
         raise typer.Exit(1)
@@ -101,9 +108,10 @@ def fill_mask(
     from mlmrepro.guide import tokens, train, versions
     from mlmrepro.report.terminal import print_fill_mask
 
-    versions.quiet()
+    versions.set_up()
     tokenizer = tokens.load_tokenizer(path)
-    own_prompt = steps.check_prompt(tokenizer, prompt)
+    limit = train.max_block_size(path, tokenizer.model_max_length)
+    own_prompt = steps.check_prompt(tokenizer, prompt, limit)
     steps.check_top_k(len(tokenizer), top_k)
     model = train.load_model(path)
     rows = {
@@ -128,10 +136,13 @@ def pretrain(
     """
     if recipe is not None and not recipe.is_file():
         raise UserError(f"the recipe {recipe} does not exist", remedy="give the path of a TOML file")
-    import torch
+    try:
+        import torch
 
-    from mlmrepro.embedded import pretrain as steps
-    from mlmrepro.report.terminal import PretrainDisplay
+        from mlmrepro.embedded import pretrain as steps
+        from mlmrepro.report.terminal import PretrainDisplay
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed", remedy="pip install 'mlmrepro[pretrain]'") from error
 
     torch.set_num_threads(threads)
     with PretrainDisplay() as display:
@@ -160,10 +171,13 @@ def _errors_in_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
-            where = f" ({error.filename})" if error.filename else ""
-            _fail(f"{error.strerror}{where}. Remedy: give --output-dir a place that can be written and has room.")
+    except Exception as error:
+        for cause in causes(error):
+            if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
+                where = f" ({cause.filename})" if cause.filename else ""
+                _fail(f"{cause.strerror}{where}. Remedy: give a place that can be written and has room.")
+            if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
+                _fail(f"{first_line(cause)}. Remedy: give --output-dir a place that has room.")
         raise
 
 

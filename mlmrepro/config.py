@@ -16,9 +16,22 @@ from typing import Any
 
 from mlmrepro.errors import UserError
 
-__all__ = ["PROFILES", "GuideConfig", "Override", "Profile", "RunConfig", "parse_setting", "resolve"]
+__all__ = [
+    "IGNORE_INDEX",
+    "PROFILES",
+    "TRAINER_SEED",
+    "GuideConfig",
+    "Override",
+    "Profile",
+    "RunConfig",
+    "parse_setting",
+    "resolve",
+]
 
 EMBEDDED = Path(__file__).parent / "embedded"
+
+IGNORE_INDEX = -100  # the label of positions that are not predicted (torch's cross_entropy ignores it)
+TRAINER_SEED = 42  # TrainingArguments' default
 
 # Places of the guide, in its order.
 LOAD = "Load ELI5 dataset"
@@ -56,10 +69,14 @@ class GuideConfig:
     batch_size: int = _literal(8, DEFAULT, "rows a device in training and evaluation")
     save_strategy: str = _literal("steps", DEFAULT, "when Trainer writes checkpoints")
     logging_steps: int = _literal(500, DEFAULT, "steps between two training losses in the log")
+    disable_tqdm: bool = _literal(False, DEFAULT, "whether Trainer shows no progress bars of its own")
     report_to: str = _literal("all", DEFAULT, "experiment trackers that Trainer reports to (transformers 4)")
+    inference_model: str = _literal(
+        "stevhliu/my_awesome_eli5_mlm_model", INFERENCE, "the author's own fine-tuned copy on the hub"
+    )
     prompt: str = _literal("The Milky Way is a <mask> galaxy.", INFERENCE, "the sentence to fill")
     top_k: int = _literal(3, INFERENCE, "predictions shown")
-    seed: int | None = _literal(None, DEFAULT, "none for the split; Trainer takes 42")
+    seed: int | None = _literal(None, DEFAULT, "none for the split; Trainer takes its own")
 
 
 @dataclass(frozen=True)
@@ -82,8 +99,14 @@ class Profile:
 
 
 # What every run of ours changes, so that a run can be watched, repeated and resumed.
-_OURS: tuple[tuple[str, Any, str], ...] = (
-    ("seed", 42, "the guide's split is unseeded; one seed, set once before the first step, makes the run repeatable"),
+OURS: tuple[tuple[str, Any, str], ...] = (
+    ("inference_model", "this run's", "the mask is filled by the model that the run has just trained"),
+    ("disable_tqdm", True, "the run shows its own progress"),
+    (
+        "seed",
+        TRAINER_SEED,
+        "the guide's split is unseeded; one seed, set once before the first step, makes the run repeatable",
+    ),
     ("save_strategy", "epoch", "a killed run continues from its last epoch"),
     ("logging_steps", 1, "every step's loss goes into the record; the training does not depend on it"),
     ("report_to", "none", "no tracker that happens to be installed is called"),
@@ -103,7 +126,7 @@ PROFILES = {
                     "a RoBERTa of 7.4 million parameters in place of DistilRoBERTa's 82 million",
                 ),
                 ("push_to_hub", False, "nothing leaves the machine"),
-                *_OURS,
+                *OURS,
             ),
         ),
         Profile(
@@ -111,7 +134,7 @@ PROFILES = {
             "the guide's own model and data set, from the hub",
             (
                 ("push_to_hub", False, "publishing needs a login: --set push_to_hub=true does as the guide"),
-                *_OURS,
+                *OURS,
             ),
         ),
     )

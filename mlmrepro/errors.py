@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["UserError", "first_line"]
+from collections.abc import Iterator
+
+__all__ = ["UserError", "causes", "first_line"]
 
 
 class UserError(Exception):
@@ -20,3 +22,10 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class name: enough to recognise it in one line."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(" .:") if lines else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Iterate over an error and what it was raised from: the libraries wrap a full disk in errors of their own."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

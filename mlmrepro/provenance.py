@@ -78,7 +78,7 @@ def _commit() -> dict[str, Any] | None:
     try:
         head = _git(root, "rev-parse", "HEAD").strip()
         return {"id": head, "dirty": bool(_git(root, "status", "--porcelain", "--", "mlmrepro").strip())}
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.SubprocessError):
         return None
 
 

@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaMode
 
 from mlmrepro import cli
 from mlmrepro.config import EMBEDDED
+from mlmrepro.provenance import package_versions
 
 CHECKPOINT = EMBEDDED / "checkpoint"
 
@@ -70,8 +71,10 @@ def test_fill_mask_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["fill-mask", "The Moon moves around the <mask>.", "--json", "--checkpoint", str(CHECKPOINT)])
     content = json.loads(capsys.readouterr().out)
-    assert [row["token"] for row in content["pipeline"]] == [row["token"] for row in content["by_hand"]]
-    assert len(content["pipeline"]) == 5
+    assert len(content["pipeline"]) == len(content["by_hand"]) == 5
+    for row, by_hand in zip(content["pipeline"], content["by_hand"], strict=True):
+        assert row["token"] == by_hand["token"]
+        assert row["score"] == pytest.approx(by_hand["score"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,14 @@ def test_a_prompt_without_exactly_one_mask_is_refused(
     """None or two masks: the message counts them, in `fill-mask` and in `reproduce`."""
     assert problem in refused("fill-mask", prompt)
     assert problem in refused("reproduce", "--output-dir", "run", "--set", f"prompt={prompt}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_longer_than_the_model_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    """The message counts the tokens, and in `reproduce` it comes before the training, not after it."""
+    prompt = "The sea is " + "very " * 200 + "<mask>."
+    assert "the model takes 128" in refused("fill-mask", prompt)
+    assert "the model takes 128" in refused("reproduce", "--output-dir", "run", "--set", f"prompt={prompt}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,6 +119,8 @@ def test_too_many_predictions_are_refused(refused: Callable[..., str]) -> None:
         (["--set", "split=train_asks[:1]"], "1 rows cannot be split"),
         (["--set", "checkpoint=./absent"], "folder ./absent does not exist"),
         (["--threads", "0"], "--threads 0"),
+        (["--profile", "/etc"], "no profile '/etc'"),
+        (["--set", "push_to_hub=true", "--set", "split=train_asks[:20]", "--set", "num_proc=1"], "cannot be pushed"),
         (["--resume"], "no run to resume"),
     ],
 )
@@ -125,6 +138,7 @@ def test_a_bad_setting_is_refused_and_leaves_nothing(
         ({"title": "Why?", "answers": {"a_id": ["x"], "score": [1]}}, "no column 'answers.text'"),
         ({"answers": {"text": "one string"}}, "not lists of strings"),
         ({"answers": {"text": [1, 2]}}, "not lists of strings"),
+        ({"answers": {"text": ["a", None]}}, "rows or texts that are null"),
     ],
 )
 def test_data_without_lists_of_answers_are_refused(
@@ -169,6 +183,14 @@ def _truncated(tmp_path: Path) -> Path:
     return folder
 
 
+def _remote_code(tmp_path: Path) -> Path:
+    folder = _copy(
+        tmp_path, model_type="mine", auto_map={"AutoConfig": "mine.Config", "AutoModelForMaskedLM": "mine.M"}
+    )
+    (folder / "mine.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    return folder
+
+
 def _other_shape(tmp_path: Path) -> Path:
     return _copy(tmp_path, intermediate_size=512)
 
@@ -188,6 +210,7 @@ def _no_config(tmp_path: Path) -> Path:
         (_truncated, "cannot be loaded"),
         (_other_shape, "cannot be loaded"),
         (_no_config, "cannot be loaded"),
+        (_remote_code, "cannot be loaded"),
     ],
 )
 def test_a_checkpoint_that_is_no_masked_language_model_is_refused(
@@ -197,6 +220,7 @@ def test_a_checkpoint_that_is_no_masked_language_model_is_refused(
     message = refused("fill-mask", "A <mask>.", "--checkpoint", str(make(tmp_path)))
     assert problem in message
     assert str(tmp_path / "checkpoint") in message
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "not empty"])
@@ -224,15 +248,44 @@ def test_a_full_disk_is_one_line(refused: Callable[..., str], tmp_path: Path, mo
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError("Not enough disk space. Needed: 1 GB"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_fills_up_later_is_one_line_too(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """However the libraries wrap it: as a cause, without a number, or as words of another language's error."""
+
+    def fail(*_: object) -> None:
+        raise ValueError("writing failed") from error
+
+    monkeypatch.setattr("mlmrepro.guide.run.run", fail)
+    assert "disk space" in (message := refused("reproduce", "--output-dir", "run")) or "No space left" in message
+
+
+def test_an_output_directory_below_a_file_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A path that cannot be a directory is one line."""
+    (tmp_path / "file").write_text("mine")
+    assert "Not a directory" in refused("reproduce", "--output-dir", "file/run")
+
+
 def test_a_run_is_resumed_with_its_own_settings_only(refused: Callable[..., str], tmp_path: Path) -> None:
     """The message names the setting that differs from the killed run's."""
     from mlmrepro.config import resolve
 
     (tmp_path / "run").mkdir()
-    settings = resolve(output_dir=tmp_path / "run").to_dict()
+    settings = resolve(output_dir=tmp_path / "run").to_dict() | {"packages": dict(package_versions())}
     (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
     message = refused("reproduce", "--output-dir", "run", "--resume", "--set", "block_size=64")
     assert "block_size 128, now 64" in message
+    settings["packages"]["transformers"] = "4.0.0"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(settings))
+    assert "transformers '4.0.0', now" in refused("reproduce", "--output-dir", "run", "--resume")
 
 
 def test_a_training_that_diverges_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -253,6 +306,15 @@ def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "mlmrepro-runs" / "embedded-old").mkdir()
     assert cli._run_folder("embedded", resume=False).name == "embedded-11"
     assert cli._run_folder("embedded", resume=True).name == "embedded-10"
+
+
+def test_pretrain_refuses_files_of_another_recipe(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A working folder holds the files of one recipe, so that the exported recipe is the one that was followed."""
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "settings.json").write_text('{"recipe": {}, "corpus": []}')
+    assert "another recipe" in refused("pretrain", "--work", "w")
+    (tmp_path / "bad.toml").write_text("[[[")
+    assert "is no TOML" in refused("pretrain", "--work", "v", "--recipe", "bad.toml")
 
 
 def test_pretrain_refuses_an_absent_recipe(refused: Callable[..., str]) -> None:

@@ -29,6 +29,7 @@ LITERALS = {
     "weight_decay": 0.01,
     "push_to_hub": True,
     "hub_model": "my_awesome_eli5_mlm_model",
+    "inference_model": "stevhliu/my_awesome_eli5_mlm_model",
     "prompt": "The Milky Way is a <mask> galaxy.",
     "top_k": 3,
 }

@@ -12,38 +12,23 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
 from mlmrepro.embedded.corpus import build_corpus, read_sources
+from mlmrepro.embedded.phases import Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at
 from mlmrepro.embedded.tokenizer import train_tokenizer
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 
-__all__ = ["RECIPE", "corrupt", "pretrain"]
+__all__ = ["RECIPE", "pretrain"]
 
 RECIPE = Path(__file__).with_name("recipe.toml")
-_SPECIAL = 4  # ids 0 to 3 are never selected; <mask> does not occur in text
-IGNORE_INDEX = -100
 BLOCK = 128  # tokens: the unit of [evaluation] blocks
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of steps with one block size and one corruption (Devlin et al. 2019, section 3.1)."""
-
-    name: str
-    steps: int
-    block_size: int  # tokens a row
-    batch_size: int  # rows a step
-    mlm_probability: float
-    mask_share: float
-    random_share: float
-    sources: tuple[str, ...] = ()  # packages of the corpus that it reads; none means all
 
 
 def pretrain(
@@ -58,9 +43,11 @@ def pretrain(
     The result lies in `work/checkpoint` (safetensors in float16, tokenizer, config, `pretraining.json` with the
     recipe, the corpus and the held-out curve). Raises UserError where a package of the corpus cannot be had.
     """
-    with recipe_path.open("rb") as file:
-        recipe = tomllib.load(file)
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"the recipe {recipe_path} is no TOML: {error}", remedy="correct it") from error
+    _keep_settings(work, recipe)
     corpus = build_corpus(work / "corpus", report)
     tokenizer_dir = work / "tokenizer"
     if not (tokenizer_dir / "tokenizer_config.json").exists():
@@ -79,6 +66,18 @@ def pretrain(
     model = _initial_model(recipe, tokens, work, report)
     curve = _train(model, recipe, phases, streams, _unigram(tokens, recipe), held_out, work, report, progress)
     return _export(model, recipe, curve, _unigram(tokens, recipe), held_out, tokenizer_dir, work / "checkpoint")
+
+
+def _keep_settings(work: Path, recipe: dict[str, Any]) -> None:
+    """Store recipe and corpus list in the working folder, or check that its files were made from the same ones."""
+    settings = {"recipe": recipe, "corpus": [dataclasses.asdict(source) for source in read_sources()]}
+    path = work / "settings.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
+        raise UserError(
+            f"the files in {work} were made from another recipe or corpus list",
+            remedy="start in an empty folder, or restore the recipe",
+        )
+    atomic_write(path, json.dumps(settings, indent=1) + "\n")
 
 
 def _texts(path: Path, sources: Collection[str] = ()) -> Iterator[str]:
@@ -171,19 +170,6 @@ def _initial_model(recipe: dict[str, Any], tokens: np.ndarray, work: Path, repor
     return model
 
 
-def corrupt(ids: Any, phase: Phase, vocab_size: int, generator: Any) -> tuple[Any, Any]:
-    """Return (corrupted ids, labels), both of the shape of `ids` (rows, tokens); -100 where nothing is predicted."""
-    import torch
-
-    selected = (torch.rand(ids.shape, generator=generator) < phase.mlm_probability) & (ids >= _SPECIAL)
-    kind = torch.rand(ids.shape, generator=generator)
-    replacement = torch.randint(_SPECIAL, vocab_size - 1, ids.shape, generator=generator)
-    labels = torch.where(selected, ids, IGNORE_INDEX)
-    inputs = torch.where(selected & (kind < phase.mask_share), vocab_size - 1, ids)
-    swapped = selected & (kind >= phase.mask_share) & (kind < phase.mask_share + phase.random_share)
-    return torch.where(swapped, replacement, inputs), labels
-
-
 def _loss(model: Any, inputs: Any, labels: Any) -> Any:
     """Mean cross-entropy in nats; the language-model head runs on the masked positions only."""
     import torch
@@ -195,19 +181,6 @@ def _loss(model: Any, inputs: Any, labels: Any) -> Any:
     return torch.nn.functional.cross_entropy(logits.float(), labels[masked])
 
 
-def _rows(tokens: np.ndarray, block_size: int) -> np.ndarray:
-    count = len(tokens) // block_size
-    return tokens[: count * block_size].reshape(count, block_size)
-
-
-def _batch(rows: np.ndarray, step: int, phase: Phase, seed: int) -> np.ndarray:
-    """Rows of one step: a fresh permutation an epoch, drawn from (seed, epoch), so that a step can be resumed."""
-    per_epoch = len(rows) // phase.batch_size
-    epoch, index = divmod(step, per_epoch)
-    order = np.random.default_rng((seed, phase.block_size, epoch)).permutation(len(rows))
-    return rows[order[index * phase.batch_size : (index + 1) * phase.batch_size]]
-
-
 def _evaluate(
     model: Any, held_out: np.ndarray, unigram: np.ndarray, phase: Phase, *, blocks: int, seed: int
 ) -> dict[str, float]:
@@ -217,7 +190,7 @@ def _evaluate(
     """
     import torch
 
-    rows = _rows(held_out, phase.block_size)[: blocks * BLOCK // phase.block_size]
+    rows = blocks_of(held_out, phase.block_size)[: blocks * BLOCK // phase.block_size]
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     total, base, count = 0.0, 0.0, 0
@@ -236,16 +209,6 @@ def _evaluate(
         "unigram_perplexity": math.exp(base / count),
         "selected_tokens": count,
     }
-
-
-def _learning_rate(step: int, phases: list[Phase], optimiser: dict[str, Any]) -> float:
-    """Linear warm-up, constant, then linear decay over the last phase (so the phases before it can be prolonged)."""
-    peak, final = optimiser["learning_rate"], optimiser["final_learning_rate"]
-    if step < optimiser["warmup_steps"]:
-        return peak * (step + 1) / optimiser["warmup_steps"]
-    last = phases[-1].steps
-    done = step - sum(phase.steps for phase in phases[:-1])
-    return peak if done < 0 else peak + (final - peak) * done / last
 
 
 def _train(
@@ -283,14 +246,14 @@ def _train(
         report(f"continuing from step {step:,} of {total:,}")
     losses = []
     while step < total:
-        first, phase = _phase_at(step, phases)
-        rows = _rows(streams[phases.index(phase)], phase.block_size)
+        first, phase = phase_at(step, phases)
+        rows = blocks_of(streams[phases.index(phase)], phase.block_size)
         torch.manual_seed(recipe["seed"] + step)  # dropout, the same after a resume
         generator = torch.Generator().manual_seed(recipe["seed"] + step)
-        ids = torch.from_numpy(_batch(rows, step - first, phase, recipe["seed"]).astype(np.int64))
+        ids = torch.from_numpy(batch_of(rows, step - first, phase, recipe["seed"]).astype(np.int64))
         inputs, labels = corrupt(ids, phase, vocab_size, generator)
         for group in optimiser.param_groups:
-            group["lr"] = _learning_rate(step, phases, settings)
+            group["lr"] = learning_rate(step, phases, settings)
         with torch.autocast(device, dtype=torch.bfloat16):
             loss = _loss(model, inputs.to(device), labels.to(device))
         loss.backward()
@@ -323,16 +286,6 @@ def _train(
                 f"held-out perplexity {figures['perplexity']:.2f} (unigram {figures['unigram_perplexity']:.0f})"
             )
     return curve
-
-
-def _phase_at(step: int, phases: list[Phase]) -> tuple[int, Phase]:
-    """Return (the phase's first step, the phase)."""
-    first = 0
-    for phase in phases:
-        if step < first + phase.steps:
-            return first, phase
-        first += phase.steps
-    raise IndexError(step)
 
 
 def _export(

@@ -9,9 +9,7 @@ from mlmrepro.errors import UserError
 if TYPE_CHECKING:
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
-__all__ = ["IGNORE_INDEX", "data_collator"]
-
-IGNORE_INDEX = -100  # the label of positions that are not predicted (torch's cross_entropy ignores it)
+__all__ = ["data_collator"]
 
 
 def data_collator(

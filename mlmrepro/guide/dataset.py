@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlmrepro.errors import UserError, first_line
+from mlmrepro.errors import UserError, causes, first_line
 from mlmrepro.guide import versions
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
 
     cache = None if cache_dir is None else str(cache_dir)
     path = Path(name)
+    if path.suffix not in _BUILDERS and path.exists():
+        raise UserError(
+            f"the data file {name} is of no known kind", remedy=f"give a file that ends in {', '.join(_BUILDERS)}"
+        )
     if path.suffix not in _BUILDERS:
         try:
             return load_dataset(name, split=split, cache_dir=cache, **versions.never_run_scripts())
@@ -41,9 +45,9 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
     try:
         files = {match.group(): str(path)}
         return load_dataset(_BUILDERS[path.suffix], data_files=files, split=split, cache_dir=cache)
-    except OSError:
-        raise  # a full disk is not the file's fault
     except Exception as error:
+        if any(isinstance(cause, OSError) for cause in causes(error)):
+            raise  # a full disk is not the file's fault
         raise UserError(
             f"the data file {name} cannot be read as {split!r}: {first_line(error.__cause__ or error)}",
             remedy=f"give a {path.suffix} file with one row per question and a split slice within its rows",
@@ -52,7 +56,7 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
 
 def _hub_error(name: str, split: str, error: Exception) -> UserError:
     reason = first_line(error)
-    if "script" in reason.lower() or "trust_remote_code" in reason:
+    if re.search(r"scripts are no longer supported|custom code|trust_remote_code", reason):
         return UserError(
             f"the data set {name!r} is a loading script, which is never run: {reason}",
             remedy="use --eli5-category, the successor that the hub serves as files, or --profile embedded",

@@ -12,11 +12,17 @@ if TYPE_CHECKING:
 __all__ = ["by_hand", "check_prompt", "check_top_k", "with_pipeline"]
 
 
-def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """Return the prompt with this tokenizer's own mask token; raises UserError unless it holds exactly one mask."""
+def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, limit: int) -> str:
+    """Return the prompt with this tokenizer's own mask token.
+
+    Raises UserError unless it holds exactly one mask and at most `limit` tokens.
+    """
     mask = tokenizer.mask_token
     prompt = prompt.replace("<mask>", mask)
-    count = tokenizer(prompt)["input_ids"].count(tokenizer.mask_token_id)
+    ids = tokenizer(prompt)["input_ids"]
+    count = ids.count(tokenizer.mask_token_id)
+    if len(ids) > limit:
+        raise UserError(f"the prompt has {len(ids)} tokens, the model takes {limit}", remedy="shorten it")
     if count != 1:
         raise UserError(
             f"the prompt {prompt!r} holds {count or 'no'} mask token{'s' if count > 1 else ''}",
@@ -30,7 +36,7 @@ def with_pipeline(checkpoint: str, prompt: str, top_k: int) -> list[dict[str, An
     from transformers import pipeline
 
     try:
-        mask_filler = pipeline("fill-mask", checkpoint)
+        mask_filler = pipeline("fill-mask", checkpoint, trust_remote_code=False)
     except Exception as error:
         raise UserError(
             f"no fill-mask pipeline can be made from {checkpoint!r}: {first_line(error)}",

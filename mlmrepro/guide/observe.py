@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mlmrepro.guide.collate import IGNORE_INDEX
+from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.record import Lane, RunRecord
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ def digest(rows: Iterable[Any]) -> str:
     """Return the SHA-256 of rows of plain values, in order: 16 hexadecimal digits are enough to tell two apart."""
     sha = hashlib.sha256()
     for row in rows:
-        sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+        sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr).encode())
         sha.update(b"\n")
     return sha.hexdigest()[:16]
 
 
 def observe_split(record: RunRecord, dataset: DatasetDict) -> None:
-    """Rows of each split, and the digest of their order and content."""
+    """Rows of each split, the digest of their order and content, and the hub's files that they came from."""
+    checksums = dataset["train"].info.download_checksums or {}
+    record.observe("dataset", "hub_files", sorted(name for name in checksums if name.startswith("hf://")), Lane.INFO)
     for name, rows in dataset.items():
         record.observe("dataset", f"{name}_rows", len(rows), Lane.EXACT)
         record.observe("dataset", f"{name}_order", digest(rows), Lane.EXACT)

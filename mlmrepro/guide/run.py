@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlmrepro import provenance
-from mlmrepro.config import RunConfig
+from mlmrepro.config import TRAINER_SEED, RunConfig
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 from mlmrepro.guide import blocks, collate, dataset, evaluate, fill_mask, observe, tokens, train, versions
@@ -20,6 +20,7 @@ from mlmrepro.record import Lane, RunRecord
 __all__ = ["Progress", "Silent", "run"]
 
 _RUN = "run.json"  # the settings that a run was started with: it is resumed with the same ones only
+_RECORD = "record.json"
 _STEP_LOSSES = "step_losses.json"
 
 
@@ -46,20 +47,24 @@ class Silent:
 def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
     """Run the guide and return its record, which is also written to ``<output_dir>/record.json``.
 
-    The fine-tuned checkpoint goes to ``<output_dir>/model``. Raises UserError for bad input; nothing is overwritten.
+    The fine-tuned checkpoint goes to ``<output_dir>/model``. Raises UserError for bad input; nothing is overwritten,
+    and a finished run that is resumed is only read.
     """
     progress = progress or Silent()
     _check_output_dir(config)
-    guide, model_dir, training = config.guide, config.output_dir / "model", False
+    finished = config.output_dir / _RECORD
+    if config.resume and finished.is_file():
+        return RunRecord.read(finished)
+    guide, model_dir = config.guide, config.output_dir / "model"
     # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
     cache = config.output_dir / "cache" if config.profile == "embedded" else None
 
     import torch
     from transformers import set_seed
 
-    versions.quiet()
+    versions.set_up()
     torch.set_num_threads(config.threads)
-    seed = 42 if guide.seed is None else guide.seed  # of what the guide does not draw itself
+    seed = TRAINER_SEED if guide.seed is None else guide.seed  # of what the guide does not draw itself
     if guide.seed is not None:
         set_seed(guide.seed)
     record = RunRecord(provenance.collect(), config.to_dict())
@@ -73,7 +78,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
         record.observe(name, "seconds", round(time.perf_counter() - started, 3), Lane.INFO)
 
     try:
-        atomic_write(config.output_dir / _RUN, json.dumps(config.to_dict(), indent=1) + "\n")
+        atomic_write(config.output_dir / _RUN, json.dumps(_settings(config), indent=1) + "\n")
         if cache is not None:
             shutil.rmtree(cache, ignore_errors=True)
 
@@ -87,8 +92,9 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
 
         with stage("input_ids"):
             tokenizer = tokens.load_tokenizer(config.checkpoint)
-            _check_block_size(config, tokenizer)
-            prompt = fill_mask.check_prompt(tokenizer, guide.prompt)
+            limit = train.max_block_size(config.checkpoint, tokenizer.model_max_length)
+            _check_block_size(config, limit)
+            prompt = fill_mask.check_prompt(tokenizer, guide.prompt, limit)
             fill_mask.check_top_k(len(tokenizer), guide.top_k)
             tokenized = tokens.tokenize(
                 flat, tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
@@ -125,7 +131,6 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             record.observe("model", "eval_loss", before, Lane.APPROXIMATE)
 
         with stage("loss"):
-            training = True
             arguments = train.training_arguments(guide, model_dir, push_to_hub=guide.push_to_hub)
             trainer, losses = _fine_tune(config, model, arguments, lm_dataset, collator, progress)
             record.observe("loss", "steps", len(losses), Lane.EXACT)
@@ -154,10 +159,10 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
     finally:
         if cache is not None:
             shutil.rmtree(cache, ignore_errors=True)
-        if not (training or config.resume):
-            shutil.rmtree(config.output_dir, ignore_errors=True)  # bad input leaves no trace
+        if not config.resume and not any(model_dir.rglob("model.safetensors")):
+            shutil.rmtree(config.output_dir, ignore_errors=True)  # nothing to resume: bad input leaves no trace
 
-    record.write(config.output_dir / "record.json")
+    record.write(finished)
     return record
 
 
@@ -179,21 +184,27 @@ def _check_output_dir(config: RunConfig) -> None:
             f"there is no run to resume in {directory}", remedy="give --output-dir of the killed run, or drop --resume"
         )
     earlier = json.loads(started.read_text(encoding="utf-8"))
-    if earlier != json.loads(json.dumps(config.to_dict())):
+    now = json.loads(json.dumps(_settings(config)))
+    if earlier != now:
         raise UserError(
-            f"the run in {directory} was started with other settings: {_difference(earlier, config.to_dict())}",
+            f"the run in {directory} was started with other settings: {_difference(earlier, now)}",
             remedy=f"resume with the settings in its {_RUN}, or start in another --output-dir",
         )
 
 
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What a resumed run must share with its beginning: epochs of two versions would make one record of neither."""
+    return config.to_dict() | {"packages": provenance.package_versions()}
+
+
 def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     pairs = [(name, earlier["guide"].get(name), value) for name, value in now["guide"].items()]
+    pairs += [(name, earlier["packages"].get(name), value) for name, value in now["packages"].items()]
     pairs += [(name, earlier.get(name), now[name]) for name in ("profile", "threads")]
     return ", ".join(f"{name} {old!r}, now {new!r}" for name, old, new in pairs if old != new) or "its overrides differ"
 
 
-def _check_block_size(config: RunConfig, tokenizer: Any) -> None:
-    limit = train.max_block_size(config.checkpoint, tokenizer.model_max_length)
+def _check_block_size(config: RunConfig, limit: int) -> None:
     if config.guide.block_size > limit:
         raise UserError(
             f"block_size is {config.guide.block_size}, but {config.checkpoint!r} takes at most {limit} tokens",
@@ -241,6 +252,9 @@ def _save(trainer: Any, tokenizer: Any, model_dir: Path, *, push_to_hub: bool) -
     """
     tokenizer.save_pretrained(str(model_dir))  # first: a push takes what lies in the folder
     if push_to_hub:
-        trainer.push_to_hub()
+        try:
+            trainer.push_to_hub()
+        except Exception as error:
+            raise train.unpushable(trainer.args.hub_model_id, error) from error
     else:
         trainer.save_model()

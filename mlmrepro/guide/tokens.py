@@ -24,7 +24,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     if meant_as_folder and not Path(checkpoint).is_dir():
         raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:  # the libraries raise a dozen kinds for an unreadable tokenizer
         raise UserError(
             f"the tokenizer of {checkpoint!r} cannot be loaded: {first_line(error)}",
@@ -59,6 +59,7 @@ def tokenize(
     separator between its characters, and nothing downstream would complain.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     schema = dataset["train"].features.arrow_schema
     if column not in schema.names:
@@ -74,6 +75,9 @@ def tokenize(
             f"the column {column!r} holds {kind}, not lists of strings",
             remedy="give each row a list of texts, even of one",
         )
+    texts = dataset["train"].data.column(column)
+    if texts.null_count or pc.list_flatten(texts).null_count:
+        raise UserError(f"the column {column!r} has rows or texts that are null", remedy="leave them out")
     return dataset.map(
         preprocess_function(tokenizer, column, separator),
         batched=True,

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlmrepro.config import GuideConfig
+from mlmrepro.config import TRAINER_SEED, GuideConfig
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.guide import versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-__all__ = ["last_checkpoint", "load_model", "max_block_size", "trainer", "training_arguments"]
+__all__ = ["last_checkpoint", "load_model", "max_block_size", "trainer", "training_arguments", "unpushable"]
 
+# RoBERTa and what was built on it count positions from padding_idx + 1.
+_POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer", "xmod", "mpnet")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -24,10 +26,13 @@ def max_block_size(checkpoint: str, model_max_length: int) -> int:
     from transformers import AutoConfig
 
     try:
-        positions = getattr(AutoConfig.from_pretrained(checkpoint), "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:
         raise _unloadable(checkpoint, error) from error
-    return min(model_max_length, positions or model_max_length)
+    positions = getattr(config, "max_position_embeddings", None) or model_max_length
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= config.pad_token_id + 1
+    return min(model_max_length, positions)
 
 
 def load_model(checkpoint: str) -> PreTrainedModel:
@@ -46,7 +51,9 @@ def load_model(checkpoint: str) -> PreTrainedModel:
             remedy="save the model as safetensors (save_pretrained with safe_serialization): pickles are not read",
         )
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(checkpoint, use_safetensors=True, output_loading_info=True)
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            checkpoint, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # OSError, ValueError, SafetensorError, RuntimeError ...: one message for the user
         raise _unloadable(checkpoint, error) from error
     missing = sorted(info["missing_keys"])
@@ -87,8 +94,8 @@ def training_arguments(guide: GuideConfig, output_dir: Path, *, push_to_hub: boo
         save_strategy=guide.save_strategy,
         logging_steps=guide.logging_steps,
         report_to=guide.report_to,
-        seed=42 if guide.seed is None else guide.seed,
-        disable_tqdm=True,  # the caller shows the progress
+        seed=TRAINER_SEED if guide.seed is None else guide.seed,
+        disable_tqdm=guide.disable_tqdm,
     )
 
 
@@ -103,7 +110,8 @@ def trainer(
 ) -> Trainer:
     """Return the guide's Trainer; `on_step(step, total)` and `on_save(checkpoint folder)` only watch.
 
-    Its constructor sets every global generator to `arguments.seed`; with `push_to_hub` it creates the repository.
+    Its constructor sets every global generator to `arguments.seed`; with `push_to_hub` it creates the repository,
+    and a UserError says why it could not.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -117,16 +125,29 @@ def trainer(
                 on_save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     versions.allow_generator_state()
-    built = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets["test"],
-        data_collator=collator,
-        callbacks=[Watch()],
-    )
+    try:
+        built = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets["test"],
+            data_collator=collator,
+            callbacks=[Watch()],
+        )
+    except Exception as error:
+        if not arguments.push_to_hub:
+            raise
+        raise unpushable(arguments.hub_model_id, error) from error  # it makes the repository
     built.remove_callback(PrinterCallback)  # it prints every log entry
     return built
+
+
+def unpushable(repository: str | None, error: Exception) -> UserError:
+    """Return the error of a push that failed."""
+    return UserError(
+        f"the model cannot be pushed to the hub as {repository!r}: {first_line(error)}",
+        remedy="log in (`hf auth login`) and check the network, or leave push_to_hub=true out",
+    )
 
 
 def last_checkpoint(output_dir: Path, needed: str) -> Path | None:

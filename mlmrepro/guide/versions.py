@@ -1,8 +1,8 @@
-"""What differs between the supported versions of the libraries: the one place that adapts to them."""
+"""What differs between the supported versions of the libraries, and how they are set up for a run."""
 
 from __future__ import annotations
 
-__all__ = ["allow_generator_state", "never_run_scripts", "quiet"]
+__all__ = ["allow_generator_state", "never_run_scripts", "set_up"]
 
 
 def allow_generator_state() -> None:
@@ -30,10 +30,14 @@ def never_run_scripts() -> dict[str, bool]:
     return {"trust_remote_code": False} if int(datasets.__version__.split(".")[0]) < 4 else {}
 
 
-def quiet() -> None:
-    """Switch the libraries' own progress bars off; ours shows the run."""
+def set_up() -> None:
+    """Switch the libraries' progress bars off, and the reuse of mapped data.
+
+    datasets 5 takes the number of processes, and with it the blocks, from files that an earlier run left.
+    """
     import datasets
     from transformers.utils import logging
 
+    datasets.disable_caching()
     datasets.disable_progress_bars()
     logging.disable_progress_bar()

@@ -36,7 +36,7 @@ class RunDisplay:
     """Shows every stage of a run as it goes; plain lines where the output is no terminal, nothing when quiet."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True, quiet=quiet, markup=False)
         self.bars = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
@@ -91,7 +91,7 @@ class PretrainDisplay:
     def __init__(self) -> None:
         from rich.progress import TimeRemainingColumn
 
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False)
         self.bars = Progress(
             TextColumn("{task.completed:,}/{task.total:,} steps"),
             BarColumn(),
@@ -121,7 +121,7 @@ class PretrainDisplay:
 
 def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:
     """Print what the run found, what it changed in the guide, and where its files lie."""
-    console = console or Console(file=sys.stdout)
+    console = console or Console(file=sys.stdout, markup=False)
     versions = record.provenance["packages"]
     console.print()
     console.print(
@@ -156,7 +156,7 @@ def print_fill_mask(
     console: Console | None = None,
 ) -> None:
     """Print the rows of both ways side by side."""
-    console = console or Console(file=sys.stdout)
+    console = console or Console(file=sys.stdout, markup=False)
     table = _table(prompt or "", "", "pipeline", "score", "by hand", "score")
     for rank, (left, right) in enumerate(zip(pipeline, by_hand, strict=True), start=1):
         table.add_row(str(rank), left["sequence"], f"{left['score']:.4f}", right["sequence"], f"{right['score']:.4f}")

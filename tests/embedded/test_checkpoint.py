@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlmrepro.config import EMBEDDED, GuideConfig
-from mlmrepro.embedded.pretrain import Phase, corrupt
+from mlmrepro.embedded.phases import Phase, corrupt
 from mlmrepro.guide import fill_mask, train
 
 CHECKPOINT = EMBEDDED / "checkpoint"

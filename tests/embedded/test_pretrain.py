@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mlmrepro.embedded import corpus, pretrain
+from mlmrepro.embedded import corpus, phases, pretrain
 from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
 from mlmrepro.errors import UserError
 
@@ -125,9 +125,9 @@ def test_a_diverging_pretraining_stops(tmp_path: Path) -> None:
 
 def test_corruption_follows_its_phase() -> None:
     """Selection and shares are those of the phase, and special ids are never selected."""
-    phase = pretrain.Phase("test", 1, 100, 1, 0.2, 0.8, 0.1)
+    phase = phases.Phase("test", 1, 100, 1, 0.2, 0.8, 0.1)
     ids = torch.arange(100).repeat(2000, 1)
-    inputs, labels = pretrain.corrupt(ids, phase, 101, torch.Generator().manual_seed(0))
+    inputs, labels = phases.corrupt(ids, phase, 101, torch.Generator().manual_seed(0))
     selected = labels != -100
     assert not selected[:, :4].any()
     assert torch.equal(labels[selected], ids[selected])

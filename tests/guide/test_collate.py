@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 import mlmrepro.embedded
-from mlmrepro.guide.collate import IGNORE_INDEX, data_collator
+from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.guide.collate import data_collator
 
 Batch = dict[str, torch.Tensor]
 Row = dict[str, list[int]]

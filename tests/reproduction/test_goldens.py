@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from mlmrepro.compare.golden import Expected, differences, disagreements, read_golden
 from mlmrepro.config import EMBEDDED, RunConfig
-from mlmrepro.guide import blocks, collate, dataset, observe, tokens
+from mlmrepro.guide import blocks, collate, dataset, observe, tokens, versions
 from mlmrepro.guide.run import run
 from mlmrepro.record import RunRecord
 
@@ -84,6 +84,7 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(golden_record: RunRecord, t
 def _data_stages(config: RunConfig) -> RunRecord:
     """Run the stages before the model: a fault in them is seen without training."""
     record, guide = RunRecord({}, {}), config.guide
+    versions.set_up()
     set_seed(guide.seed)
     split = dataset.split(dataset.load(config.dataset, guide.split, config.output_dir), guide.test_size)
     tokenizer = tokens.load_tokenizer(config.checkpoint)
@@ -105,6 +106,14 @@ def _data_stages(config: RunConfig) -> RunRecord:
         seed=guide.seed,
     )
     return record
+
+
+def test_leftovers_of_another_run_do_not_change_the_blocks(tmp_path: Path) -> None:
+    """One process gives the blocks of one process, also where four have just left their files in the same cache."""
+    four, one = (golden_config(tmp_path / "shared", ("num_proc", number, "test")) for number in (4, 1))
+    alone = _data_stages(golden_config(tmp_path / "alone", ("num_proc", 1, "test")))
+    assert _data_stages(four).results() != alone.results()
+    assert _data_stages(one).results() == alone.results()
 
 
 @pytest.mark.parametrize(
