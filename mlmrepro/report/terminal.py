@@ -25,11 +25,12 @@ _ACTIONS = {
     "input_ids": "join and tokenise the answers",
     "blocks": "group into blocks",
     "masked_batches": "draw masks",
-    "model": "load the model, evaluate it untrained",
+    "model": "load the model, evaluate it",
     "loss": "fine-tune",
     "evaluation": "evaluate, save",
     "fill_mask": "fill the mask",
 }
+_WIDTH = max(map(len, _ACTIONS.values()))
 
 
 class RunDisplay:
@@ -40,7 +41,7 @@ class RunDisplay:
         self.bars = Progress(
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.fields[note]}"),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
@@ -66,11 +67,11 @@ class RunDisplay:
         self._finish()
         self.name, self.note, self.started = name, "", time.monotonic()
         position = f"{STAGES.index(name) + 1}/{len(STAGES)}"
-        self.current = self.bars.add_task(f"{position} {_ACTIONS[name]:<38}", total=None, note="")
+        self.current = self.bars.add_task(f"{position} {_ACTIONS[name]:<{_WIDTH}}", total=None, note="")
 
     def step(self, done: int, total: int, loss: float) -> None:
         """Move the bar of the training."""
-        self.note = f"step {done}/{total}  loss {loss:.3f}"
+        self.note = f"{done}/{total}  loss {loss:.3f}"
         if self.current is not None:
             self.bars.update(self.current, completed=done, total=total, note=self.note)
 
@@ -81,7 +82,7 @@ class RunDisplay:
         note = f"{seconds:6.1f} s  {self.note}"
         self.bars.update(self.current, completed=1, total=1, note=note)
         if self.bars.disable:
-            self.console.print(f"{_ACTIONS[self.name]:<38} {note}", highlight=False)
+            self.console.print(f"{_ACTIONS[self.name]:<{_WIDTH}} {note}", highlight=False)
         self.current = None
 
 
