@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -47,9 +47,9 @@ def reproduce(
         bool, typer.Option("--eli5-category", help="Take the successor of the eli5 data set from the hub.")
     ] = False,
     output_dir: Annotated[
-        Path | None, typer.Option(help="A new folder for the run [default: mlmrepro-runs/PROFILE-N].")
+        Path | None, typer.Option(help="A new folder for the run (default: mlmrepro-runs/PROFILE-N).")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random [default: 42].")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (default: 42).")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a literal of the guide; repeatable.")
     ] = None,
@@ -75,8 +75,13 @@ def reproduce(
     from mlmrepro.guide.run import run
     from mlmrepro.report.terminal import RunDisplay, print_summary
 
-    with RunDisplay(quiet=as_json) as display:
-        record = run(config, display)
+    try:
+        with RunDisplay(quiet=as_json) as display:
+            record = run(config, display)
+    finally:
+        if output_dir is None:
+            with suppress(OSError):  # which it raises unless the folder is empty: a refused run leaves none behind
+                RUNS.rmdir()
     if as_json:
         print(json.dumps(record.to_dict(), ensure_ascii=False))
     else:
@@ -90,7 +95,7 @@ def reproduce(
 def fill_mask(
     prompt: Annotated[str, typer.Argument(help="A sentence with one <mask>.")],
     checkpoint: Annotated[
-        str, typer.Option(help="A folder or hub name of a masked language model [default: the embedded one].")
+        str, typer.Option(help="A folder or hub name of a masked language model (default: the embedded one).")
     ] = "embedded",
     top_k: Annotated[int, typer.Option(min=1, help="Predictions shown.")] = 5,
     as_json: Json = False,
@@ -127,7 +132,7 @@ def fill_mask(
 @app.command()
 def pretrain(
     work: Annotated[Path, typer.Option(help="Working folder: corpus, tokens, state; continues what is there.")],
-    recipe: Annotated[Path | None, typer.Option(help="Another recipe [default: the shipped recipe.toml].")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Another recipe (default: the shipped recipe.toml).")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
     """Make the embedded checkpoint from nothing: corpus, tokenizer, embeddings, training, export.
@@ -189,4 +194,4 @@ def _fail(message: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; exits with 2 after one line on standard error where the input is bad."""
     with _errors_in_one_line():
-        app(arguments)
+        app(arguments, prog_name="mlmrepro")

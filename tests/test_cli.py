@@ -90,6 +90,12 @@ def test_a_prompt_without_exactly_one_mask_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refused_run_leaves_no_folder_of_runs(refused: Callable[..., str], tmp_path: Path) -> None:
+    """Without --output-dir, too, bad input leaves nothing; the embedded checkpoint is named, not its path."""
+    assert "but 'embedded' takes at most 128 tokens" in refused("reproduce", "--set", "block_size=129")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_prompt_longer_than_the_model_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     """The message counts the tokens, and in `reproduce` it comes before the training, not after it."""
     prompt = "The sea is " + "very " * 200 + "<mask>."

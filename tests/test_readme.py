@@ -61,9 +61,14 @@ def test_every_file_it_points_to_exists() -> None:
     assert [target for target in links if not (ROOT / target).is_file()] == []
 
 
-def test_help_names_every_option_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command's help has a sentence, an example and a description of each option."""
+def test_help_has_an_example_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command's help has an example, and says what is taken where an option is left out."""
     for command in ("reproduce", "fill-mask", "pretrain"):
         assert _main([command, "--help"]) == 0
         out = capsys.readouterr().out
         assert f"Example: mlmrepro {command}" in out
+        assert "default: " in out
+    assert _main(["reproduce", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: mlmrepro-runs/PROFILE-N)" in words
+    assert "Usage: mlmrepro reproduce" in words

@@ -207,7 +207,7 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
 def _check_block_size(config: RunConfig, limit: int) -> None:
     if config.guide.block_size > limit:
         raise UserError(
-            f"block_size is {config.guide.block_size}, but {config.checkpoint!r} takes at most {limit} tokens",
+            f"block_size is {config.guide.block_size}, but {config.guide.checkpoint!r} takes at most {limit} tokens",
             remedy=f"use --set block_size={limit} or less",
         )
 
