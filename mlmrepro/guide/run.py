@@ -217,8 +217,8 @@ def _fine_tune(
 ) -> tuple[Any, list[float]]:
     """Train, from the last checkpoint where the run resumes; return the Trainer and every step's loss in nats.
 
-    Trainer rounds the losses that it logs, so they are read from the model's own output. They are stored beside
-    each of Trainer's checkpoints, from which a resumed run takes the earlier ones.
+    transformers 4.41 rounds the losses that Trainer logs to four decimals, so they are read from the model's own
+    output. They are stored beside each of Trainer's checkpoints, from which a resumed run takes the earlier ones.
     """
     losses: list[float] = []
 

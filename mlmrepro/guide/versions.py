@@ -8,7 +8,7 @@ __all__ = ["allow_generator_state", "never_run_scripts", "set_up"]
 def allow_generator_state() -> None:
     """Let torch's safe loader read the numpy generator state in Trainer's checkpoints.
 
-    torch 2.6 and later unpickle nothing but tensors unless a type is allowed; transformers before 4.49 does not
+    torch 2.6 and later unpickle nothing but tensors unless a type is allowed; transformers 4.41 does not
     allow these four itself, so that its Trainer could not resume. They hold numbers and run no code.
     """
     import numpy as np
