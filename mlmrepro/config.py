@@ -18,6 +18,7 @@ from mlmrepro.errors import UserError
 
 __all__ = [
     "IGNORE_INDEX",
+    "OURS",
     "PROFILES",
     "TRAINER_SEED",
     "GuideConfig",

@@ -64,8 +64,9 @@ def pretrain(
     streams = [_token_file(corpus[0], tokenizer_dir, report, phase.sources) for phase in phases]
     report(f"{len(tokens):,} tokens to train on, {len(held_out):,} held out")
     model = _initial_model(recipe, tokens, work, report)
-    curve = _train(model, recipe, phases, streams, _unigram(tokens, recipe), held_out, work, report, progress)
-    return _export(model, recipe, curve, _unigram(tokens, recipe), held_out, tokenizer_dir, work / "checkpoint")
+    unigram = _unigram(tokens, recipe)
+    curve = _train(model, recipe, phases, streams, unigram, held_out, work, report, progress)
+    return _export(model, recipe, curve, unigram, held_out, tokenizer_dir, work / "checkpoint")
 
 
 def _keep_settings(work: Path, recipe: dict[str, Any]) -> None:
