@@ -25,11 +25,22 @@ __all__ = [
     "Override",
     "Profile",
     "RunConfig",
+    "golden_directory",
     "parse_setting",
     "resolve",
 ]
 
 EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def golden_directory(profile: str = "embedded") -> Path:
+    """Return the goldens of a profile: as they are shipped in the package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "golden" / profile, package.parent / "golden" / profile):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"no goldens of the profile {profile!r} are installed", remedy="give their folder with --goldens")
+
 
 IGNORE_INDEX = -100  # the label of positions that are not predicted (torch's cross_entropy ignores it)
 TRAINER_SEED = 42  # TrainingArguments' default

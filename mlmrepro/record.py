@@ -13,9 +13,20 @@ from typing import Any
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 
-__all__ = ["SCHEMA", "STAGES", "Lane", "Observation", "RunRecord"]
+__all__ = [
+    "SCHEMA",
+    "STAGES",
+    "Lane",
+    "Observation",
+    "Part",
+    "RunRecord",
+    "part",
+    "plain",
+    "restored",
+    "write_unfinished",
+]
 
-SCHEMA = 1
+SCHEMA = 2
 
 # In the order of the data's flow.
 STAGES = ("dataset", "flatten", "input_ids", "blocks", "masked_batches", "model", "loss", "evaluation", "fill_mask")
@@ -31,14 +42,38 @@ class Lane(str, Enum):
     INFO = "info"  # times and warnings: shown, never compared
 
 
+class Part(str, Enum):
+    """Where in a stage a value was observed; the prefix of its name says so."""
+
+    FLOW = "flow"  # on what the stage before really gave: no prefix
+    ALONE = "alone"  # on the stored input of the goldens, so that no stage before has a say
+    BESIDE = "beside"  # what the guide's own run does not touch: other arguments, files and defaults
+
+
+# What the tolerance of a lane applies to, where an observation does not say otherwise.
+_QUANTITIES = {Lane.APPROXIMATE: "nats", Lane.RANKING: "probability", Lane.STATISTICAL: "perplexity"}
+
+
 @dataclass(frozen=True)
 class Observation:
-    """One named value of one stage."""
+    """One named value of one stage; `quantity` names what a float measures, "" in the other lanes."""
 
     stage: str
     name: str
     lane: Lane
     value: Any
+    quantity: str = ""
+
+    @property
+    def part(self) -> Part:
+        """Return where in its stage it was observed."""
+        return part(self.name)
+
+
+def part(name: str) -> Part:
+    """Return the part of a stage that a name such as ``alone.draw`` belongs to."""
+    prefix = name.partition(".")[0]
+    return Part(prefix) if prefix in (Part.ALONE.value, Part.BESIDE.value) else Part.FLOW
 
 
 @dataclass
@@ -49,14 +84,14 @@ class RunRecord:
     config: dict[str, Any]
     stages: dict[str, dict[str, Observation]] = field(default_factory=dict)
 
-    def observe(self, stage: str, name: str, value: Any, lane: Lane) -> None:
+    def observe(self, stage: str, name: str, value: Any, lane: Lane, quantity: str = "") -> None:
         """Write one value down; a second one under the same name is an error of ours."""
         if stage not in STAGES:
             raise KeyError(stage)
         names = self.stages.setdefault(stage, {})
         if name in names:
             raise KeyError(f"{stage}.{name} is observed twice")
-        names[name] = Observation(stage, name, lane, value)
+        names[name] = Observation(stage, name, lane, value, quantity or _QUANTITIES.get(lane, ""))
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of ``"stage.name"``."""
@@ -70,13 +105,14 @@ class RunRecord:
 
     def results(self) -> dict[str, Any]:
         """Return ``"stage.name" -> value`` of everything that a rerun must repeat: all lanes but INFO."""
-        return {f"{o.stage}.{o.name}": _plain(o.value) for o in self if o.lane is not Lane.INFO}
+        return {f"{o.stage}.{o.name}": plain(o.value) for o in self if o.lane is not Lane.INFO}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; floats that JSON cannot hold become the strings "NaN", "Infinity", "-Infinity"."""
         stages: dict[str, Any] = {}
         for o in self:
-            stages.setdefault(o.stage, {})[o.name] = {"lane": o.lane.value, "value": _plain(o.value)}
+            entry = {"lane": o.lane.value} | ({"quantity": o.quantity} if o.quantity else {})
+            stages.setdefault(o.stage, {})[o.name] = entry | {"value": plain(o.value)}
         return {"schema": SCHEMA, "provenance": self.provenance, "config": self.config, "stages": stages}
 
     def write(self, path: Path) -> None:
@@ -88,6 +124,11 @@ class RunRecord:
         """Read a record; raises UserError where the file is absent, damaged or of another schema."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if "unfinished" in content:
+                raise UserError(
+                    f"{path} holds no record: the run did not finish: {content['unfinished']}",
+                    remedy="look at its output and run it again",
+                )
             if content["schema"] != SCHEMA:
                 raise UserError(
                     f"{path} is a record of schema {content['schema']}, this version reads schema {SCHEMA}",
@@ -96,7 +137,9 @@ class RunRecord:
             record = cls(content["provenance"], content["config"])
             for stage, names in content["stages"].items():
                 for name, entry in names.items():
-                    record.observe(stage, name, _restored(entry["value"]), Lane(entry["lane"]))
+                    record.observe(
+                        stage, name, restored(entry["value"]), Lane(entry["lane"]), entry.get("quantity", "")
+                    )
         except OSError as error:
             raise UserError(f"the record {path} cannot be read: {error.strerror}", remedy="check the path") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -106,24 +149,32 @@ class RunRecord:
         return record
 
 
+def write_unfinished(path: Path, problem: str) -> None:
+    """Say in the record's place that its run did not finish; reading it as a record raises UserError with that."""
+    content = {"schema": SCHEMA, "stages": {}, "unfinished": problem}
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return what JSON can hold: NaN and the infinities become strings, tuples lists, keys strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
-def _restored(value: Any) -> Any:
+def restored(value: Any) -> Any:
+    """Undo `plain` for floats."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
+        return {key: restored(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_restored(item) for item in value]
+        return [restored(item) for item in value]
     return value

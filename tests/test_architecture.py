@@ -23,14 +23,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    "report": {"errors", "record", "compare"},
+    "report": {"errors", "files", "record", "compare"},
+    "environments": {"errors", "files", "record", "compare"},
     "guide": {"config", "errors", "files", "provenance", "record"},
     "embedded": {"config", "errors", "files", "provenance"},
-    "cli": {"config", "errors", "guide", "embedded", "report", "record"},
+    "golden_run": {"config", "errors", "files", "provenance", "record", "guide"},
+    "cli": {"config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"},
+    "pytest_plugin": {"compare"},
     "__init__": {"config", "errors", "guide", "record"},
     "__main__": {"cli"},
 }
-TORCH_FREE = {"errors", "files", "config", "provenance", "record", "compare", "report"}
+TORCH_FREE = {"errors", "files", "config", "provenance", "record", "compare", "report", "environments", "pytest_plugin"}
 
 
 def imports(source: str) -> tuple[set[str], set[str]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mlmrepro import cli
-from mlmrepro.record import RunRecord
+from mlmrepro.compare.golden import read_golden
+from mlmrepro.environments.spec import catalogue
+from mlmrepro.record import STAGES, RunRecord
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +26,10 @@ COMMANDS = [
 # Few rows and one epoch: what is tested is the command, not the result.
 SMALL = ["--set", "split=train_asks[:20]", "--set", "num_train_epochs=1", "--set", "num_proc=1"]
 
+# What takes minutes or hours, or needs a change to declare, is only parsed here; other tests run it.
+EXTRA = {"reproduce": SMALL, "fill-mask": [], "compare": [], "report": []}
+EXTRA |= {name: ["--help"] for name in ("pretrain", "record", "matrix", "expect")}
+
 
 def _main(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as exit_:
@@ -33,13 +40,17 @@ def _main(arguments: list[str]) -> int:
 def test_every_mlmrepro_command_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The commands of the README, in its order, in one folder; pretraining takes hours and is only parsed."""
+    """The commands of the README, in its order, in one folder."""
     monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copytree(ROOT / "golden", tmp_path / "golden")
+    for name in ("before", "today"):  # what `record` writes; test_goldens runs it
+        shutil.copy(ROOT / "golden" / "matrix" / "t5.23.0-d5.2.0.json", tmp_path / f"{name}.json")
     commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("mlmrepro ")]
-    assert {arguments[0] for arguments in commands} == {"reproduce", "fill-mask", "pretrain"}
+    assert {arguments[0] for arguments in commands} == EXTRA.keys()
     for arguments in commands:
-        extra = {"reproduce": SMALL, "fill-mask": [], "pretrain": ["--help"]}[arguments[0]]
-        assert _main([*arguments, *extra]) == 0, capsys.readouterr().err
+        assert _main([*arguments, *EXTRA[arguments[0]]]) == 0, capsys.readouterr().err
         assert capsys.readouterr().out
     assert RunRecord.read(tmp_path / "run-1" / "record.json")["loss.steps"] > 0
 
@@ -49,9 +60,33 @@ def test_every_tox_environment_it_names_exists() -> None:
     tox = configparser.ConfigParser()
     tox.read(ROOT / "tox.ini")
     known = {section.removeprefix("testenv:") for section in tox.sections()}
-    known |= {name.strip() for name in tox["tox"]["env_list"].split(",")}
-    named = {name for names in re.findall(r"tox run -e ([\w,-]+)", README) for name in names.split(",")}
-    assert {"reproduce", "tests"} <= named <= known
+    known |= {name.strip() for name in re.split(r"[,\n]", tox["tox"]["env_list"])}
+    named = {name for names in re.findall(r"tox run -e ([\w.,-]+)", README) for name in names.split(",")}
+    records = {name for name in named if name.startswith("record-")}
+    catalogued = {f"record-{environment.name}" for environment in catalogue().pairs}
+    assert records
+    assert records <= catalogued
+    assert {"reproduce", "tests", "matrix", "report"} <= named - records <= known
+
+
+FINDINGS = re.findall(r"^\| (transformers|datasets) ([^|]+) \| `(\w+)\.([^`]+)` \|", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("package", "since", "stage", "name"), FINDINGS)
+def test_every_finding_is_what_a_golden_declares(package: str, since: str, stage: str, name: str) -> None:
+    """The golden's variants change at each release that the table names, and every variant has a link."""
+    entry = read_golden(ROOT / "golden" / "embedded" / f"{stage}.json").entries[name]
+    bounds = {bound for variant in entry.variants for bound in variant.when}
+    for release in re.findall(r"\d+(?:\.\d+)+", since):
+        assert f"{package}>={release}" in bounds
+    assert all(variant.link.startswith("https://") for variant in entry.variants)
+
+
+def test_there_are_findings() -> None:
+    """The table is not empty, and covers every stage but none twice for one release."""
+    assert len(FINDINGS) > 12
+    assert {stage for _, _, stage, _ in FINDINGS} == set(STAGES)
+    assert len(set(FINDINGS)) == len(FINDINGS)
 
 
 def test_every_file_it_points_to_exists() -> None:
@@ -63,7 +98,7 @@ def test_every_file_it_points_to_exists() -> None:
 
 def test_help_has_an_example_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help has an example, and says what is taken where an option is left out."""
-    for command in ("reproduce", "fill-mask", "pretrain"):
+    for command in EXTRA:
         assert _main([command, "--help"]) == 0
         out = capsys.readouterr().out
         assert f"Example: mlmrepro {command}" in out

@@ -52,7 +52,7 @@ def test_an_observation_is_written_once() -> None:
     [
         ('{"schema": 1', "not a whole record"),
         ("[]", "not a whole record"),
-        ('{"schema": 1, "provenance": {}, "config": {}, "stages": {"x": {"y": {}}}}', "not a whole record"),
+        ('{"schema": 2, "provenance": {}, "config": {}, "stages": {"x": {"y": {}}}}', "not a whole record"),
         ('{"schema": 99}', "schema 99"),
     ],
 )

@@ -1,143 +1,207 @@
-"""Golden files: what a stage is expected to give, with the tolerance of each value and the reason for it."""
+"""One golden file: what is expected, with tolerances and reasons, and in which versions it is something else.
+
+{"schema": 2, "provenance": {...}, "expected": {
+    "steps": {"lane": "exact", "value": 18},
+    "eval_loss": {"lane": "approximate", "tolerance": {"quantity": "nats", "atol": 1e-4, ...}, "value": 4.05},
+    "attention": {"lane": "exact", "variants": [
+        {"when": ["transformers<4.48"], "value": "eager", "reason": "...", "link": "https://..."},
+        {"when": ["transformers>=4.48"], "value": "sdpa", "reason": "...", "link": "https://..."}]}}}
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import InvalidRequirement, Requirement
+
+from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
-from mlmrepro.record import Lane
+from mlmrepro.record import Lane, plain
 
-__all__ = ["Expected", "differences", "disagreements", "read_golden", "write_golden"]
+__all__ = ["Entry", "Golden", "Variant", "holds", "lint", "read_golden", "versions_of", "write_golden"]
+
+SCHEMA = 2
+_PROVENANCE = ("packages", "python", "platform")  # what every golden's header has at least
 
 
 @dataclass(frozen=True)
-class Expected:
-    """One expected value.
+class Variant:
+    """A value that is expected where every requirement of `when` holds; ``()`` holds everywhere."""
 
-    `tolerance` is absolute for the approximate lane (nats) and for the ranking lane (the tie band, a difference of
-    scores), relative for the statistical lane, and has no meaning for the exact one.
-    """
+    value: Any
+    when: tuple[str, ...] = ()
+    reason: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is expected of one name: a lane, the tolerance of its quantity, and one variant or several."""
 
     lane: Lane
-    value: Any
-    tolerance: float = 0.0
-    reason: str = ""
+    variants: tuple[Variant, ...]
+    tolerance: Tolerance | None = None
+    better: str = ""  # "lower" or "higher", where one direction is an improvement
 
     def __post_init__(self) -> None:
         if self.lane is Lane.INFO:
             raise ValueError("what is only shown is never expected")
-        if self.lane is not Lane.EXACT and not (self.tolerance >= 0 and self.reason):
-            raise ValueError(f"a {self.lane.value} value needs a tolerance and the reason for it")
+        if self.lane is not Lane.EXACT and self.tolerance is None:
+            raise ValueError(f"the {self.lane.value} lane needs a tolerance")
+        if not self.variants:
+            raise ValueError("nothing is expected")
+        if self.better not in ("", "lower", "higher"):
+            raise ValueError(f"better is {self.better!r}, neither lower nor higher")
+        if len(self.variants) > 1 and not all(v.when and v.reason and v.link for v in self.variants):
+            raise ValueError("each of several variants needs `when`, a reason and a link")
+        for variant in self.variants:
+            for requirement in variant.when:
+                _parsed(requirement)
+
+    def matching(self, versions: Mapping[str, str | None]) -> list[Variant]:
+        """Return the variants that hold for these versions: one, unless the golden is wrong."""
+        return [variant for variant in self.variants if all(holds(text, versions) for text in variant.when)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, with what is empty left out."""
+        content: dict[str, Any] = {"lane": self.lane.value}
+        if self.tolerance is not None:
+            content["tolerance"] = self.tolerance.to_dict()
+        if self.better:
+            content["better"] = self.better
+        if len(self.variants) == 1 and not self.variants[0].when:
+            return content | {"value": plain(self.variants[0].value)}
+        variants = [
+            {"when": list(v.when), "value": plain(v.value), "reason": v.reason, "link": v.link} for v in self.variants
+        ]
+        return content | {"variants": variants}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Entry:
+        """Undo `to_dict`; raises ValueError, KeyError or TypeError for anything else."""
+        unknown = set(content) - {"lane", "tolerance", "better", "value", "variants"}
+        if unknown or ("value" in content) == ("variants" in content):
+            raise ValueError(f"unknown fields {sorted(unknown)}" if unknown else "either value or variants is needed")
+        rows = content.get("variants", [{"value": content.get("value")}])
+        variants = tuple(
+            Variant(row["value"], tuple(row.get("when", ())), row.get("reason", ""), row.get("link", ""))
+            for row in rows
+        )
+        tolerance = Tolerance(**content["tolerance"]) if "tolerance" in content else None
+        return cls(Lane(content["lane"]), variants, tolerance, content.get("better", ""))
 
 
-def write_golden(path: Path, provenance: Mapping[str, Any], expected: Mapping[str, Expected]) -> None:
-    """Write one stage's golden, whole or not at all."""
-    entries = {name: asdict(entry) | {"lane": entry.lane.value} for name, entry in expected.items()}
-    content = {"provenance": dict(provenance), "expected": entries}
+@dataclass
+class Golden:
+    """A golden file's content: where it comes from, and what it expects."""
+
+    provenance: dict[str, Any]
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """The versions that it was made with."""
+        return versions_of(self.provenance)
+
+
+def versions_of(provenance: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the versions that a requirement can name: each package's, and ``python``."""
+    return {**provenance.get("packages", {}), "python": provenance.get("python")}
+
+
+def _parsed(text: str) -> Requirement:
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        raise ValueError(f"{text!r} is no version range such as transformers>=5.0") from error
+    if not requirement.specifier:
+        raise ValueError(f"{text!r} names no version, as transformers>=5.0 does")
+    return requirement
+
+
+def holds(text: str, versions: Mapping[str, str | None]) -> bool:
+    """Tell whether a requirement such as ``transformers>=5.0`` holds; an absent package fulfils none."""
+    requirement = _parsed(text)
+    wanted = requirement.name.lower().replace("_", "-")
+    version = next((v for name, v in versions.items() if name.lower().replace("_", "-") == wanted), None)
+    return version is not None and requirement.specifier.contains(version, prereleases=True)
+
+
+def write_golden(path: Path, golden: Golden) -> None:
+    """Write one golden, whole or not at all; raises UserError for a value that holds NaN or an infinity."""
+    for name, entry in golden.entries.items():
+        _check_finite(path, name, entry)
+    entries = {name: entry.to_dict() for name, entry in golden.entries.items()}
+    content = {"schema": SCHEMA, "provenance": plain(golden.provenance), "expected": entries}
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_golden(path: Path) -> dict[str, Expected]:
-    """Return one stage's expected values; raises UserError where the file is absent or damaged."""
+def read_golden(path: Path) -> Golden:
+    """Read one golden; raises UserError, naming the file and the entry, where it is absent or damaged."""
+    name = ""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["expected"]
-        return {name: Expected(**entry | {"lane": Lane(entry["lane"])}) for name, entry in entries.items()}
-    except FileNotFoundError as error:
-        raise UserError(f"the golden {path} does not exist", remedy="make it: tox run -e goldens") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"the golden {path} is of schema {content['schema']}, this version reads schema {SCHEMA}",
+                remedy="make it again with --golden-update",
+            )
+        golden = Golden(dict(content["provenance"]))
+        for name, entry in content["expected"].items():
+            golden.entries[name] = Entry.from_dict(entry)
+            _check_finite(path, name, golden.entries[name])
+    except OSError as error:
         raise UserError(
-            f"{path} is not a golden: {type(error).__name__}: {error}", remedy="restore it or make it again"
+            f"the golden {path} cannot be read: {error.strerror}", remedy="check the path, or run the tests once"
         ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        where = f" at {name!r}" if name else ""
+        raise UserError(
+            f"{path} is not a golden{where}: {type(error).__name__}: {error}",
+            remedy="restore it, mend the entry, or make it again with --golden-update",
+        ) from error
+    return golden
 
 
-def disagreements(expected: Mapping[str, Expected], obtained: Mapping[str, Any]) -> list[str]:
-    """Return one line for each expected value that is absent or does not agree; none means that all agree."""
-    lines = []
-    for name, entry in expected.items():
-        if name not in obtained:
-            lines.append(f"{name}: expected, not obtained")
-        else:
-            lines += [f"{name}{line}" for line in differences(entry, obtained[name])]
-    return lines
-
-
-def differences(expected: Expected, obtained: Any) -> list[str]:
-    """Compare one value both ways: what is missing, what is added and what differs by more than the tolerance."""
-    if expected.lane is Lane.RANKING:
-        return _ranking(expected.value, obtained, expected.tolerance)
-    return _compare(expected.value, obtained, _LIMITS[expected.lane](expected.tolerance))
-
-
-_LIMITS: dict[Lane, Callable[[float], Callable[[float], float]]] = {
-    Lane.EXACT: lambda tolerance: lambda value: 0.0,
-    Lane.APPROXIMATE: lambda tolerance: lambda value: tolerance,
-    Lane.STATISTICAL: lambda tolerance: lambda value: tolerance * abs(value),
-}
-
-
-def _compare(expected: Any, obtained: Any, limit: Callable[[float], float]) -> list[str]:
-    """`limit(expected)` is the largest difference allowed; each line begins with the place inside the value."""
-    if isinstance(expected, dict) and isinstance(obtained, dict):
-        lines = [f"[{key!r}]: expected, not obtained" for key in expected if key not in obtained]
-        lines += [f"[{key!r}]: obtained, not expected" for key in obtained if key not in expected]
-        for key in expected:
-            if key in obtained:
-                lines += [f"[{key!r}]{line}" for line in _compare(expected[key], obtained[key], limit)]
-        return lines
-    if isinstance(expected, list) and isinstance(obtained, list):
-        if len(expected) != len(obtained):
-            return [f": {len(expected)} values expected, {len(obtained)} obtained"]
-        return [
-            f"[{index}]{line}"
-            for index, pair in enumerate(zip(expected, obtained, strict=True))
-            for line in _compare(*pair, limit)
+def lint(path: Path) -> list[str]:
+    """Return what is wrong with a golden beyond its form: each line names the file and the entry."""
+    golden = read_golden(path)
+    problems = [f"{path}: its provenance lacks {key!r}" for key in _PROVENANCE if not golden.provenance.get(key)]
+    if not golden.entries:
+        problems.append(f"{path}: it expects nothing")
+    for name, entry in golden.entries.items():
+        count = len(entry.matching(golden.versions))
+        if count != 1:
+            problems.append(f"{path}: {name!r}: {count} variants hold for the versions that it was made with, not one")
+        seen: list[tuple[str, ...]] = [v.when for v in entry.variants]
+        if len(set(seen)) < len(seen):
+            problems.append(f"{path}: {name!r}: two variants hold for the same versions")
+        problems += [
+            f"{path}: {name!r}: the link {v.link!r} is no address"
+            for v in entry.variants
+            if v.link and not v.link.startswith(("https://", "http://"))
         ]
-    if _is_number(expected) and _is_number(obtained):
-        # NaN and infinity agree with nothing: a value that is no number was not measured.
-        if not (math.isfinite(expected) and math.isfinite(obtained)):
-            return [f": expected {expected}, obtained {obtained}"]
-        if abs(expected - obtained) <= limit(expected):
-            return []
-        return [f": expected {expected}, obtained {obtained} (differs by {obtained - expected:+.3g})"]
-    if type(expected) is type(obtained) and expected == obtained:
-        return []
-    return [f": expected {expected!r}, obtained {obtained!r}"]
+    return problems
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _check_finite(path: Path, name: str, entry: Entry) -> None:
+    """NaN and the infinities agree with nothing, so a golden that holds one could never pass."""
+    if not all(_is_finite(variant.value) for variant in entry.variants):
+        raise UserError(
+            f"the value of {name!r} is not finite, in the golden {path}",
+            remedy="mend what gives NaN or infinity: no golden holds it",
+        )
 
 
-def _ranking(expected: list[dict[str, Any]], obtained: list[dict[str, Any]], band: float) -> list[str]:
-    """Rows best first, each with `token`, `score` and what follows from the token.
-
-    Two tokens may change places only where their expected scores lie within the band. The scores themselves may
-    move by the band.
-    """
-    if len(expected) != len(obtained):
-        return [f": {len(expected)} rows expected, {len(obtained)} obtained"]
-    rows = {row["token"]: row for row in expected}
-    lines = []
-    for place, (wanted, row) in enumerate(zip(expected, obtained, strict=True), start=1):
-        match = rows.get(row["token"])
-        if match is None:
-            lines.append(f" rank {place}: expected {wanted['token_str']!r}, obtained {row['token_str']!r}")
-            continue
-        if abs(match["score"] - wanted["score"]) > band:
-            lines.append(f" rank {place}: expected {wanted['token_str']!r}, obtained {row['token_str']!r} (no tie)")
-        score = _compare(match["score"], row["score"], lambda _: band)
-        rest = _compare(_without_score(match), _without_score(row), lambda _: 0.0)
-        lines += [f" rank {place} score{line}" for line in score] + [f" rank {place}{line}" for line in rest]
-    if len({row["token"] for row in obtained}) < len(obtained):
-        lines.append(": a token occurs twice")
-    return lines
-
-
-def _without_score(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "score"}
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

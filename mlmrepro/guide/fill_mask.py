@@ -31,12 +31,16 @@ def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, limit: int) ->
     return prompt
 
 
-def with_pipeline(checkpoint: str, prompt: str, top_k: int) -> list[dict[str, Any]]:
-    """Return the pipeline's rows, best first: `score`, `token`, `token_str`, `sequence`."""
+def with_pipeline(checkpoint: str, prompt: str, top_k: int, **parts: Any) -> list[dict[str, Any]]:
+    """Return the pipeline's rows, best first: `score`, `token`, `token_str`, `sequence`.
+
+    `parts`, a model and a tokenizer, stand in for what it would load from the checkpoint.
+    """
     from transformers import pipeline
 
     try:
-        mask_filler = pipeline("fill-mask", checkpoint, trust_remote_code=False)
+        given: dict[str, Any] = {"model": checkpoint, "trust_remote_code": False} | parts
+        mask_filler = pipeline("fill-mask", **given)
     except Exception as error:
         raise UserError(
             f"no fill-mask pipeline can be made from {checkpoint!r}: {first_line(error)}",

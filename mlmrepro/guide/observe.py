@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro.config import IGNORE_INDEX
@@ -17,10 +18,15 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 __all__ = [
+    "DrawnMasks",
     "captured_warnings",
+    "columns_digest",
+    "digest",
+    "drawn_masks",
     "observe_batches",
     "observe_blocks",
     "observe_flatten",
+    "observe_forward",
     "observe_input_ids",
     "observe_model",
     "observe_split",
@@ -55,7 +61,8 @@ def observe_flatten(record: RunRecord, dataset: DatasetDict) -> None:
     record.observe("flatten", "train_content", digest(dataset["train"]), Lane.EXACT)
 
 
-def _columns(rows: Dataset) -> dict[str, Any]:
+def columns_digest(rows: Dataset) -> dict[str, str]:
+    """Return the digest of every column."""
     return {name: digest(rows[name]) for name in rows.column_names}
 
 
@@ -63,7 +70,7 @@ def observe_input_ids(record: RunRecord, dataset: DatasetDict, special_ids: Iter
     """Tokens of each split, and the digest of every column."""
     for name, rows in dataset.items():
         record.observe("input_ids", f"{name}_tokens", sum(len(ids) for ids in rows["input_ids"]), Lane.EXACT)
-        record.observe("input_ids", f"{name}_columns", _columns(rows), Lane.EXACT)
+        record.observe("input_ids", f"{name}_columns", columns_digest(rows), Lane.EXACT)
     special = frozenset(special_ids)
     first = [id_ for id_ in dataset["train"][0]["input_ids"] if id_ not in special]
     record.observe("input_ids", "first_ids", first[:16], Lane.EXACT)
@@ -77,13 +84,19 @@ def observe_blocks(record: RunRecord, tokens: DatasetDict, blocks: DatasetDict) 
         record.observe("blocks", f"{name}_blocks", len(rows), Lane.EXACT)
         record.observe("blocks", f"{name}_remainder", dropped, Lane.EXACT)
         record.observe("blocks", f"{name}_lengths", {"shortest": min(lengths), "longest": max(lengths)}, Lane.EXACT)
-        record.observe("blocks", f"{name}_columns", _columns(rows), Lane.EXACT)
+        record.observe("blocks", f"{name}_columns", columns_digest(rows), Lane.EXACT)
 
 
-def observe_batches(
-    record: RunRecord, blocks: Dataset, collator: Any, *, batch_size: int, mask_token_id: int, seed: int
-) -> None:
-    """What the collator selects and puts in, over all training blocks once, drawn from `seed` apart from the run.
+@dataclass(frozen=True)
+class DrawnMasks:
+    """What a collator drew: counts over the selected positions, and the digest of inputs and labels."""
+
+    counts: dict[str, int]
+    digest: str
+
+
+def drawn_masks(blocks: Any, collator: Any, *, batch_size: int, mask_token_id: int, seed: int) -> DrawnMasks:
+    """Collate all blocks once, drawn from `seed` apart from the run.
 
     The counts are of the selected positions: those that became the mask token, another token, or stayed.
     """
@@ -106,10 +119,19 @@ def observe_batches(
             counts["unchanged"] += int(same.sum())
             counts["random"] += int((~masked & ~same).sum())
             draws.append([batch["input_ids"].tolist(), batch["labels"].tolist()])
+    return DrawnMasks(counts, digest(draws))
+
+
+def observe_batches(
+    record: RunRecord, blocks: Dataset, collator: Any, *, batch_size: int, mask_token_id: int, seed: int
+) -> None:
+    """What the collator selects and puts in, over all training blocks once."""
+    drawn = drawn_masks(blocks, collator, batch_size=batch_size, mask_token_id=mask_token_id, seed=seed)
     record.observe("masked_batches", "seed", seed, Lane.EXACT)
-    record.observe("masked_batches", "counts", counts, Lane.EXACT)
-    record.observe("masked_batches", "rate", counts["selected"] / max(counts["tokens"], 1), Lane.EXACT)
-    record.observe("masked_batches", "draw", digest(draws), Lane.EXACT)
+    record.observe("masked_batches", "counts", drawn.counts, Lane.EXACT)
+    rate = drawn.counts["selected"] / max(drawn.counts["tokens"], 1)
+    record.observe("masked_batches", "rate", rate, Lane.EXACT)
+    record.observe("masked_batches", "draw", drawn.digest, Lane.EXACT)
 
 
 def observe_model(record: RunRecord, model: Any) -> None:
@@ -123,6 +145,19 @@ def observe_model(record: RunRecord, model: Any) -> None:
     record.observe("model", "dtype", str(model.dtype).removeprefix("torch."), Lane.EXACT)
     record.observe("model", "attention", getattr(model.config, "_attn_implementation", None), Lane.EXACT)
     record.observe("model", "weights", sha.hexdigest()[:16], Lane.EXACT)
+
+
+def observe_forward(record: RunRecord, model: Any, blocks: Any, collator: Any, *, rows: int, seed: int) -> None:
+    """The loss of the first training batch before anything is learnt, on masks drawn from `seed` apart from the run."""
+    import torch
+
+    with preserved_generators(), torch.no_grad():
+        torch.manual_seed(seed)
+        batch = collator([blocks[i] for i in range(min(rows, len(blocks)))])
+        was_training = model.training
+        loss = float(model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss)
+        model.train(was_training)
+    record.observe("model", "first_loss", loss, Lane.APPROXIMATE)
 
 
 @contextmanager
@@ -152,7 +187,7 @@ class _Collect(logging.Handler):
 
 
 @contextmanager
-def captured_warnings(record: RunRecord, stage: str) -> Iterator[None]:
+def captured_warnings(record: RunRecord, stage: str, name: str = "warnings") -> Iterator[None]:
     """Write down what the libraries warn of during a stage, in place of printing it: each message once, in order."""
     messages: list[str] = []
     handler = _Collect(messages)
@@ -171,4 +206,4 @@ def captured_warnings(record: RunRecord, stage: str) -> Iterator[None]:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         if messages:
-            record.observe(stage, "warnings", list(dict.fromkeys(messages)), Lane.INFO)
+            record.observe(stage, name, list(dict.fromkeys(messages)), Lane.INFO)

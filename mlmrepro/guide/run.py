@@ -123,12 +123,13 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
         with stage("model"):
             model = train.load_model(config.checkpoint)
             observe.observe_model(record, model)
+            observe.observe_forward(record, model, lm_dataset["train"], collator, rows=guide.batch_size, seed=seed)
             # Before anything is learnt. Its own Trainer, so that the guide's finds the generators untouched.
             still = train.training_arguments(guide, model_dir, push_to_hub=False)
             set_seed(seed)
             before = evaluate.evaluate(train.trainer(model, still, lm_dataset, collator))
             record.observe("model", "revision", getattr(model.config, "_commit_hash", None), Lane.INFO)
-            record.observe("model", "eval_loss", before, Lane.APPROXIMATE)
+            record.observe("evaluation", "before_eval_loss", before, Lane.APPROXIMATE)
 
         with stage("loss"):
             arguments = train.training_arguments(guide, model_dir, push_to_hub=guide.push_to_hub)
@@ -136,7 +137,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             record.observe("loss", "steps", len(losses), Lane.EXACT)
             record.observe("loss", "step_losses", losses, Lane.APPROXIMATE)
             epochs = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-            record.observe("loss", "epoch_eval_losses", epochs, Lane.APPROXIMATE)
+            record.observe("evaluation", "epoch_eval_losses", epochs, Lane.APPROXIMATE)
 
         with stage("evaluation"):
             eval_loss = evaluate.evaluate(trainer)

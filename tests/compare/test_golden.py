@@ -1,9 +1,10 @@
-"""The comparer: two-sided, tolerant only where a reason says so, and never content with something absent."""
+"""A golden file: read as it was written, refused when it is damaged, and clear about which versions expect what."""
 
 from __future__ import annotations
 
-import copy
+import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,110 +12,218 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmrepro.compare.golden import Expected, differences, disagreements, read_golden, write_golden
+from mlmrepro.compare.golden import Entry, Golden, Variant, holds, lint, read_golden, versions_of, write_golden
+from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane
 
-LEAVES = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-9, 9) | st.text(max_size=3)
-VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner))
-TOLERANT = [Lane.APPROXIMATE, Lane.STATISTICAL]
+PROVENANCE = {
+    "packages": {"transformers": "5.1.0", "huggingface-hub": "1.2", "evaluate": None},
+    "python": "3.11.7",
+    "platform": {"system": "Linux"},
+}
+VERSIONS = versions_of(PROVENANCE)
 
-ROWS = [
-    {"token": 7, "token_str": " spiral", "score": 0.50, "sequence": "a spiral"},
-    {"token": 8, "token_str": " dwarf", "score": 0.20, "sequence": "a dwarf"},
-    {"token": 9, "token_str": " small", "score": 0.1999, "sequence": "a small"},
-]
-RANKING = Expected(Lane.RANKING, ROWS, 0.001, "test")
-
-
-@given(VALUES)
-def test_a_value_agrees_with_itself(value: Any) -> None:
-    """Every value agrees with an equal one, in every lane."""
-    for lane in (Lane.EXACT, *TOLERANT):
-        assert differences(Expected(lane, value, 0.0, "test"), copy.deepcopy(value)) == []
-
-
-@given(VALUES, VALUES)
-def test_exact_values_agree_both_ways_or_neither(a: Any, b: Any) -> None:
-    """In the exact lane, expected against obtained gives the same answer as obtained against expected."""
-    there, back = (differences(Expected(Lane.EXACT, *pair[:1]), pair[1]) for pair in ((a, b), (b, a)))
-    assert bool(there) == bool(back)
-
-
-@given(st.dictionaries(st.text(max_size=2), LEAVES, min_size=1), st.data())
-def test_a_missing_and_an_added_key_fail(value: dict[str, Any], data: st.DataObject) -> None:
-    """A key that only one side has is reported, whichever side it is."""
-    fewer = dict(value)
-    del fewer[data.draw(st.sampled_from(sorted(value)))]
-    assert differences(Expected(Lane.EXACT, value), fewer)
-    assert differences(Expected(Lane.EXACT, fewer), value)
+# Words that JSON readers may take for numbers are text here: a tokenizer may well give them.
+TEXT = st.text(max_size=4) | st.sampled_from(["NaN", "Infinity", "-Infinity", "é\n\u2028"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3))
+AMOUNTS = st.floats(0, 1)
+TOLERANCES = st.builds(Tolerance, st.just("nats"), AMOUNTS, AMOUNTS, st.just("why"))
+RANGES = st.sampled_from(["transformers<4.48", "transformers>=4.48", "python>=3.11", "torch==2.6.*", "numpy!=2.0"])
+WORDS = st.text(min_size=1, max_size=3)
+VARIANTS = st.builds(Variant, VALUES, st.lists(RANGES, min_size=1, max_size=2).map(tuple), WORDS, WORDS)
+MANY = st.lists(VARIANTS, min_size=1, max_size=3).map(tuple) | VALUES.map(lambda value: (Variant(value),))
+ENTRIES = st.builds(Entry, st.just(Lane.EXACT), MANY) | st.builds(
+    Entry,
+    st.sampled_from([Lane.APPROXIMATE, Lane.RANKING, Lane.STATISTICAL]),
+    MANY,
+    TOLERANCES,
+    st.sampled_from(["", "lower", "higher"]),
+)
 
 
-@pytest.mark.parametrize("lane", [Lane.EXACT, *TOLERANT])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, None, "NaN", True])
-def test_what_is_no_number_never_agrees_with_a_number(lane: Lane, bad: Any) -> None:
-    """NaN, infinity and other types fail against a number and, for NaN and infinity, against themselves."""
-    assert differences(Expected(lane, 1.0, 1e9, "test"), bad)
-    if isinstance(bad, float):
-        assert differences(Expected(lane, bad, 1e9, "test"), bad)
+def written(path: Path, **entries: Any) -> Path:
+    """Write a file as it would be by hand: nothing of it is checked."""
+    path.write_text(json.dumps({"schema": 2, "provenance": PROVENANCE, "expected": entries}))
+    return path
 
 
-@given(st.floats(-100, 100), st.floats(1e-6, 1.0), st.floats(-2, 2))
-def test_the_tolerance_is_the_limit(value: float, tolerance: float, share: float) -> None:
-    """A difference agrees when it is within the tolerance, absolute or relative as the lane says."""
-    for lane, limit in ((Lane.APPROXIMATE, tolerance), (Lane.STATISTICAL, tolerance * abs(value))):
-        obtained = value + share * limit
-        agrees = abs(obtained - value) <= limit
-        assert (differences(Expected(lane, value, tolerance, "test"), obtained) == []) == agrees
+def variants(*whens: str, **fields: Any) -> dict[str, Any]:
+    rows = [{"when": [when], "value": when, "reason": "why", "link": "https://x"} | fields for when in whens]
+    return {"lane": "exact", "variants": rows}
 
 
-def test_lengths_must_agree() -> None:
-    """A longer and a shorter list fail, also in the tolerant lanes and in rankings."""
-    for lane in (Lane.EXACT, *TOLERANT):
-        assert differences(Expected(lane, [1.0, 2.0], 9.0, "test"), [1.0])
-        assert differences(Expected(lane, [1.0], 9.0, "test"), [1.0, 2.0])
-    assert differences(RANKING, ROWS[:2])
+@given(st.dictionaries(TEXT, ENTRIES, max_size=3))
+def test_a_golden_is_read_as_it_was_written(entries: dict[str, Entry]) -> None:
+    """Writing and reading keeps lanes, values, tolerances, variants and provenance, and gives strict JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "below" / "x.json"
+        write_golden(path, Golden(PROVENANCE, entries))
+        assert read_golden(path) == Golden(PROVENANCE, entries)
+        json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda name: pytest.fail(name))
+        assert [file.name for file in path.parent.iterdir()] == ["x.json"]
 
 
-def test_a_ranking_allows_a_swap_inside_the_tie_band_only() -> None:
-    """Two tokens may change places when their scores tie, and not otherwise."""
-    assert differences(RANKING, [ROWS[0], ROWS[2], ROWS[1]]) == []
-    assert differences(RANKING, [ROWS[1], ROWS[0], ROWS[2]])
-
-
-def test_a_ranking_rejects_new_moved_and_doubled_tokens() -> None:
-    """A token that was not expected, a score beyond the band, another sentence and a token named twice all fail."""
-    for changed in ({"token": 99}, {"score": 0.1979}, {"sequence": "a  small"}, {"score": math.nan}):
-        assert differences(RANKING, [*ROWS[:2], ROWS[2] | changed])
-    assert differences(RANKING, [ROWS[0], ROWS[1], ROWS[1]])
-
-
-def test_an_expected_value_that_was_not_obtained_fails() -> None:
-    """Nothing measured is never a pass."""
-    assert disagreements({"steps": Expected(Lane.EXACT, 3)}, {}) == ["steps: expected, not obtained"]
-
-
-def test_a_tolerance_needs_a_reason() -> None:
-    """No tolerance without the reason for it, and nothing that is only shown can be expected."""
-    with pytest.raises(ValueError, match="reason"):
-        Expected(Lane.APPROXIMATE, 1.0, 0.1)
-    with pytest.raises(ValueError, match="never expected"):
-        Expected(Lane.INFO, 1.0)
-
-
-def test_a_golden_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Writing and reading a golden keeps lanes, values, tolerances and reasons."""
-    expected = {"pipeline": RANKING, "steps": Expected(Lane.EXACT, [1, "é"])}
-    write_golden(tmp_path / "x.json", {"python": "3"}, expected)
-    assert read_golden(tmp_path / "x.json") == expected
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"expected": {"a": {"lane": "exact"}}}', '{"expected": [1]}'])
-def test_a_damaged_golden_is_bad_input(tmp_path: Path, content: str) -> None:
-    """A truncated or foreign file is reported with its path, and so is an absent one."""
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", "null", '{"schema": 2}', '{"schema": 2, "provenance": {}, "expected": [1]}', "\x00"]
+)
+def test_a_damaged_file_is_bad_input(tmp_path: Path, content: str) -> None:
+    """A truncated or foreign file is refused with its path and a remedy."""
     path = tmp_path / "x.json"
-    with pytest.raises(UserError, match="does not exist"):
-        read_golden(path)
     path.write_text(content)
-    with pytest.raises(UserError, match=r"x\.json is not a golden"):
+    with pytest.raises(UserError, match=r"x\.json is not a golden: .*Remedy: restore it"):
         read_golden(path)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    """No prefix of a golden reads as one."""
+    path = tmp_path / "x.json"
+    write_golden(path, Golden(PROVENANCE, {"steps": Entry(Lane.EXACT, (Variant(18),))}))
+    content = path.read_text().rstrip()
+    for length in range(len(content)):
+        path.write_text(content[:length])
+        with pytest.raises(UserError, match="not a golden"):
+            read_golden(path)
+
+
+def test_an_absent_file_and_another_schema_are_bad_input(tmp_path: Path) -> None:
+    """A file that is not there, or of another version of this package, is refused with its path."""
+    path = tmp_path / "x.json"
+    with pytest.raises(UserError, match=r"x\.json cannot be read: No such file"):
+        read_golden(path)
+    path.write_text('{"schema": 1}')
+    with pytest.raises(UserError, match=r"x\.json is of schema 1, this version reads schema 2"):
+        read_golden(path)
+
+
+TOLERANCE = {"quantity": "nats", "atol": 0.1, "rtol": 0, "reason": "why"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"lane": "exact"}, "either value or variants"),
+        ({"lane": "exact", "value": 1, "variants": []}, "either value or variants"),
+        ({"lane": "exact", "variants": []}, "nothing is expected"),
+        ({"lane": "exact", "value": 1, "valeu": 2}, "unknown fields.*valeu"),
+        ({"lane": "roughly", "value": 1}, "roughly"),
+        ({"lane": "info", "value": 1}, "never expected"),
+        ({"value": 1}, "lane"),
+        ({"lane": "approximate", "value": 1}, "needs a tolerance"),
+        ({"lane": "ranking", "value": []}, "needs a tolerance"),
+        ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"reason": ""}}, "its reason"),
+        ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"atol": -1}}, "not a finite number"),
+        ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"extra": 1}}, "extra"),
+        ({"lane": "exact", "value": 1, "better": "faster"}, "faster"),
+        (variants("transformers"), "names no version"),
+        (variants("transformers >> 5"), "no version range"),
+        (variants("transformers<5", "transformers>=5", reason=""), "a reason and a link"),
+        (variants("transformers<5", "transformers>=5", link=""), "a reason and a link"),
+        (variants("transformers<5", "transformers>=5", when=[]), "`when`"),
+        ("exact", "unknown fields"),
+        ({"lane": "exact", "value": math.nan}, "not finite"),
+        ({"lane": "exact", "value": [{"a": -math.inf}]}, "not finite"),
+    ],
+)
+def test_a_damaged_entry_is_bad_input_and_named(tmp_path: Path, entry: Any, said: str) -> None:
+    """An entry that expects nothing clear is refused, with its name and its file."""
+    path = written(tmp_path / "x.json", steps={"lane": "exact", "value": 1}, **{"eval loss": entry})
+    with pytest.raises(UserError, match=said) as error:
+        read_golden(path)
+    assert "'eval loss'" in str(error.value)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, [1, {"a": -math.inf}], (math.nan,)])
+def test_what_is_not_finite_is_never_written(tmp_path: Path, bad: Any) -> None:
+    """NaN and the infinities agree with nothing, so no golden holds them, in no variant; the old file stays."""
+    path = tmp_path / "x.json"
+    write_golden(path, Golden(PROVENANCE, {"steps": Entry(Lane.EXACT, (Variant(18),))}))
+    before = path.read_bytes()
+    rows = tuple(Variant(value, (when,), "why", "link") for value, when in ((1, "python<3"), (bad, "python>=3")))
+    for several in ((Variant(bad),), rows):
+        with pytest.raises(UserError, match="'loss' is not finite"):
+            write_golden(path, Golden(PROVENANCE, {"loss": Entry(Lane.EXACT, several)}))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("requirement", "expected"),
+    [
+        ("transformers>=5.0", True),
+        ("transformers<5", False),
+        ("transformers>=5,<5.1", False),
+        ("transformers~=5.0", True),
+        ("Transformers==5.1.*", True),
+        ("python>=3.11", True),
+        ("python<3.11", False),
+        ("huggingface_hub>=1", True),
+        ("evaluate>=0", False),  # not installed
+        ("accelerate!=1", False),  # not known
+    ],
+)
+def test_a_range_holds_for_the_versions_in_it(requirement: str, expected: bool) -> None:
+    """Packages by any spelling, and python; an absent package fulfils no range."""
+    assert holds(requirement, VERSIONS) is expected
+
+
+def test_a_release_candidate_lies_in_a_range() -> None:
+    """What is installed counts, also when it is no final release."""
+    assert holds("transformers>=5.0", {"transformers": "5.1.0rc1"})
+    assert not holds("transformers>=5.0", {"transformers": "5.0.0rc1"})
+
+
+def test_the_variant_is_chosen_by_the_versions(tmp_path: Path) -> None:
+    """Of several variants those hold whose every range does; without ranges it is always the one."""
+    path = written(
+        tmp_path / "x.json",
+        attention=variants("transformers<4.48", "transformers>=4.48"),
+        gap=variants("transformers<4", "transformers>=6"),
+        overlap=variants("transformers>=4", "python>=3.11"),
+        both=variants("transformers<4.48", when=["transformers>=5", "python<3.11"]),
+        plain={"lane": "exact", "value": "always"},
+    )
+    entries = read_golden(path).entries
+    assert {name: [v.value for v in entry.matching(VERSIONS)] for name, entry in entries.items()} == {
+        "attention": ["transformers>=4.48"],
+        "gap": [],
+        "overlap": ["transformers>=4", "python>=3.11"],
+        "both": [],
+        "plain": ["always"],
+    }
+    assert [v.value for v in entries["attention"].matching({"transformers": "4.41.2"})] == ["transformers<4.48"]
+
+
+def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
+    """Exactly one variant for the versions it was made with, links that are addresses, and a whole header."""
+    path = written(tmp_path / "x.json", a={"lane": "exact", "value": 1}, b=variants("python<3.11", "python>=3.11"))
+    assert lint(path) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (variants("python<3.11", "python<3"), "0 variants hold"),
+        (variants("python>=3.11", "python>=3"), "2 variants hold"),
+        (variants("python<3", "python<3", "python>=3"), "two variants hold for the same versions"),
+        (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is no address"),
+    ],
+)
+def test_lint_finds_a_planted_problem(tmp_path: Path, entry: Any, said: str) -> None:
+    """Each problem is one line, with the file and the entry."""
+    path = written(tmp_path / "x.json", sound={"lane": "exact", "value": 1}, planted=entry)
+    lines = lint(path)
+    assert any(said in line for line in lines)
+    assert all(line.startswith(f"{path}: 'planted': ") for line in lines)
+
+
+def test_lint_wants_a_header_and_an_entry(tmp_path: Path) -> None:
+    """A golden without versions, or without anything expected, is named."""
+    path = tmp_path / "x.json"
+    path.write_text('{"schema": 2, "provenance": {"python": "3.11.7"}, "expected": {}}')
+    assert [line.removeprefix(f"{path}: ") for line in lint(path)] == [
+        "its provenance lacks 'packages'",
+        "its provenance lacks 'platform'",
+        "it expects nothing",
+    ]

@@ -1,44 +1,27 @@
-"""The command line: parse, call, print, exit code."""
+"""Commands that run the guide: reproduce, fill-mask, pretrain."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import math
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-from mlmrepro.errors import UserError, causes, first_line
+from mlmrepro.errors import UserError
 
-__all__ = ["app", "main"]
-
-app = typer.Typer(
-    name="mlmrepro",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run the Hugging Face guide “Masked language modeling” exactly, and write down everything it did.",
-)
+__all__ = ["Json", "fill_mask", "offline_unless", "pretrain", "reproduce"]
 
 RUNS = Path("mlmrepro-runs")
-
-_UNWRITABLE = tuple(
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EPERM", "ENOTDIR", "EEXIST", "EISDIR")
-)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
 
-@app.command()
 def reproduce(
     profile: Annotated[
         str, typer.Option(help="embedded (offline) or guide (model and data from the hub).")
@@ -70,7 +53,7 @@ def reproduce(
     config = resolve(profile, output_dir=output_dir or RUNS, changes=changes, threads=threads, resume=resume)
     if output_dir is None:
         config = dataclasses.replace(config, output_dir=_run_folder(profile, resume))
-    _offline_unless(config.needs_hub)
+    offline_unless(config.needs_hub)
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.terminal import RunDisplay, print_summary
@@ -91,7 +74,6 @@ def reproduce(
         raise typer.Exit(1)
 
 
-@app.command("fill-mask")
 def fill_mask(
     prompt: Annotated[str, typer.Argument(help="A sentence with one <mask>.")],
     checkpoint: Annotated[
@@ -107,7 +89,7 @@ def fill_mask(
     from mlmrepro.config import EMBEDDED
 
     path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint
-    _offline_unless(not Path(path).is_dir())
+    offline_unless(not Path(path).is_dir())
 
     from mlmrepro.guide import fill_mask as steps
     from mlmrepro.guide import tokens, train, versions
@@ -129,7 +111,6 @@ def fill_mask(
         print_fill_mask(rows["pipeline"], rows["by_hand"])
 
 
-@app.command()
 def pretrain(
     work: Annotated[Path, typer.Option(help="Working folder: corpus, tokens, state; continues what is there.")],
     recipe: Annotated[Path | None, typer.Option(help="Another recipe (default: the shipped recipe.toml).")] = None,
@@ -162,36 +143,9 @@ def _run_folder(profile: str, resume: bool) -> Path:
     return RUNS / f"{profile}-{max(newest, 1) if resume else newest + 1}"
 
 
-def _offline_unless(hub: bool) -> None:
+def offline_unless(hub: bool) -> None:
     """Keep the libraries from calling the hub where nothing of it is wanted; must run before they are imported."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each forked map process
     if not hub:
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
             os.environ[name] = "1"
-
-
-@contextmanager
-def _errors_in_one_line() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        _fail(str(error))
-    except Exception as error:
-        for cause in causes(error):
-            if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
-                where = f" ({cause.filename})" if cause.filename else ""
-                _fail(f"{cause.strerror}{where}. Remedy: give a place that can be written and has room.")
-            if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
-                _fail(f"{first_line(cause)}. Remedy: give --output-dir a place that has room.")
-        raise
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"mlmrepro: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exits with 2 after one line on standard error where the input is bad."""
-    with _errors_in_one_line():
-        app(arguments, prog_name="mlmrepro")

@@ -1,0 +1,285 @@
+"""Commands that compare: record, compare, matrix, report, expect. None but record needs torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from mlmrepro.compare.drift import Drift, Outcome
+    from mlmrepro.compare.judge import Expectations
+
+__all__ = ["compare", "expect", "matrix", "record", "report"]
+
+MATRIX = Path("mlmrepro-runs") / "matrix"
+
+Goldens = Annotated[Path | None, typer.Option(help="Folder of goldens (default: golden/embedded, as shipped).")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
+JUnit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
+Html = Annotated[Path | None, typer.Option(help="Where the page goes (default: report.html in the folder).")]
+
+
+def record(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("record.json"),
+    goldens: Goldens = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads; exact values need equal numbers.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Take the record of the installed versions: the golden run, each stage alone, and what lies beside the guide.
+
+    Example: mlmrepro record --output today.json
+    """
+    if output.is_dir():
+        raise UserError(f"{output} is a folder", remedy="give --output a file")
+    offline_unless(False)
+    from mlmrepro.config import golden_directory
+    from mlmrepro.golden_run.run import take_record
+    from mlmrepro.record import write_unfinished
+    from mlmrepro.report.terminal import RunDisplay
+
+    stored = (goldens or golden_directory()) / "inputs"
+    write_unfinished(output, "it was killed")  # an old record here would be taken for this run's
+    try:
+        with RunDisplay(quiet=as_json) as display:
+            taken = take_record(stored, threads=threads, progress=display)
+    except BaseException as error:
+        write_unfinished(output, f"{type(error).__name__}: {first_line(error)}")
+        raise
+    taken.write(output)
+    if as_json:
+        print(json.dumps(taken.to_dict(), ensure_ascii=False))
+    else:
+        print(output)
+
+
+def compare(
+    reference: Annotated[Path, typer.Argument(help="A record, a run's folder, or a folder of goldens.")],
+    candidates: Annotated[list[Path], typer.Argument(help="Records or runs' folders to hold against it.")],
+    goldens: Goldens = None,
+    as_json: Json = False,
+    markdown: Markdown = False,
+    junit: JUnit = None,
+) -> None:
+    """Compare records: which stage changed by itself, what follows from it, and whether it was expected.
+
+    Exits with 0 where nothing changed but what is declared, 1 for a regression or something unmeasured, 2 for bad
+    input. Example: mlmrepro compare golden/embedded today.json
+    """
+    from mlmrepro.compare.changes import Comparison
+    from mlmrepro.compare.drift import Outcome, Step, compare_records
+    from mlmrepro.compare.judge import Expectations, judge_record
+
+    declared = _declared(goldens)
+    against = None if _record_path(reference) else Expectations.from_goldens(reference)
+    before = None if against else Outcome(str(reference), _read(reference))
+    sources: list[Step | Comparison] = []
+    for path in candidates:
+        after = Outcome(str(path), _read(path))
+        assert after.record is not None
+        if before is not None:
+            sources.append(compare_records(before, after, declared))
+        else:
+            assert against is not None
+            sources.append(Comparison(judge_record(against, after.record), (str(reference), after.name)))
+    comparisons = [source.comparison if isinstance(source, Step) else source for source in sources]
+    if as_json:
+        print(json.dumps([comparison.to_dict() for comparison in comparisons], ensure_ascii=False))
+    else:
+        from mlmrepro.report import compare_view
+
+        if markdown:
+            print(compare_view.comparison_markdown(sources))
+        else:
+            compare_view.print_comparison(sources)
+    _tell_ci({c.names[1]: c for c in comparisons}, {}, junit, quiet=as_json or markdown)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from mlmrepro.report.ci import append_step_summary
+        from mlmrepro.report.compare_view import comparison_markdown
+
+        append_step_summary(comparison_markdown(sources))
+    raise typer.Exit(max(comparison.exit_code for comparison in comparisons))
+
+
+def matrix(
+    envs: Annotated[
+        list[str] | None,
+        typer.Option(help="pairs, all, oldest, newest, a name, or e.g. 'transformers==4.50.0 datasets==3.5.0'."),
+    ] = None,
+    directory: Annotated[Path, typer.Option(help="Where records, logs and the page go.")] = MATRIX,
+    jobs: Annotated[int, typer.Option(min=1, help="Environments at work at the same time.")] = 1,
+    goldens: Goldens = None,
+    html: Html = None,
+    as_json: Json = False,
+    markdown: Markdown = False,
+    junit: JUnit = None,
+) -> None:
+    """Make an environment for each pair of versions (default: pairs), take its record, and report on all of them.
+
+    A version that cannot be installed, or crashes, is a row that says so. A killed matrix is continued by the same
+    command. Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
+    """
+    from mlmrepro.config import golden_directory
+    from mlmrepro.environments.matrix import run_matrix
+    from mlmrepro.environments.spec import parse_environments
+    from mlmrepro.report.matrix_display import MatrixDisplay
+
+    chosen = parse_environments(envs or ["pairs"])
+    used = goldens or golden_directory()
+    with MatrixDisplay(quiet=as_json) as display:
+        outcomes = run_matrix(chosen, directory, jobs=jobs, goldens=used, progress=display)
+    _report(outcomes, used, html or directory / "report.html", as_json, markdown, junit)
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(help="A folder with records, such as a matrix leaves.")] = MATRIX,
+    goldens: Goldens = None,
+    html: Html = None,
+    as_json: Json = False,
+    markdown: Markdown = False,
+    junit: JUnit = None,
+) -> None:
+    """Join the records of many versions into one page: what changed, in which stage, since which version.
+
+    Example: mlmrepro report mlmrepro-runs/matrix --html drift.html
+    """
+    from mlmrepro.config import golden_directory
+    from mlmrepro.environments.matrix import read_outcomes
+
+    outcomes = read_outcomes(directory)
+    _report(outcomes, goldens or golden_directory(), html or directory / "report.html", as_json, markdown, junit)
+
+
+def expect(
+    name: Annotated[str, typer.Argument(help="STAGE.NAME, as a report shows it; * stands for any letters.")],
+    when: Annotated[str, typer.Option(help="The versions that change it, such as 'transformers>=5.0'.")],
+    source: Annotated[Path, typer.Option("--from", help="A record that holds the new value.")],
+    reason: Annotated[str, typer.Option(help="Why it changes, in one line.")],
+    link: Annotated[str, typer.Option(help="Where that is documented.")],
+    goldens: Annotated[Path, typer.Option(help="Folder of goldens to write to.")] = Path("golden/embedded"),
+) -> None:
+    """Declare an expected change: the record's value holds for these versions, the golden's for all others.
+
+    Example: mlmrepro expect model.attention --when 'transformers>=4.45' --from new.json --reason '...' --link https://...
+    """
+    from fnmatch import fnmatchcase
+
+    from mlmrepro.compare.declare import declare
+    from mlmrepro.compare.golden import read_golden, versions_of, write_golden
+
+    taken = _read(source)
+    versions = versions_of(taken.provenance)
+    stage, _, pattern = name.partition(".")
+    path = goldens / f"{stage}.json"
+    golden = read_golden(path)
+    obtained = {o.name: o.value for o in taken if o.stage == stage}
+    names = [each for each in golden.entries if fnmatchcase(each, pattern) and each in obtained]
+    if not names:
+        raise UserError(f"neither {path} and {source} both have {name!r}", remedy="copy the name from a report")
+    changed = []
+    for each in names:
+        entry = golden.entries[each]
+        try:
+            golden.entries[each] = declare(entry, when, obtained[each], versions, reason=reason, link=link)
+            changed.append(each)
+        except UserError as error:
+            if len(names) == 1 or "already" not in error.problem:  # a pattern may match what has not changed
+                raise
+    if not changed:
+        raise UserError(f"{source} has what {path} expects of {name!r}", remedy="there is nothing to declare")
+    write_golden(path, golden)
+    print("\n".join(f"{stage}.{each}: expected where {when}" for each in changed))
+
+
+def _report(
+    outcomes: Sequence[Outcome], goldens: Path, html: Path, as_json: bool, markdown: bool, junit: Path | None
+) -> None:
+    from mlmrepro.compare.drift import Drift
+    from mlmrepro.report.drift_view import drift_markdown, print_drift
+    from mlmrepro.report.html import write_html
+
+    drift = Drift(outcomes, goldens)
+    write_html(drift, html)
+    if as_json:
+        print(json.dumps(_drift_content(drift, html), ensure_ascii=False))
+    elif markdown:
+        print(drift_markdown(drift))
+    else:
+        print_drift(drift)
+        print(f"page  {html}")
+    problems = {outcome.name: outcome.problem for outcome in drift.outcomes if outcome.record is None}
+    _tell_ci(drift.comparisons, problems, junit, quiet=as_json or markdown)
+    if os.environ.get("GITHUB_STEP_SUMMARY"):
+        from mlmrepro.report.ci import append_step_summary
+
+        append_step_summary(drift_markdown(drift))
+    raise typer.Exit(drift.exit_code)
+
+
+def _drift_content(drift: Drift, html: Path) -> dict[str, Any]:
+    return {
+        "verdict": drift.verdict.value,
+        "exit_code": drift.exit_code,
+        "page": str(html),
+        "environments": [
+            {"name": o.name, "problem": o.problem, "log": o.log, "versions": o.versions} for o in drift.outcomes
+        ],
+        "against_goldens": {name: comparison.to_dict() for name, comparison in drift.comparisons.items()},
+        "steps": [{**step.comparison.to_dict(), "packages": step.packages} for step in drift.steps],
+        "variations": [{**step.comparison.to_dict(), "packages": step.packages} for step in drift.variations],
+    }
+
+
+def _tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path | None, *, quiet: bool) -> None:
+    """Write JUnit XML where it is asked for, and GitHub's annotations where its runner reads standard output."""
+    if junit is None and not os.environ.get("GITHUB_ACTIONS"):
+        return
+    from mlmrepro.report.ci import github_annotations, write_junit
+
+    if junit is not None:
+        write_junit(junit, comparisons, problems)
+    if os.environ.get("GITHUB_ACTIONS"):
+        out = sys.stderr if quiet else sys.stdout
+        for name, comparison in comparisons.items():
+            for line in github_annotations(name, comparison):
+                print(line, file=out)
+        for name, problem in problems.items():
+            print(f"::error title={name}%3A no record::{' '.join(problem.split())}", file=out)
+
+
+def _declared(goldens: Path | None) -> Expectations | None:
+    """Return the goldens that declare expected changes; none where none are shipped or given."""
+    from mlmrepro.compare.judge import Expectations
+    from mlmrepro.config import golden_directory
+
+    if goldens is not None:
+        return Expectations.from_goldens(goldens)
+    try:
+        return Expectations.from_goldens(golden_directory())
+    except UserError:
+        return None
+
+
+def _record_path(path: Path) -> Path | None:
+    """Return the record that a path means; None for a folder of goldens."""
+    if path.is_dir():
+        inside = path / "record.json"
+        return inside if inside.is_file() else None
+    return path
+
+
+def _read(path: Path) -> Any:
+    from mlmrepro.record import RunRecord
+
+    found = _record_path(path)
+    if found is None:
+        raise UserError(f"the folder {path} has no record.json", remedy="give a record, or the folder of a run")
+    return RunRecord.read(found)

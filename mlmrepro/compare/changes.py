@@ -1,0 +1,162 @@
+"""Which stage changed by itself, what follows from it, and where two runs part first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlmrepro.compare.judge import Finding, Verdict, worst
+from mlmrepro.record import STAGES, Part, plain
+
+__all__ = ["Change", "Comparison"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One cause: a stage that changed by itself, or one thing beside the guide's path; and what follows from it."""
+
+    stage: str
+    findings: tuple[Finding, ...]
+    follows: tuple[str, ...] = ()  # later stages that changed in the flow and not by themselves
+    by_itself: bool = True  # False: the flow changed, the stage on its stored input did not
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the gravest verdict of its findings."""
+        return worst(finding.verdict for finding in self.findings)
+
+    @property
+    def part(self) -> Part:
+        """Return BESIDE where the guide's own run does not see it."""
+        return Part.BESIDE if self.findings[0].part is Part.BESIDE else Part.FLOW
+
+    @property
+    def reason(self) -> str:
+        """Return the declared cause, "" where none is known."""
+        return next((finding.reason for finding in self.findings if finding.reason), "")
+
+    @property
+    def when(self) -> tuple[str, ...]:
+        """Return the versions that the declared variant holds for."""
+        return next((finding.variant.when for finding in self.findings if finding.variant), ())
+
+    @property
+    def link(self) -> str:
+        """Return where the cause is documented."""
+        return next((finding.link for finding in self.findings if finding.link), "")
+
+
+@dataclass
+class Comparison:
+    """All findings of one record against what was expected."""
+
+    findings: list[Finding]
+    names: tuple[str, str] = ("expected", "obtained")
+    _changes: list[Change] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._changes = list(_fold(self.findings))
+
+    @property
+    def changes(self) -> list[Change]:
+        """Return each cause once, in the order of the stages."""
+        return self._changes
+
+    @property
+    def verdict(self) -> Verdict:
+        """Return the gravest verdict; of no finding at all, that nothing was measured."""
+        return worst(finding.verdict for finding in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 where the gate opens, 1 where it does not."""
+        return int(self.verdict.fails)
+
+    @property
+    def first_divergence(self) -> Finding | None:
+        """Return the first value, in the order of the stages, at which the guide's own runs part."""
+        flow = (f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE)
+        return next(flow, None)
+
+    def stages(self) -> dict[str, Verdict]:
+        """Return the gravest verdict of each stage that either side has."""
+        present = [stage for stage in STAGES if any(f.stage == stage for f in self.findings)]
+        return {stage: worst(f.verdict for f in self.findings if f.stage == stage) for stage in present}
+
+    def follows(self) -> dict[str, str]:
+        """Return, for each stage that changed as a consequence only, the stage that it follows from."""
+        return {stage: change.stage for change in self.changes for stage in change.follows}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        first = self.first_divergence
+        return {
+            "expected": self.names[0],
+            "obtained": self.names[1],
+            "verdict": self.verdict.value,
+            "exit_code": self.exit_code,
+            "first_divergence": f"{first.stage}.{first.name}" if first else None,
+            "stages": {stage: verdict.value for stage, verdict in self.stages().items()},
+            "changes": [
+                {
+                    "stage": change.stage,
+                    "part": change.part.value,
+                    "verdict": change.verdict.value,
+                    "by_itself": change.by_itself,
+                    "follows": list(change.follows),
+                    "reason": change.reason,
+                    "link": change.link,
+                    "findings": [_finding(finding) for finding in change.findings],
+                }
+                for change in self.changes
+            ],
+        }
+
+
+def _finding(finding: Finding) -> Mapping[str, Any]:
+    differences = [
+        {"place": d.place, "expected": _value(d.expected), "obtained": _value(d.obtained), "note": d.note}
+        for d in finding.differences
+    ]
+    when = list(finding.variant.when) if finding.variant else []
+    return {"name": finding.name, "verdict": finding.verdict.value, "when": when, "differences": differences}
+
+
+def _value(value: Any) -> Any:
+    value = plain(value)
+    return value if isinstance(value, (str, int, float, bool, list, dict, type(None))) else repr(value)
+
+
+def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
+    """Make one change of a stage's flow and its stored-input twin; fold what the flow inherits into its cause.
+
+    A stage whose twin changed did so by itself. One of which the flow alone changed inherits that from the nearest
+    stage before it that carries a change (or from one whose twin changed by more than its flow shows); where there
+    is none, it is where the runs part. What lies beside the guide's
+    path feeds no later stage, so nothing folds into it; what one probe finds for one reason is one change.
+    """
+    findings = list(findings)
+    has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
+    own: dict[str, tuple[Finding, ...]] = {}
+    follows: dict[str, list[str]] = {}
+    carrier: str | None = None
+    for stage in STAGES:
+        flow, alone = (_changed(findings, stage, part) for part in (Part.FLOW, Part.ALONE))
+        if alone or (flow and carrier is None):
+            own[stage] = (*flow, *alone)
+            carrier = stage if flow or carrier is None else carrier
+        elif flow and carrier is not None:
+            follows.setdefault(carrier, []).append(stage)
+    for stage in STAGES:
+        if stage in own:
+            by_itself = stage not in has_twin or any(f.part is Part.ALONE for f in own[stage])
+            yield Change(stage, own[stage], tuple(follows.get(stage, ())), by_itself)
+        causes: dict[tuple[str, str], list[Finding]] = {}
+        for finding in _changed(findings, stage, Part.BESIDE):
+            causes.setdefault((finding.probe, finding.reason), []).append(finding)
+        yield from (Change(stage, tuple(found)) for found in causes.values())
+
+
+def _changed(findings: list[Finding], stage: str, part: Part) -> tuple[Finding, ...]:
+    return tuple(f for f in findings if f.stage == stage and f.part is part and f.verdict.is_change)

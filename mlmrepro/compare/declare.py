@@ -1,0 +1,77 @@
+"""Declaring an expected change: one variant of a golden becomes two, on both sides of a version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from mlmrepro.compare.golden import Entry, Variant, holds
+from mlmrepro.compare.values import differences
+from mlmrepro.errors import UserError
+
+__all__ = ["declare"]
+
+_OPPOSITE = {">=": "<", "<": ">=", ">": "<=", "<=": ">"}
+
+
+def declare(
+    entry: Entry, requirement: str, value: Any, versions: Mapping[str, str | None], *, reason: str, link: str
+) -> Entry:
+    """Return `entry` with `value` where `requirement` holds, and what was expected before where it does not.
+
+    `versions` are those that `value` was obtained with. Raises UserError where the requirement is no single bound,
+    does not hold for those versions, or where there is nothing to declare.
+    """
+    opposite = _complement(requirement)
+    if not holds(requirement, versions):
+        raise UserError(
+            f"{requirement!r} does not hold for the versions of the record",
+            remedy="give the range in which the record's value is expected",
+        )
+    if not (reason.strip() and link.startswith(("https://", "http://"))):
+        raise UserError("an expected change needs a reason and a link", remedy="say why, and where it is documented")
+    matching = entry.matching(versions)
+    if len(matching) != 1:
+        raise UserError(
+            f"{len(matching)} variants hold for the versions of the record", remedy="mend the golden: one must hold"
+        )
+    before = matching[0]
+    if not differences(entry.lane, before.value, value, entry.tolerance):
+        raise UserError("the value is the one that is expected already", remedy="there is nothing to declare")
+    split = [
+        replace(before, when=(*before.when, opposite), reason=before.reason or reason, link=before.link or link),
+        Variant(value, (*before.when, requirement), reason, link),
+    ]
+    variants = [part for variant in entry.variants for part in (split if variant is before else [variant])]
+    return replace(entry, variants=tuple(replace(v, when=_tightest(v.when)) for v in variants))
+
+
+def _complement(text: str) -> str:
+    try:
+        requirement = Requirement(text)
+        (bound,) = requirement.specifier
+        return f"{requirement.name}{_OPPOSITE[bound.operator]}{bound.version}"
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{text!r} is not one bound of one package", remedy="write it as transformers>=5.0 or datasets<4"
+        ) from error
+
+
+def _tightest(when: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out bounds that another one of the same package and direction implies."""
+    from packaging.version import Version
+
+    kept: dict[tuple[str, str], tuple[Version, str]] = {}
+    for text in when:
+        requirement = Requirement(text)
+        specifiers = list(requirement.specifier)
+        direction = specifiers[0].operator[0] if len(specifiers) == 1 else text
+        version = Version(specifiers[0].version)
+        key = (requirement.name, direction)
+        tighter = key not in kept or (version > kept[key][0]) == (direction == ">")
+        if tighter:
+            kept[key] = (version, text)
+    return tuple(text for _, text in kept.values())

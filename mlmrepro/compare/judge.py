@@ -1,0 +1,186 @@
+"""One word for each observation: what was expected of it, what was obtained, and whether that is a change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from mlmrepro.compare.golden import Entry, Variant, read_golden, versions_of
+from mlmrepro.compare.tolerance import default_tolerance
+from mlmrepro.compare.values import ABSENT, Difference, differences
+from mlmrepro.errors import UserError
+from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, part
+
+__all__ = ["Expectations", "Finding", "Verdict", "judge", "judge_record", "worst"]
+
+
+class Verdict(str, Enum):
+    """What a comparison says, best first."""
+
+    IDENTICAL = "identical"
+    WITHIN_NOISE = "within noise"
+    EXPECTED = "expected change"
+    IMPROVEMENT = "improvement"
+    INCONCLUSIVE = "inconclusive"
+    UNMEASURED = "unmeasured"
+    REGRESSION = "REGRESSION"
+
+    @property
+    def fails(self) -> bool:
+        """Tell whether a gate stays shut; what was not measured never passes."""
+        return self in (Verdict.INCONCLUSIVE, Verdict.UNMEASURED, Verdict.REGRESSION)
+
+    @property
+    def is_change(self) -> bool:
+        """Tell whether there is something to report."""
+        return self not in (Verdict.IDENTICAL, Verdict.WITHIN_NOISE)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Return the gravest verdict; of none, that nothing was measured."""
+    order = list(Verdict)
+    return max(verdicts, key=order.index, default=Verdict.UNMEASURED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one observation, and what it rests on."""
+
+    stage: str
+    name: str
+    verdict: Verdict
+    differences: tuple[Difference, ...] = ()
+    variant: Variant | None = None  # the declared one that matched
+    better: str = ""
+
+    @property
+    def part(self) -> Part:
+        """Return where in its stage it was observed."""
+        return part(self.name)
+
+    @property
+    def probe(self) -> str:
+        """Return the probe that observed it, "" on the guide's own path."""
+        return self.name.split(".")[1] if self.part is Part.BESIDE and "." in self.name else ""
+
+    @property
+    def reason(self) -> str:
+        """Return the declared cause, "" where none is known."""
+        return self.variant.reason if self.variant else ""
+
+    @property
+    def link(self) -> str:
+        """Return where the declared cause is documented."""
+        return self.variant.link if self.variant else ""
+
+
+class Expectations:
+    """What is expected, by stage and name: from a golden directory, or from another record."""
+
+    def __init__(self, entries: Mapping[str, Mapping[str, Entry]], versions: Mapping[str, str | None]) -> None:
+        self.entries = entries
+        self.versions = versions  # those of the golden, or of the record
+
+    @classmethod
+    def from_goldens(cls, directory: Path) -> Expectations:
+        """Read every stage's golden; raises UserError where the directory has none."""
+        found = {stage: directory / f"{stage}.json" for stage in STAGES if (directory / f"{stage}.json").is_file()}
+        if not found:
+            raise UserError(
+                f"{directory} is no golden directory: it has no {STAGES[0]}.json",
+                remedy="give a folder with goldens by stage, such as golden/embedded, or a record",
+            )
+        goldens = {stage: read_golden(path) for stage, path in found.items()}
+        return cls({s: g.entries for s, g in goldens.items()}, next(iter(goldens.values())).versions)
+
+    @classmethod
+    def from_record(cls, record: RunRecord) -> Expectations:
+        """Take a record as what is expected, with the measured tolerance of each quantity."""
+        entries: dict[str, dict[str, Entry]] = {}
+        for observation in record:
+            if observation.lane is not Lane.INFO:
+                entries.setdefault(observation.stage, {})[observation.name] = _entry(observation)
+        return cls(entries, versions_of(record.provenance))
+
+
+def _entry(observation: Observation) -> Entry:
+    lane, quantity = observation.lane, observation.quantity
+    tolerance = None if lane is Lane.EXACT else default_tolerance(quantity)
+    return Entry(lane, (Variant(observation.value),), tolerance, "lower" if quantity == "perplexity" else "")
+
+
+def judge(stage: str, name: str, entry: Entry, obtained: Any, versions: Mapping[str, str | None]) -> Finding:
+    """Judge one obtained value against the variant that holds for `versions`."""
+    matching = entry.matching(versions)
+    if len(matching) != 1:
+        what = "no variant holds" if not matching else f"{len(matching)} variants hold"
+        note = f"{what} for these versions: {', '.join(' and '.join(v.when) for v in entry.variants)}"
+        return Finding(stage, name, Verdict.UNMEASURED, (Difference("", ABSENT, obtained, note),))
+    variant = matching[0]
+    if obtained is ABSENT:
+        return Finding(stage, name, Verdict.UNMEASURED, (Difference("", variant.value, ABSENT),), variant)
+    found = tuple(differences(entry.lane, variant.value, obtained, entry.tolerance))
+    if found:
+        return Finding(stage, name, _word(entry, found), found, None, entry.better)
+    same = not differences(Lane.EXACT, variant.value, obtained)
+    return Finding(stage, name, Verdict.IDENTICAL if same else Verdict.WITHIN_NOISE, (), variant)
+
+
+def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
+    """A change is a regression unless every difference goes the better way."""
+    sizes = [difference.size for difference in found]
+    wanted = {"lower": -1, "higher": 1}.get(entry.better)
+    if wanted is not None and all(s is not None and math.isfinite(s) and s * wanted > 0 for s in sizes):
+        return Verdict.IMPROVEMENT
+    return Verdict.REGRESSION
+
+
+def judge_record(expectations: Expectations, record: RunRecord, declared: Expectations | None = None) -> list[Finding]:
+    """Judge everything that either side has, in the order of the stages.
+
+    A value of a golden that differs from what the golden's own versions give is an expected change. Between two
+    records, a difference is one where `declared`, a golden directory, declares both sides' values.
+    """
+    versions = versions_of(record.provenance)
+    obtained = {(o.stage, o.name): o.value for o in record if o.lane is not Lane.INFO}
+    findings = []
+    for stage in STAGES:
+        entries = expectations.entries.get(stage, {})
+        for name, entry in entries.items():
+            value = obtained.pop((stage, name), ABSENT)
+            finding = judge(stage, name, entry, value, versions)
+            findings.append(_declared(finding, entry, value, expectations.versions, versions, declared))
+    findings += [
+        Finding(stage, name, Verdict.UNMEASURED, (Difference("", ABSENT, value, "nothing to compare it with"),))
+        for (stage, name), value in obtained.items()
+    ]
+    return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
+
+
+def _declared(
+    finding: Finding,
+    entry: Entry,
+    value: Any,
+    from_versions: Mapping[str, str | None],
+    to_versions: Mapping[str, str | None],
+    declared: Expectations | None,
+) -> Finding:
+    """Return the finding as an expected change where two declared variants account for it."""
+    known = entry if declared is None else declared.entries.get(finding.stage, {}).get(finding.name)
+    if known is None or value is ABSENT:
+        return finding
+    before, after = known.matching(from_versions), known.matching(to_versions)
+    if len(before) != 1 or len(after) != 1 or before == after:
+        return finding
+    reference = before[0].value if declared is None else entry.variants[0].value
+    pairs = ((before[0].value, reference), (after[0].value, value))
+    if any(differences(known.lane, expected, got, known.tolerance) for expected, got in pairs):
+        return finding
+    changed = tuple(differences(known.lane, reference, value, known.tolerance))
+    if not changed:
+        return finding
+    return Finding(finding.stage, finding.name, Verdict.EXPECTED, changed, after[0], known.better)

@@ -1,0 +1,63 @@
+"""How far two floats may lie apart, for which quantity, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlmrepro.errors import UserError
+
+__all__ = ["QUANTITIES", "Tolerance", "default_tolerance"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest difference of a named quantity that is rounding: ``atol + rtol * abs(expected)``.
+
+    In the ranking lane `atol` is the tie band, a difference of scores.
+    """
+
+    quantity: str
+    atol: float = 0.0
+    rtol: float = 0.0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.quantity and self.reason):
+            raise ValueError("a tolerance needs the quantity that it applies to, and its reason")
+        if not all(math.isfinite(x) and x >= 0 for x in (self.atol, self.rtol)):
+            raise ValueError(f"the tolerance of {self.quantity} is not a finite number, 0 or more")
+
+    def limit(self, expected: float) -> float:
+        """Return the largest difference from `expected` that is allowed."""
+        return self.atol + self.rtol * abs(expected)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+# Rounding differs between kernels, processors and numbers of threads. golden/README.md says how these were measured.
+_MEASURED = "20 times the largest difference seen between reruns with 1 and 2 threads, and no less than the floor"
+
+QUANTITIES = {
+    tolerance.quantity: tolerance
+    for tolerance in (
+        Tolerance("nats", atol=1e-4, reason=f"{_MEASURED} of 1e-4 (seen: 9.5e-7)"),
+        Tolerance("probability", atol=1e-5, reason=f"{_MEASURED} of 1e-5 (seen: 4.8e-7)"),
+        Tolerance("perplexity", rtol=1e-4, reason=f"{_MEASURED} of 1e-4, relative (seen: 2.4e-7)"),
+        Tolerance("ratio", atol=2e-3, reason="rounded to 3 decimals where it is observed"),
+        Tolerance("norm", rtol=1e-5, reason=f"{_MEASURED} of 1e-5, relative"),
+    )
+}
+
+
+def default_tolerance(quantity: str) -> Tolerance:
+    """Return the tolerance of a quantity that was measured; raises UserError for an unknown one."""
+    try:
+        return QUANTITIES[quantity]
+    except KeyError:
+        raise UserError(
+            f"no tolerance is known for the quantity {quantity!r}", remedy=f"use one of: {', '.join(QUANTITIES)}"
+        ) from None

@@ -1,0 +1,141 @@
+"""Two values, compared both ways: what is missing, what is added, and what differs by more than the tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mlmrepro.compare.tolerance import Tolerance
+from mlmrepro.record import Lane
+
+__all__ = ["ABSENT", "Difference", "differences"]
+
+_SHOWN = 80  # characters of a value in a line
+
+
+class _Absent:
+    """Stands for a value that one side does not have; not even None."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One place inside a value where the two sides do not agree."""
+
+    place: str  # "" for the value itself, else such as "['counts'][3]"
+    expected: Any
+    obtained: Any
+    note: str = ""
+
+    @property
+    def size(self) -> float | None:
+        """Return obtained minus expected, where both are numbers."""
+        if _is_number(self.expected) and _is_number(self.obtained):
+            return float(self.obtained - self.expected)
+        return None
+
+    def __str__(self) -> str:
+        note = self.note
+        if not note and self.size is not None and math.isfinite(self.size):
+            note = f"differs by {self.size:+.3g}"
+        text = f"expected {_short(self.expected)}, obtained {_short(self.obtained)}" + (f" ({note})" if note else "")
+        return f"{self.place}: {text}" if self.place else text
+
+
+def differences(lane: Lane, expected: Any, obtained: Any, tolerance: Tolerance | None = None) -> list[Difference]:
+    """Return every difference that the lane does not allow; none means that the values agree.
+
+    NaN and the infinities agree with nothing, not even with themselves: a value that is no number was not measured.
+    Raises ValueError where a lane of floats has no tolerance.
+    """
+    if lane is Lane.INFO:
+        raise ValueError("what is only shown is never compared")
+    if lane is Lane.EXACT:
+        return _compare("", expected, obtained, lambda _: 0.0)
+    if tolerance is None:
+        raise ValueError(f"the {lane.value} lane needs a tolerance")
+    if lane is Lane.RANKING and _is_ranking(expected) and _is_ranking(obtained):
+        return _compare_rankings(expected, obtained, tolerance.atol)
+    return _compare("", expected, obtained, tolerance.limit)
+
+
+def _compare(place: str, expected: Any, obtained: Any, limit: Callable[[float], float]) -> list[Difference]:
+    """`limit(expected)` is the largest difference allowed."""
+    if isinstance(expected, dict) and isinstance(obtained, dict):
+        found = [Difference(f"{place}[{key!r}]", expected[key], ABSENT) for key in expected if key not in obtained]
+        found += [Difference(f"{place}[{key!r}]", ABSENT, obtained[key]) for key in obtained if key not in expected]
+        for key in expected:
+            if key in obtained:
+                found += _compare(f"{place}[{key!r}]", expected[key], obtained[key], limit)
+        return found
+    if isinstance(expected, list) and isinstance(obtained, list):
+        found = []
+        if len(expected) != len(obtained):
+            note = f"{len(expected)} values expected, {len(obtained)} obtained"
+            found.append(Difference(place, expected, obtained, note))
+        for index, pair in enumerate(zip(expected, obtained, strict=False)):
+            found += _compare(f"{place}[{index}]", *pair, limit)
+        return found
+    if _is_number(expected) and _is_number(obtained):
+        if math.isfinite(expected) and math.isfinite(obtained):
+            if abs(expected - obtained) <= limit(expected):
+                return []
+            return [Difference(place, expected, obtained)]
+        return [Difference(place, expected, obtained, "not a finite number")]
+    if type(expected) is type(obtained) and expected == obtained:
+        return []
+    return [Difference(place, expected, obtained)]
+
+
+def _compare_rankings(expected: list[dict[str, Any]], obtained: list[dict[str, Any]], band: float) -> list[Difference]:
+    """Rows best first, each with `token`, `score` and what follows from the token.
+
+    Two tokens may change places only where their expected scores lie within the band, and so may the last token and
+    one that was not expected, where the new score reaches the last one's. The scores may move by the band.
+    """
+    found = []
+    if len(expected) != len(obtained):
+        found.append(Difference("", expected, obtained, f"{len(expected)} rows expected, {len(obtained)} obtained"))
+    rows = {row["token"]: row for row in expected}
+    last = expected[-1]["score"] if expected else math.nan
+    for rank, (wanted, row) in enumerate(zip(expected, obtained, strict=False), start=1):
+        place, names = f"rank {rank}", (wanted.get("token_str", wanted["token"]), row.get("token_str", row["token"]))
+        match = rows.get(row["token"])
+        if match is None:
+            tied = abs(row["score"] - last) <= band and abs(wanted["score"] - last) <= band
+            if not tied:
+                found.append(Difference(place, *names, "a token that was not expected"))
+            continue
+        if row["token"] != wanted["token"] and not abs(match["score"] - wanted["score"]) <= band:
+            found.append(Difference(place, *names, f"no tie: {abs(match['score'] - wanted['score']):.3g} apart"))
+        found += _compare(f"{place} score", match["score"], row["score"], lambda _: band)
+        found += _compare(place, _without_score(match), _without_score(row), lambda _: 0.0)
+    if len({row["token"] for row in obtained}) < len(obtained):
+        found.append(Difference("", expected, obtained, "a token occurs twice"))
+    return found
+
+
+def _is_ranking(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, dict) and "token" in row and _is_number(row.get("score")) for row in value
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _without_score(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "score"}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

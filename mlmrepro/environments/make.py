@@ -1,0 +1,167 @@
+"""Make an environment: a virtual environment with its packages, kept in a cache folder and made only once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+import mlmrepro
+from mlmrepro.environments.children import Stopped, run_child
+from mlmrepro.environments.spec import Environment, find_python
+from mlmrepro.files import atomic_write
+
+__all__ = ["CACHE", "Unmade", "code_folder", "content_hash", "fingerprint", "isolated", "make_environment", "reason"]
+
+CACHE = Path(".mlmrepro") / "environments"
+TIMEOUT = 1800.0  # seconds for pip: a slow line takes minutes for torch alone
+
+_MARKER = "complete.json"
+# They would change what is installed, or where to; where from (index, find-links, proxy, ...) is the user's.
+_NOT_FOR_PIP = ("CONSTRAINT", "REQUIREMENT", "TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "NO_DEPS")
+# They would lead an interpreter to other packages, or forbid it the bytecode that makes the second start quick.
+_NOT_FOR_PYTHON = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+
+class Unmade(Exception):
+    """An environment cannot be made; `log` has the whole output."""
+
+    def __init__(self, problem: str, log: Path) -> None:
+        super().__init__(problem)
+        self.log = log
+
+
+def make_environment(
+    environment: Environment, folder: Path = CACHE, *, timeout: float = TIMEOUT, stop: threading.Event | None = None
+) -> Path:
+    """Return the interpreter of the environment, which is made where it is not there yet.
+
+    It is built in place, because virtual environments cannot be moved; a marker is written last, and whatever lacks
+    it is made again. Raises Unmade, or Stopped once `stop` is set.
+    """
+    stop = stop or threading.Event()
+    home = folder.absolute() / f"{environment.name}-{fingerprint(environment)}"
+    interpreter, log, constraints = home / "bin" / "python", Path(f"{home}.log"), home / "constraints.txt"
+    ignore_in_git(folder)
+    with _locked(Path(f"{home}.lock"), stop):
+        if (home / _MARKER).is_file() and interpreter.exists():
+            return interpreter
+        log.write_bytes(b"")
+        started = time.monotonic()
+        python = find_python(environment.python)
+        install = [str(interpreter), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
+        # A run compiles what it imports, once; pip would compile everything, which takes longer than to unpack it.
+        install += ["--no-compile", "--constraint", str(constraints), *environment.packages]
+        try:
+            for step in ([python.path, "-m", "venv", "--clear", str(home)], install):
+                if run_child(step, log, env=isolated(), timeout=timeout, stop=stop):
+                    raise Unmade(reason(log.read_text(encoding="utf-8", errors="replace")), log)
+                atomic_write(constraints, "\n".join(environment.constraints) + "\n")
+        except BaseException as error:
+            shutil.rmtree(home, ignore_errors=True)
+            if isinstance(error, TimeoutError):
+                raise Unmade(f"the installation {error}", log) from error
+            raise
+        made = {"packages": environment.packages, "python": python.version, "seconds": time.monotonic() - started}
+        atomic_write(home / _MARKER, json.dumps(made, indent=1) + "\n")
+    return interpreter
+
+
+def fingerprint(environment: Environment) -> str:
+    """Return what tells two environments apart: packages, pins and the Python version."""
+    python = find_python(environment.python)
+    return _digest(json.dumps([environment.packages, environment.constraints, python.version]).encode())
+
+
+def isolated() -> dict[str, str]:
+    """Return the variables of this process without those that would change what an environment holds or finds."""
+    banned = {*_NOT_FOR_PYTHON, *(f"PIP_{name}" for name in _NOT_FOR_PIP)}
+    own = {"PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return {name: value for name, value in os.environ.items() if name not in banned} | own
+
+
+def code_folder(folder: Path = CACHE) -> Path:
+    """Return a folder with this very mlmrepro and nothing else, to be put on an environment's PYTHONPATH.
+
+    The folder that mlmrepro lies in will not do: where it is installed, that one holds all other packages too.
+    """
+    package = Path(mlmrepro.__file__).resolve().parent
+    try:
+        version = metadata.version("mlmrepro")
+    except metadata.PackageNotFoundError:
+        version = ""
+    ignore_in_git(folder)
+    home = folder.absolute() / f"code-{_digest(f'{package} {version}'.encode())}"
+    with FileLock(f"{home}.lock"):
+        home.mkdir(exist_ok=True)
+        target = home / package.name
+        if not target.is_symlink():
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                target.symlink_to(package, target_is_directory=True)
+            except OSError:  # a file system without links: a copy, made each time, for it does not follow changes
+                shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__"))
+        if version:  # for importlib.metadata, and with it the record's provenance
+            text = f"Metadata-Version: 2.1\nName: mlmrepro\nVersion: {version}\n"
+            atomic_write(home / f"mlmrepro-{version}.dist-info" / "METADATA", text)
+    return home
+
+
+def content_hash(folder: Path) -> str:
+    """Return a digest of all files below a folder, bytecode aside."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    parts = [part for path in files for part in (str(path.relative_to(folder)).encode(), path.read_bytes())]
+    return _digest(*parts)
+
+
+def reason(output: str) -> str:
+    """Return in one line why pip, or venv, failed: the line of its output that says most."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("$ ")]
+    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    for error in errors:
+        if error.startswith("Cannot install"):
+            behind = dict.fromkeys(line for line in lines if " depends on " in line or "(constraint)" in line)
+            return f"{error.rstrip('.')}: {'; '.join(list(behind)[:4])}"
+    if not errors:
+        return next(iter(lines[:1] if "virtual environment was not created" in output else lines[::-1]), "no output")
+    # "no matching distribution" says the same where there is none and where the index is out of reach.
+    return errors[-1] + (" (the package index was out of reach)" if "Retrying (" in output else "")
+
+
+def ignore_in_git(folder: Path) -> None:
+    """Make the folder, which no checkout is to show."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ".gitignore").exists():
+        atomic_write(folder / ".gitignore", "*\n")
+
+
+@contextmanager
+def _locked(path: Path, stop: threading.Event) -> Iterator[None]:
+    """Hold a lock against other processes; it goes with the process, so a killed one leaves none behind."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            if stop.is_set():
+                raise Stopped from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,169 @@
+"""Each stage on its stored input: what changes here changed by itself, for no stage before has a say.
+
+Training and evaluation get a model of two matrices in plain torch, so that Trainer is seen without the library's
+models; the pipeline gets stored logits, so that it is seen without the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from mlmrepro.config import EMBEDDED, TRAINER_SEED, GuideConfig
+from mlmrepro.errors import first_line
+from mlmrepro.golden_run.inputs import load_rows, load_tensors
+from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train
+from mlmrepro.guide.observe import captured_warnings, columns_digest, digest, drawn_masks
+from mlmrepro.record import Lane, RunRecord
+
+__all__ = ["STAGES_ALONE", "observe_alone"]
+
+CHECKPOINT = str(EMBEDDED / "checkpoint")
+
+
+def observe_alone(record: RunRecord, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    """Run every stage that has a stored input, and observe it under ``alone.``."""
+    for stage, look in STAGES_ALONE.items():
+        ignored = RunRecord({}, {})  # the warnings were noted where the guide's own run gave them
+        with captured_warnings(ignored, stage):
+            observe = _Alone(record, stage)
+            try:
+                look(observe, guide, inputs, folder)
+            except Exception as error:  # a release that breaks one stage must not cost the others' record
+                observe("outcome", f"raises {type(error).__name__}: {first_line(error)}")
+
+
+class _Alone:
+    """Observes values of one stage under ``alone.``."""
+
+    def __init__(self, record: RunRecord, stage: str) -> None:
+        self.record, self.stage = record, stage
+
+    def __call__(self, name: str, value: Any, lane: Lane = Lane.EXACT, quantity: str = "") -> None:
+        self.record.observe(self.stage, f"alone.{name}", value, lane, quantity)
+
+
+def _words(rows: Any) -> int:
+    return int(max(rows.tensors[name].max() for name in ("input_ids", "labels"))) + 1
+
+
+def _only(rows: Any) -> Any:
+    from datasets import DatasetDict
+
+    return DatasetDict({"train": rows})
+
+
+def _flatten(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    flat = dataset.flatten(_only(load_rows(inputs / "flatten.arrow")))
+    observe("columns", list(flat["train"].column_names))
+    observe("content", digest(flat["train"]))
+
+
+def _input_ids(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    tokenized = tokens.tokenize(
+        _only(load_rows(inputs / "input_ids.arrow")),
+        tokens.load_tokenizer(CHECKPOINT),
+        column=guide.text_column,
+        separator=guide.separator,
+        num_proc=guide.num_proc,
+    )
+    observe("columns", columns_digest(tokenized["train"]))
+
+
+def _blocks(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    rows = _only(load_rows(inputs / "blocks.arrow"))
+    grouped = blocks.group(rows, block_size=guide.block_size, num_proc=guide.num_proc, batch_size=guide.map_batch_size)
+    observe("columns", columns_digest(grouped["train"]))
+    observe("blocks", len(grouped["train"]))
+
+
+def _masked_batches(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    tokenizer = tokens.load_tokenizer(CHECKPOINT)
+    collator = collate.data_collator(tokenizer, mlm_probability=guide.mlm_probability, pad_token=guide.pad_token)
+    rows = load_rows(inputs / "masked_batches.arrow")
+    drawn = drawn_masks(
+        rows, collator, batch_size=guide.batch_size, mask_token_id=tokenizer.mask_token_id, seed=TRAINER_SEED
+    )
+    observe("counts", drawn.counts)
+    observe("draw", drawn.digest)
+
+
+def _model(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    import torch
+
+    model = train.load_model(CHECKPOINT).eval()
+    batch = {name: tensor[:8] for name, tensor in load_tensors(inputs / "batches.safetensors").items()}
+    model_saved_here = folder / "reloaded"
+    model.save_pretrained(str(model_saved_here))
+    with torch.no_grad():
+        output = model(**batch)
+        reloaded = train.load_model(str(model_saved_here)).eval()(**batch)
+    observe("attention", getattr(model.config, "_attn_implementation", None))
+    observe("loss", float(output.loss), Lane.APPROXIMATE)
+    observe("logits_norm", float(output.logits.double().norm()), Lane.APPROXIMATE, "norm")
+    observe("reloaded_loss", float(reloaded.loss), Lane.APPROXIMATE)
+
+
+def _loss(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    import torch
+
+    from mlmrepro.golden_run.toy import Rows, Toy
+
+    rows = Rows(load_tensors(inputs / "batches.safetensors"))
+    model = Toy(_words(rows))
+    losses: list[float] = []
+    model.register_forward_hook(
+        lambda module, _, output: losses.append(float(output["loss"].detach())) if module.training else None
+    )
+    # A model of two matrices has to move to show anything.
+    settings = dataclasses.replace(guide, save_strategy="no", eval_strategy="no", learning_rate=0.01)
+    arguments = train.training_arguments(settings, folder / "loss", push_to_hub=False)
+    trainer = train.trainer(cast(Any, model), arguments, {"train": rows, "test": rows}, None)
+    trainer.train()
+    observe("step_losses", losses, Lane.APPROXIMATE)
+    observe("row_order", digest(rows.asked))
+    logged = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
+    observe("learning_rates", [round(entry["learning_rate"], 10) for entry in logged])
+    observe("gradient_norms", [float(entry["grad_norm"]) for entry in logged], Lane.APPROXIMATE, "norm")
+    with torch.no_grad():
+        observe("weight_norm", float(model.head.weight.double().norm()), Lane.APPROXIMATE, "norm")
+
+
+def _evaluation(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    from mlmrepro.golden_run.toy import Rows, Toy
+
+    rows = Rows(load_tensors(inputs / "batches.safetensors"))
+    arguments = train.training_arguments(guide, folder / "evaluation", push_to_hub=False)
+    model = Toy(_words(rows))
+    trainer = train.trainer(cast(Any, model), arguments, {"train": rows, "test": rows}, None)
+    observe("eval_loss", float(trainer.evaluate()["eval_loss"]), Lane.APPROXIMATE)
+    observe("row_order", digest(rows.asked))
+
+
+def _fill_mask(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+    import torch
+    from transformers.modeling_outputs import MaskedLMOutput
+
+    stored = load_tensors(inputs / "fill_mask.safetensors")
+    logits = torch.zeros(1, int(stored["tokens"]), len(stored["logits"]))
+    logits[0, int(stored["position"])] = stored["logits"]
+    model, tokenizer = train.load_model(CHECKPOINT), tokens.load_tokenizer(CHECKPOINT)
+    model.forward = lambda **_: MaskedLMOutput(logits=logits)
+    rows = fill_mask.with_pipeline(CHECKPOINT, guide.prompt, guide.top_k, model=model, tokenizer=tokenizer)
+    observe("pipeline", rows, Lane.RANKING)
+    observe("by_hand", fill_mask.by_hand(model, tokenizer, guide.prompt, guide.top_k), Lane.RANKING)
+
+
+# The data set's file and the embedded checkpoint are stored inputs already: dataset has no twin.
+STAGES_ALONE: dict[str, Callable[[_Alone, GuideConfig, Path, Path], None]] = {
+    "flatten": _flatten,
+    "input_ids": _input_ids,
+    "blocks": _blocks,
+    "masked_batches": _masked_batches,
+    "model": _model,
+    "loss": _loss,
+    "evaluation": _evaluation,
+    "fill_mask": _fill_mask,
+}

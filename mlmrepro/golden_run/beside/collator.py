@@ -1,0 +1,137 @@
+"""The collator: its numpy form, whole words, padding, arguments, and what may be selected and put in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from mlmrepro.config import IGNORE_INDEX, TRAINER_SEED
+from mlmrepro.golden_run.beside.probe import Bench, attempt, probe, seeded
+from mlmrepro.guide.observe import digest
+
+__all__ = ["arguments", "numpy_batches", "own_seed", "padding", "random_tokens", "special_positions", "whole_words"]
+
+TEXT = "The Milky Way is a spiral galaxy, and the Sun is one of its many unremarkable stars."
+
+
+def _rows(bench: Bench, count: int = 4) -> list[dict[str, Any]]:
+    return [{"input_ids": list(bench.tokenizer(TEXT)["input_ids"])} for _ in range(count)]
+
+
+def _collator(bench: Bench, **options: Any) -> Any:
+    from transformers import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(tokenizer=bench.tokenizer, **options)
+
+
+def _content(batch: Any) -> str:
+    return digest([batch[name].tolist() for name in ("input_ids", "labels")])
+
+
+@probe("masked_batches")
+def numpy_batches(bench: Bench) -> Mapping[str, Any]:
+    """The numpy form: its draw under one seed, its types, and whether a second draw is another one."""
+    with seeded(TRAINER_SEED):
+        collator = _collator(bench, return_tensors="np")
+        batch = collator(_rows(bench))
+        second = collator(_rows(bench))
+    return {
+        "draw": _content(batch),
+        "types": {name: str(batch[name].dtype) for name in ("input_ids", "labels")},
+        "selected": int((batch["labels"] != IGNORE_INDEX).sum()),
+        "second_draw_differs": _content(batch) != _content(second),
+    }
+
+
+@probe("masked_batches")
+def random_tokens(bench: Bench) -> Mapping[str, Any]:
+    """With every token selected: how often the mask, another token or the same one stands there, and special ones."""
+    with seeded(TRAINER_SEED):
+        batch = _collator(bench, mlm_probability=0.99)(_rows(bench, 200))
+    ids, labels = batch["input_ids"], batch["labels"]
+    chosen = labels != IGNORE_INDEX
+    drawn = ids[chosen & (ids != bench.tokenizer.mask_token_id) & (ids != labels)]
+    return {
+        "random": int(drawn.numel()),
+        "special_among_random": int(sum(int((drawn == i).sum()) for i in bench.tokenizer.all_special_ids)),
+        "draw": _content(batch),
+    }
+
+
+@probe("masked_batches")
+def whole_words(bench: Bench) -> Mapping[str, Any]:
+    """The whole-word collator on this tokenizer: outcome, and what is selected."""
+
+    def look(framework: str) -> Any:
+        from transformers import DataCollatorForWholeWordMask  # type: ignore[attr-defined]
+
+        with seeded(TRAINER_SEED):
+            collator = DataCollatorForWholeWordMask(tokenizer=bench.tokenizer, return_tensors=framework)
+            batch = collator(_rows(bench))
+        return [int((batch["labels"] != IGNORE_INDEX).sum()), _content(batch)]
+
+    return {"torch": attempt(lambda: look("pt")), "numpy": attempt(lambda: look("np"))}
+
+
+@probe("masked_batches")
+def padding(bench: Bench) -> Mapping[str, Any]:
+    """Shapes and labels of rows of unequal length, also padded to a multiple of 8."""
+    rows = _rows(bench, 2)
+    rows[1] = {"input_ids": rows[1]["input_ids"][:5]}
+    with seeded(TRAINER_SEED):
+        batch = _collator(bench, pad_to_multiple_of=8)(rows)
+        lists = attempt(lambda: list(_collator(bench)([row["input_ids"] for row in rows])["input_ids"].shape))
+    return {
+        "shape": list(batch["input_ids"].shape),
+        "selected_pads": int((batch["labels"][1, 5:] != IGNORE_INDEX).sum()),
+        "keys": sorted(batch.keys()),
+        "of_lists": lists,
+    }
+
+
+@probe("masked_batches")
+def special_positions(bench: Bench) -> Mapping[str, Any]:
+    """Whether a special-tokens mask that comes with the rows draws the same as one that the collator makes."""
+    rows = _rows(bench)
+    given = [
+        row | {"special_tokens_mask": bench.tokenizer.get_special_tokens_mask(row["input_ids"], None, True)}
+        for row in rows
+    ]
+    draws = []
+    for batch in (rows, given):
+        with seeded(TRAINER_SEED):
+            draws.append(_content(_collator(bench)(batch)))
+    return {"same_draw": draws[0] == draws[1]}
+
+
+@probe("masked_batches")
+def arguments(bench: Bench) -> Mapping[str, Any]:
+    """The collator's arguments and their defaults."""
+    from transformers import DataCollatorForLanguageModeling
+
+    known = inspect.signature(DataCollatorForLanguageModeling).parameters
+    names = (
+        "mlm",
+        "mlm_probability",
+        "mask_replace_prob",
+        "random_replace_prob",
+        "whole_word_mask",
+        "seed",
+        "tf_experimental_compile",
+    )
+    return {name: repr(known[name].default) if name in known else "absent" for name in names}
+
+
+@probe("masked_batches")
+def own_seed(bench: Bench) -> Mapping[str, Any]:
+    """Whether the collator takes a seed of its own, and whether it then leaves the global generator alone."""
+    import torch
+
+    def look() -> Any:
+        collator = _collator(bench, seed=7)
+        before = torch.get_rng_state()
+        batch = collator(_rows(bench))
+        return [_content(batch), bool(torch.equal(before, torch.get_rng_state()))]
+
+    return {"draw": attempt(look)}

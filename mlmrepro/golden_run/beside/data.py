@@ -1,0 +1,142 @@
+"""datasets: types of columns, orders drawn from a seed, shards, formats, and how files are read."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlmrepro.golden_run.beside.probe import Bench, attempt, probe
+from mlmrepro.guide.observe import digest
+
+__all__ = [
+    "column_access",
+    "columns_of_lists",
+    "cut_into_shards",
+    "formats",
+    "json_files",
+    "loading_options",
+    "map_and_generators",
+    "seeded_orders",
+    "tables",
+]
+
+
+def _numbers() -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict({"n": list(range(100))})
+
+
+@probe("dataset")
+def seeded_orders(bench: Bench) -> Mapping[str, Any]:
+    """Orders drawn with ``seed=42`` of their own."""
+    rows = _numbers()
+    parts = rows.train_test_split(test_size=0.2, seed=42)
+    return {
+        "shuffle": digest(rows.shuffle(seed=42)["n"]),
+        "train_test_split": digest([list(parts["train"]["n"]), list(parts["test"]["n"])]),
+    }
+
+
+@probe("dataset")
+def cut_into_shards(bench: Bench) -> Mapping[str, Any]:
+    """Rows of the first of four shards, as ``shard`` gives them where `contiguous` is left out."""
+    return {"first": list(_numbers().shard(4, 0)["n"])[:3]}
+
+
+@probe("dataset")
+def column_access(bench: Bench) -> Mapping[str, Any]:
+    """What ``dataset["column"]`` is, and what indexing and adding do with it."""
+    column = _numbers()["n"]
+    return {"type": type(column).__name__, "plus": attempt(lambda: len(column + column))}
+
+
+@probe("dataset")
+def json_files(bench: Bench) -> Mapping[str, Any]:
+    """Arrow types of columns that JSON lines leave open: empty lists, nulls, missing keys, mixed numbers, dates."""
+    from datasets import load_dataset
+
+    path = bench.new("json_files") / "rows.jsonl"
+    lines: list[dict[str, Any]] = [
+        {"a": [], "b": None, "c": 1, "d": "2020-01-01", "e": {"x": 1}},
+        {"a": [], "b": None, "c": 1.5, "d": "2020-01-02", "e": {"x": 2}, "f": "late"},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+
+    def read() -> Mapping[str, Any]:
+        schema = load_dataset("json", data_files=str(path), split="train", cache_dir=str(path.parent)).data.schema
+        return {name: str(schema.field(name).type).replace("element: ", "item: ") for name in sorted(schema.names)}
+
+    found = attempt(read)
+    return found if isinstance(found, dict) else {"outcome": found}
+
+
+@probe("dataset")
+def tables(bench: Bench) -> Mapping[str, Any]:
+    """A CSV file with a quoted line break, an empty cell and the word NA."""
+    from datasets import load_dataset
+
+    path = bench.new("tables") / "rows.csv"
+    path.write_text('n,text\n1,"one\ntwo"\n2,\n3,NA\n')
+    rows = load_dataset("csv", data_files=str(path), split="train", cache_dir=str(path.parent))
+    return {"texts": list(rows["text"]), "types": [str(t) for t in rows.data.schema.types]}
+
+
+@probe("dataset")
+def loading_options(bench: Bench) -> Mapping[str, Any]:
+    """Whether load_dataset still knows these arguments."""
+    from datasets import load_dataset
+
+    known = inspect.signature(load_dataset).parameters
+    return {name: name in known for name in ("trust_remote_code", "use_auth_token", "task", "ignore_verifications")}
+
+
+@probe("flatten")
+def columns_of_lists(bench: Bench) -> Mapping[str, Any]:
+    """The feature type of a list of strings, of a list of records, and the column that flattening makes of each."""
+    from datasets import Dataset, Features, Sequence, Value
+
+    rows = Dataset.from_dict({"a": [["x"]], "b": [[{"c": 1}]]})
+    features = Features({"s": Sequence({"c": Value("int64")}), "t": Sequence(Value("string"))})
+    record = Dataset.from_dict({"s": [{"c": [1]}], "t": [["x"]]}, features=features)
+    return {
+        "of_strings": type(rows.features["a"]).__name__,
+        "of_records": type(rows.features["b"]).__name__,
+        "sequence_of_records": type(features["s"]).__name__,
+        "flattened": attempt(lambda: list(record.flatten().column_names)),
+    }
+
+
+@probe("input_ids")
+def map_and_generators(bench: Bench) -> Mapping[str, Any]:
+    """Whether ``map`` draws from the global generators; how many rows a process gets when there are fewer than four."""
+    import random
+
+    import numpy as np
+    import torch
+
+    def states() -> str:
+        return digest([repr(random.getstate()), repr(np.random.get_state()), torch.get_rng_state().tolist()])
+
+    before = states()
+    mapped = _numbers().map(lambda row: {"m": row["n"]})
+    few = _numbers().select(range(3)).map(_double, num_proc=4)
+    return {"drawn": states() != before, "columns": mapped.column_names, "few_rows": list(few["n"])}
+
+
+def _double(row: dict[str, Any]) -> dict[str, Any]:
+    return {"n": 2 * row["n"]}
+
+
+@probe("blocks")
+def formats(bench: Bench) -> Mapping[str, Any]:
+    """Types that tokens take in numpy's and torch's format."""
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"ids": [[1, 2], [3, 4]], "mask": [[1.0, 0.0], [1.0, 1.0]]})
+    return {
+        "numpy": attempt(lambda: [str(rows.with_format("numpy")[0][name].dtype) for name in ("ids", "mask")]),
+        "torch": attempt(lambda: str(rows.with_format("torch")[:]["ids"].dtype)),
+    }

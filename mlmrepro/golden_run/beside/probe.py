@@ -1,0 +1,112 @@
+"""How a probe is written down: its stage, its name, and a bench with what the probes share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlmrepro.guide.observe import digest, preserved_generators
+from mlmrepro.record import Lane, RunRecord
+
+__all__ = ["Bench", "Measured", "Probe", "attempt", "measure", "observe_probes", "probe"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value that is not exact."""
+
+    value: Any
+    quantity: str
+    lane: Lane = Lane.APPROXIMATE
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A function that looks at one behaviour of one stage."""
+
+    stage: str
+    name: str
+    look: Callable[[Bench], Mapping[str, Any]]
+
+
+_PROBES: dict[tuple[str, str], Probe] = {}
+
+
+def probe(stage: str) -> Callable[[Callable[[Bench], Mapping[str, Any]]], Callable[[Bench], Mapping[str, Any]]]:
+    """Register a probe under its function's name."""
+
+    def register(look: Callable[[Bench], Mapping[str, Any]]) -> Callable[[Bench], Mapping[str, Any]]:
+        _PROBES[stage, look.__name__] = Probe(stage, look.__name__, look)
+        return look
+
+    return register
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the probes share: the embedded checkpoint, a folder to write in, and small models and texts."""
+
+    checkpoint: Path
+    inputs: Path
+    folder: Path
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The embedded tokenizer, loaded as the guide does; nobody may change it."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(self.checkpoint))
+
+    def new(self, name: str) -> Path:
+        """Return a fresh folder."""
+        path = self.folder / name
+        path.mkdir(parents=True)
+        return path
+
+
+def attempt(look: Callable[[], Any]) -> Any:
+    """Return what `look` gives, or the class of what it raises: that something fails is a behaviour too."""
+    try:
+        return look()
+    except Exception as error:  # whatever a version raises
+        return f"raises {type(error).__name__}"
+
+
+def measure(look: Callable[[], float], quantity: str) -> Measured:
+    """Return the float that `look` gives, or the class of what it raises, to be compared as this quantity."""
+    return Measured(attempt(lambda: float(look())), quantity)
+
+
+def observe_probes(record: RunRecord, bench: Bench, only: tuple[str, str] | None = None) -> None:
+    """Run every probe and write down what it gives; none of them disturbs the global generators."""
+    from mlmrepro.golden_run.beside import collator, data, filling, model, saved, tokenizer, training  # noqa: F401
+
+    for key, entry in _PROBES.items():
+        if only is not None and key != only:
+            continue
+        with preserved_generators():
+            found = attempt(lambda entry=entry: entry.look(bench))  # type: ignore[misc]
+        values = found if isinstance(found, Mapping) else {"outcome": found}
+        for name, value in values.items():
+            measured = value if isinstance(value, Measured) else Measured(value, "", Lane.EXACT)
+            record.observe(entry.stage, f"beside.{entry.name}.{name}", measured.value, measured.lane, measured.quantity)
+
+
+def json_digest(value: Any) -> str:
+    """Return the digest of one plain value."""
+    return digest([json.loads(json.dumps(value))])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Set every global generator, and give them back as they were."""
+    from transformers import set_seed
+
+    with preserved_generators():
+        set_seed(seed)
+        yield

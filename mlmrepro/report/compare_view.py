@@ -1,0 +1,243 @@
+"""A comparison of two records, or of several with the first, on the terminal and for a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mlmrepro.compare.changes import Change, Comparison
+from mlmrepro.compare.drift import Step, setting_changes
+from mlmrepro.compare.judge import Verdict, worst
+from mlmrepro.record import STAGES, Part
+from mlmrepro.report import markdown
+from mlmrepro.report.console import say, standard_output, styled
+from mlmrepro.report.words import (
+    SYMBOL,
+    Pairs,
+    Quantities,
+    and_more,
+    cause_line,
+    change_line,
+    clean,
+    count,
+    finding_line,
+    headline,
+    next_step,
+    pairs_line,
+    quantities,
+    tally,
+)
+
+__all__ = ["Compared", "change_item", "comparison_markdown", "print_comparison"]
+
+_CHANGES = 20  # shown on the terminal
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, with what differs between its two sides besides the results."""
+
+    comparison: Comparison
+    packages: Pairs | None  # None: not known
+    settings: Pairs
+    measures: Quantities
+
+    @classmethod
+    def of(cls, source: Step | Comparison, packages: Pairs | None, settings: Pairs | None) -> Compared:
+        """Take packages and settings from a step, unless they are given."""
+        if isinstance(source, Comparison):
+            return cls(source, packages, settings or {}, {})
+        before, after = source.before.record, source.after.record
+        differing = setting_changes(before, after) if before is not None and after is not None else {}
+        return cls(
+            source.comparison,
+            source.packages if packages is None else packages,
+            differing if settings is None else settings,
+            quantities(after),
+        )
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Return the names of both sides, fit to be shown."""
+        before, after = self.comparison.names
+        return clean(before), clean(after)
+
+    @property
+    def first(self) -> str:
+        """Return the first value at which the two runs part, "" where they do not."""
+        found = self.comparison.first_divergence
+        return f"{found.stage}.{finding_line(found, self.measures)}" if found else ""
+
+    @property
+    def next(self) -> str:
+        """Return what to do now."""
+        verdict = self.comparison.verdict
+        carrying = sorted(
+            (f for f in self.comparison.findings if f.verdict is verdict), key=lambda f: f.part is Part.BESIDE
+        )
+        return next_step(verdict, next(iter(carrying), None), self.settings)
+
+    def cell(self, stage: str) -> tuple[Verdict, str] | None:
+        """Return a stage's verdict, and what it follows from; None where neither side has the stage."""
+        verdict = self.comparison.stages().get(stage)
+        own = {change.stage for change in self.comparison.changes}
+        cause = "" if stage in own else self.comparison.follows().get(stage, "")
+        return None if verdict is None else (verdict, cause)
+
+    def values(self, stage: str) -> str:
+        """Return how many of a stage's values changed."""
+        findings = [finding for finding in self.comparison.findings if finding.stage == stage]
+        changed = sum(finding.verdict.is_change for finding in findings)
+        return f"{changed} of {len(findings)}"
+
+
+Source = Step | Comparison | Sequence[Step | Comparison]
+
+
+def print_comparison(
+    source: Source,
+    console: Console | None = None,
+    *,
+    packages: Pairs | None = None,
+    settings: Pairs | None = None,
+) -> None:
+    """Print one comparison, or several with the same first side: a column each.
+
+    A `Step` brings the packages and settings that differ; for a bare `Comparison` they are given here.
+    """
+    console = console or standard_output()
+    compared = _compared(source, packages, settings)
+    verdict = worst(each.comparison.verdict for each in compared)
+    if not compared:
+        console.print("Nothing was compared.", markup=False)
+        return
+    console.print()
+    say(console, styled(verdict, f"{headline(verdict)}."))
+    for each in compared:
+        say(console, " → ".join(each.names))
+        if each.settings:
+            say(console, pairs_line(each.settings), bold="settings  ", indent=2)
+        if each.packages is not None:
+            say(console, pairs_line(each.packages) or "no version differs", bold="packages  ", indent=2)
+    console.print()
+    console.print(_table(compared))
+    for each in compared:
+        _print_changes(each, console, named=len(compared) > 1)
+    console.print()
+    worst_one = next(each for each in compared if each.comparison.verdict is verdict)
+    say(console, worst_one.next, bold="Next: ")
+
+
+def _compared(source: Source, packages: Pairs | None, settings: Pairs | None) -> list[Compared]:
+    sources = [source] if isinstance(source, (Step, Comparison)) else source
+    return [Compared.of(each, packages, settings) for each in sources]
+
+
+def _table(compared: Sequence[Compared]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("stage", overflow="fold")
+    if len(compared) == 1:
+        table.add_column("verdict", overflow="fold")
+        table.add_column("values changed", justify="right")
+        table.add_column("follows from", overflow="fold")
+    for each in compared if len(compared) > 1 else ():
+        table.add_column(Text(each.names[1]), overflow="fold")
+    for stage in STAGES:
+        cells = [each.cell(stage) for each in compared]
+        if any(cells):
+            shown = [styled(cell[0]) if cell else Text("no record") for cell in cells]
+            if len(compared) == 1 and cells[0]:
+                table.add_row(stage, *shown, compared[0].values(stage), cells[0][1])
+            else:
+                causes = [f" (from {cell[1]})" if cell and cell[1] else "" for cell in cells]
+                table.add_row(stage, *(text.append(cause) for text, cause in zip(shown, causes, strict=True)))
+    return table
+
+
+def _print_changes(each: Compared, console: Console, *, named: bool) -> None:
+    changes = each.comparison.changes
+    if not changes:
+        return
+    title = f"{count(len(changes), 'change')}: {tally(change.verdict for change in changes)}"
+    console.print()
+    say(console, bold=f"{each.names[1]}, {title}" if named else title)
+    if each.first:
+        say(console, each.first, bold="First divergence: ")
+    # The gravest first, and the guide's own path: the list may be cut.
+    order = sorted(changes, key=lambda c: (-list(Verdict).index(c.verdict), c.part is Part.BESIDE))
+    for change in order[:_CHANGES]:
+        say(console, styled(change.verdict), f"  {change_line(change, each.measures)}", indent=2)
+        cause = cause_line(change)
+        if cause:
+            say(console, cause, bold="because ", indent=4)
+    for more in and_more([change.stage for change in order[_CHANGES:]], "change", named=5):
+        say(console, more, indent=2)
+
+
+def comparison_markdown(
+    source: Source, *, packages: Pairs | None = None, settings: Pairs | None = None, limit: int = markdown.PR_LIMIT
+) -> str:
+    """Return one comparison, or several with the same first side, for a pull request: the answer, then details."""
+    compared = _compared(source, packages, settings)
+    page = markdown.Page(limit)
+    if not compared:
+        page.add("Nothing was compared.")
+        return str(page)
+    verdict = worst(each.comparison.verdict for each in compared)
+    page.add(f"### {SYMBOL[verdict]} {headline(verdict)}")
+    page.add("\n".join(_summary(each) for each in compared))
+    worst_one = next(each for each in compared if each.comparison.verdict is verdict)
+    page.add(f"**Next:** {markdown.sentence(worst_one.next)}")
+    page.add(_markdown_table(compared))
+    for each in compared:
+        changes = each.comparison.changes
+        title = f"{count(len(changes), 'change')} in {each.names[1]}"
+        page.fold(title, [change_item(change, each.measures) for change in changes])
+        both = {**each.settings, **(each.packages or {})}
+        rows = [[markdown.code(name), *(markdown.code(side) for side in sides)] for name, sides in both.items()]
+        if rows:
+            head = ["setting or package", *map(markdown.code, each.names)]
+            page.add(
+                markdown.details(f"Settings and packages that differ in {each.names[1]}", markdown.table(head, rows))
+            )
+    return str(page)
+
+
+def change_item(change: Change, measures: Quantities, note: str = "") -> str:
+    """Return a change as an item of a list, with its cause."""
+    line = f"- {SYMBOL[change.verdict]} **{change.verdict.value}** {markdown.prose(change_line(change, measures))}"
+    cause = " ".join(
+        part for part in (markdown.prose(change.reason), change.link and markdown.link(change.link)) if part
+    )
+    return "<br>".join(part for part in (line, cause, note) if part)
+
+
+def _summary(each: Compared) -> str:
+    before, after = (markdown.code(name) for name in each.names)
+    changes = each.comparison.changes
+    verdicts = tally(change.verdict for change in changes)
+    line = f"- {count(len(changes), 'change')} between {before} and {after}" + (f": {verdicts}." if verdicts else ".")
+    if each.first:
+        line += f" First divergence: {markdown.prose(each.first)}."
+    if each.settings:
+        line += f" **Settings differ:** {markdown.prose(pairs_line(each.settings))}."
+    return line
+
+
+def _markdown_table(compared: Sequence[Compared]) -> str:
+    rows = []
+    for stage in STAGES:
+        cells = [each.cell(stage) for each in compared]
+        if any(cells):
+            rows.append([stage, *(markdown_cell(cell[0], cell[1]) if cell else "no record" for cell in cells)])
+    return markdown.table(["stage", *(markdown.code(each.names[1]) for each in compared)], rows)
+
+
+def markdown_cell(verdict: Verdict, follows: str = "") -> str:
+    """Return a verdict as a cell: symbol, word, and what it follows from."""
+    words = f"**{verdict.value}**" if verdict.fails else verdict.value
+    return f"{SYMBOL[verdict]} {words}" + (f" (from {markdown.prose(follows)})" if follows else "")

@@ -1,0 +1,160 @@
+"""One page that shows what an upgrade changed: a single file that fetches nothing and runs no script."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mlmrepro.compare.drift import Drift, Outcome
+from mlmrepro.compare.judge import Verdict
+from mlmrepro.files import atomic_write
+from mlmrepro.record import STAGES, RunRecord
+from mlmrepro.report import plots, tables
+from mlmrepro.report.outline import Outline, short_names
+from mlmrepro.report.words import (
+    CHANGED,
+    LEGEND,
+    SYMBOL,
+    change_words,
+    clean,
+    count,
+    difference_line,
+    finding_line,
+    number,
+    pairs_line,
+    tally,
+)
+
+__all__ = ["render_html", "write_html"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_WORDS = {
+    Verdict.IDENTICAL: "same",
+    Verdict.WITHIN_NOISE: "rounding",
+    Verdict.EXPECTED: "expected",
+    Verdict.IMPROVEMENT: "better",
+    Verdict.INCONCLUSIVE: "unsure",
+    Verdict.UNMEASURED: "none",
+    Verdict.REGRESSION: "REGRESSION",
+}
+_DIFFERENCES = 40  # of a value that the page lists
+_DEVIATIONS = 300
+_WARNINGS = 100
+
+
+def write_html(drift: Drift, path: Path) -> None:
+    """Write the page, whole or not at all; equal drifts give equal bytes."""
+    atomic_write(path, render_html(drift))
+
+
+def render_html(drift: Drift) -> str:
+    """Return the page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def shown(content: Any) -> Any:
+        return content if isinstance(content, Markup) else clean(content)
+
+    # Everything is escaped but our own style sheet and figures.
+    pages = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+    def sentence(text: str) -> Any:
+        """Our own words, with their code spans."""
+        parts = [Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(text.split("`"))]
+        return Markup("").join(parts)
+
+    pages.filters |= {
+        "sentence": sentence,
+        "address": _address,
+        "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", clean(name))),
+        "css": lambda verdict: verdict.name.lower().replace("_", "-"),
+        "pairs": pairs_line,
+        "symbol": SYMBOL.__getitem__,
+        "tally": lambda section: tally(item.change.verdict for item in section.items),
+        "trusted": Markup,
+        "word": _WORDS.__getitem__,
+    }
+    pages.globals |= {
+        "change_words": change_words,
+        "count": count,
+        "difference_line": difference_line,
+        "finding_line": finding_line,
+        "short_names": short_names,
+        "versions": _versions,
+    }
+    style = (_TEMPLATES / "drift.css").read_text(encoding="utf-8")
+    return pages.get_template("drift.html.j2").render(_content(drift), style=style)
+
+
+def _content(drift: Drift) -> dict[str, Any]:
+    outline = Outline(drift)
+    first = next((outcome.record for outcome in drift.outcomes if outcome.record is not None), None)
+    cells = [cell for row in outline.rows for cell in row.cells]
+    present = {cell.verdict for cell in cells} | {row.verdict for row in outline.rows if not row.cells}
+    marks = [
+        (CHANGED, "since the environment above", any(cell.changed for cell in cells)),
+        ("from …", "inherited from an earlier stage", any(cell.follows for cell in cells)),
+        ("beside", "other arguments and defaults only, not the guide's own path", any(cell.beside for cell in cells)),
+    ]
+    return {
+        "base": drift.chain[0] if drift.goldens is None and drift.chain else None,
+        "changed_mark": CHANGED,
+        "deviations": outline.deviations[:_DEVIATIONS],
+        "deviations_left": max(len(outline.deviations) - _DEVIATIONS, 0),
+        "differences": _DIFFERENCES,
+        "drawings": plots.drawings(drift),
+        "drift": drift,
+        "environments": tables.environment_table(drift),
+        "legend": [(verdict, LEGEND[verdict]) for verdict in Verdict if verdict in present],
+        "marks": [(mark, meaning) for mark, meaning, occurs in marks if occurs],
+        "outline": outline,
+        "provenance": _provenance(first),
+        "ranks": tables.ranks(drift),
+        "prompt": first.config.get("guide", {}).get("prompt", "") if first else "",
+        "settings": tables.setting_table(first),
+        "stages": STAGES,
+        "total": len(drift.comparisons),
+        "warnings": tables.warnings_table(drift)[:_WARNINGS],
+    }
+
+
+def _address(link: str) -> str:
+    """Return a link that is safe to follow, "" for anything but a web address."""
+    return link if re.fullmatch(r"https?://[^\s\"'<>`\\]+", link) else ""
+
+
+def _versions(outcome: Outcome) -> str:
+    """Return the varied versions that an environment's name does not tell."""
+    known = {name: outcome.versions.get(name) for name in ("transformers", "datasets")}
+    if all(version is None or version in outcome.name for version in known.values()):
+        return ""
+    return ", ".join(f"{name} {version or 'absent'}" for name, version in known.items())
+
+
+def _provenance(record: RunRecord | None) -> list[tuple[str, str]]:
+    """Return where the first record comes from."""
+    if record is None:
+        return []
+    origin = record.provenance
+    commit, guide = origin.get("commit"), origin.get("guide")
+    packages = origin.get("packages") or {}
+    facts = {
+        "mlmrepro": packages.get("mlmrepro"),
+        "commit": f"{commit.get('id')}{' with changes' if commit.get('dirty') else ''}"
+        if isinstance(commit, dict)
+        else None,
+        "python": origin.get("python"),
+        "platform": " ".join(str(part) for part in (origin.get("platform") or {}).values()),
+        "device": " ".join(f"{key} {part}" for key, part in (origin.get("device") or {}).items()),
+        "processors": number(origin.get("cpus")),
+        "guide": f"{guide.get('page')}, SHA-256 {str(guide.get('sha256'))[:16]}" if isinstance(guide, dict) else None,
+    }
+    return [(name, str(fact)) for name, fact in facts.items() if fact]

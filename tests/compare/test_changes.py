@@ -1,0 +1,191 @@
+"""Folding: one change for each cause, nothing lost and nothing told twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmrepro.compare.changes import Comparison
+from mlmrepro.compare.golden import Variant
+from mlmrepro.compare.judge import Finding, Verdict
+from mlmrepro.compare.values import ABSENT, Difference
+from mlmrepro.record import STAGES, Part
+
+PREFIX = {Part.FLOW: "", Part.ALONE: "alone.", Part.BESIDE: "beside."}
+Where = tuple[str, Part]
+EVERYWHERE = [(stage, part) for stage in STAGES for part in Part]
+CHANGES = [verdict for verdict in Verdict if verdict.is_change]
+
+
+def finding(stage: str, part: Part, verdict: Verdict = Verdict.REGRESSION, name: str = "x") -> Finding:
+    differences = (Difference("", 1, 2),) if verdict.is_change else ()
+    return Finding(stage, f"{PREFIX[part]}{name}", verdict, differences)
+
+
+def comparison(changed: set[Where], twins: set[str]) -> Comparison:
+    """Return findings of every stage's flow and what is beside it, and of the stored input where it has a twin."""
+    return Comparison(
+        [
+            finding(stage, part, Verdict.REGRESSION if (stage, part) in changed else Verdict.IDENTICAL)
+            for stage, part in EVERYWHERE
+            if part is not Part.ALONE or stage in twins
+        ]
+    )
+
+
+PLACES = st.sets(st.sampled_from(EVERYWHERE))
+TWINS = st.sets(st.sampled_from(STAGES))
+
+
+@given(PLACES, TWINS)
+def test_every_change_is_told_once(places: set[Where], twins: set[str]) -> None:
+    """A changed flow is an own change or follows from exactly one; all else that changed is in exactly one change."""
+    changed = {(stage, part) for stage, part in places if part is not Part.ALONE or stage in twins}
+    made = comparison(changed, twins)
+    told = [(f.stage, f.part) for change in made.changes for f in change.findings]
+    told += [(stage, Part.FLOW) for change in made.changes for stage in change.follows]
+    assert sorted(told) == sorted(changed)
+    assert all(f.stage == change.stage for change in made.changes for f in change.findings)
+    assert [STAGES.index(change.stage) for change in made.changes] == sorted(
+        STAGES.index(change.stage) for change in made.changes
+    )
+
+
+@given(PLACES, TWINS)
+def test_what_follows_does_so_from_the_nearest_carrier(places: set[Where], twins: set[str]) -> None:
+    """A flow without a change of its own follows the last stage before it whose flow is an own change, or the first."""
+    made = comparison(places, twins)
+    own = [c for c in made.changes if c.part is not Part.BESIDE]
+    carriers = [c.stage for c in own if c is own[0] or any(f.part is Part.FLOW for f in c.findings)]
+    for stage, cause in made.follows().items():
+        before = [carrier for carrier in carriers if STAGES.index(carrier) < STAGES.index(stage)]
+        assert cause == before[-1]
+        assert (stage, Part.ALONE) not in places or stage not in twins
+
+
+@given(PLACES, TWINS)
+def test_what_lies_beside_never_folds(places: set[Where], twins: set[str]) -> None:
+    """Each thing beside the guide's path is a change of its own, and changes nothing of how the rest folds."""
+    made = comparison(places, twins)
+    beside = [change for change in made.changes if change.part is Part.BESIDE]
+    assert [(c.stage, len(c.findings), c.follows) for c in beside] == [
+        (stage, 1, ()) for stage in STAGES if (stage, Part.BESIDE) in places
+    ]
+    without = comparison({place for place in places if place[1] is not Part.BESIDE}, twins)
+    assert without.follows() == made.follows()
+    assert [c for c in made.changes if c.part is not Part.BESIDE] == without.changes
+
+
+@given(PLACES, TWINS)
+def test_a_stage_changed_by_itself_unless_its_stored_input_denies_it(places: set[Where], twins: set[str]) -> None:
+    """`by_itself` is false exactly where a twin was compared and did not change."""
+    for change in comparison(places, twins).changes:
+        if change.part is not Part.BESIDE:
+            assert change.by_itself == (change.stage not in twins or (change.stage, Part.ALONE) in places)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_planted_cause_is_one_change(stage: str) -> None:
+    """A stage that changed by itself, with all later flows changed, is the one change, and they follow from it."""
+    later = STAGES[STAGES.index(stage) + 1 :]
+    made = comparison({(stage, Part.ALONE), *((s, Part.FLOW) for s in (stage, *later))}, set(STAGES))
+    (change,) = made.changes
+    assert (change.stage, change.follows, change.by_itself) == (stage, later, True)
+    assert [f.part for f in change.findings] == [Part.FLOW, Part.ALONE]
+    assert made.first_divergence is not None
+    assert made.first_divergence.stage == stage
+
+
+def test_two_causes_share_what_follows() -> None:
+    """Each stage between the two follows from the first, each after the second from the second."""
+    flows = {(stage, Part.FLOW) for stage in STAGES[1:]}
+    made = comparison({*flows, ("flatten", Part.ALONE), ("loss", Part.ALONE)}, set(STAGES))
+    assert [(change.stage, change.follows) for change in made.changes] == [
+        ("flatten", ("input_ids", "blocks", "masked_batches", "model")),
+        ("loss", ("evaluation", "fill_mask")),
+    ]
+
+
+def test_a_change_on_the_stored_input_alone_carries_where_nothing_else_does() -> None:
+    """A later flow follows from it only where no flow before has changed; without any cause it is one itself."""
+    flow, alone = ("loss", Part.FLOW), ("model", Part.ALONE)
+    assert [(c.stage, c.follows) for c in comparison({alone, flow}, set(STAGES)).changes] == [("model", ("loss",))]
+    before = {("dataset", Part.ALONE), ("dataset", Part.FLOW)}
+    assert [(c.stage, c.follows) for c in comparison({*before, alone, flow}, set(STAGES)).changes] == [
+        ("dataset", ("loss",)),
+        ("model", ()),
+    ]
+    (change,) = comparison({flow}, set(STAGES)).changes
+    assert (change.stage, change.follows, change.by_itself) == ("loss", (), False)
+
+
+def test_what_one_probe_finds_for_one_reason_is_one_change() -> None:
+    """Beside the guide's path, another probe and another reason are another change."""
+    why = Variant(2, ("transformers>=5",), "the default changed", "https://x")
+    names = {"casing.text": None, "casing.ids": None, "casing.loss": why, "padding.ids": None}
+    findings = [
+        Finding("input_ids", f"beside.{name}", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
+        for name, variant in names.items()
+    ]
+    assert [[f.name for f in change.findings] for change in Comparison(findings).changes] == [
+        ["beside.casing.text", "beside.casing.ids"],
+        ["beside.casing.loss"],
+        ["beside.padding.ids"],
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from(EVERYWHERE), st.sampled_from(Verdict)), max_size=8))
+def test_the_gravest_word_decides(places: list[tuple[Where, Verdict]]) -> None:
+    """Verdict, stages and exit code are those of the gravest finding; of none, nothing was measured."""
+    findings = [finding(*where, verdict, f"x{number}") for number, (where, verdict) in enumerate(places)]
+    made = Comparison(findings)
+    order = list(Verdict)
+    gravest = max((f.verdict for f in findings), key=order.index, default=Verdict.UNMEASURED)
+    assert made.verdict is gravest
+    assert made.exit_code == gravest.fails
+    assert list(made.stages()) == [stage for stage in STAGES if any(f.stage == stage for f in findings)]
+    for stage, verdict in made.stages().items():
+        assert verdict is max((f.verdict for f in findings if f.stage == stage), key=order.index)
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_only_a_change_is_one(verdict: Verdict) -> None:
+    """Each word that is no agreement makes a change and the first divergence; the others make none."""
+    made = Comparison([finding("loss", Part.FLOW, verdict)])
+    assert [change.verdict for change in made.changes] == ([verdict] if verdict in CHANGES else [])
+    assert (made.first_divergence is not None) == (verdict in CHANGES)
+
+
+def test_the_first_divergence_is_on_the_guides_path() -> None:
+    """What lies beside it is no parting of the runs."""
+    findings = [finding("dataset", Part.BESIDE), finding("model", Part.FLOW), finding("loss", Part.FLOW)]
+    first = Comparison(findings).first_divergence
+    assert first is not None
+    assert first.stage == "model"
+    assert Comparison(findings[:1]).first_divergence is None
+
+
+def test_a_change_names_its_cause() -> None:
+    """Reason and link are those of the first finding that has them, "" where none does."""
+    variant = Variant(2, ("transformers>=5",), "the default changed", "https://x")
+    known = Finding("model", "y", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
+    (change,) = Comparison([finding("model", Part.FLOW), known]).changes
+    assert (change.reason, change.link, change.verdict) == (variant.reason, variant.link, Verdict.REGRESSION)
+    (change,) = Comparison([finding("model", Part.FLOW)]).changes
+    assert (change.reason, change.link) == ("", "")
+
+
+def test_a_comparison_is_plain_json() -> None:
+    """All of it survives JSON, also what is absent or not finite."""
+    lost = Finding("loss", "steps", Verdict.UNMEASURED, (Difference("", float("nan"), ABSENT, "why"),))
+    content = Comparison([finding("model", Part.FLOW), lost], ("golden", "now")).to_dict()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert (content["expected"], content["obtained"], content["exit_code"]) == ("golden", "now", 1)
+    assert (content["verdict"], content["first_divergence"]) == ("REGRESSION", "model.x")
+    assert content["stages"] == {"model": "REGRESSION", "loss": "unmeasured"}
+    (change,) = content["changes"]
+    assert (change["stage"], change["part"], change["follows"]) == ("model", "flow", ["loss"])
+    assert change["findings"][0]["differences"] == [{"place": "", "expected": 1, "obtained": 2, "note": ""}]

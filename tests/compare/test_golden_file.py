@@ -1,0 +1,152 @@
+"""What a test sees of a golden: a method for each lane, and a whole stage of a record at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlmrepro.compare.golden import read_golden
+from mlmrepro.compare.store import GoldenFile, GoldenMismatch, GoldenStore, Update
+from mlmrepro.compare.tolerance import QUANTITIES
+from mlmrepro.errors import UserError
+from mlmrepro.record import Lane, RunRecord
+
+ROWS = [{"token": 7, "score": 0.5}, {"token": 8, "score": 0.2}]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "golden"
+
+
+def make_file(folder: Path, update: Update = "", test: str = "") -> GoldenFile:
+    return GoldenFile(GoldenStore(folder, update), "f.json", test)
+
+
+def test_every_method_is_its_lane(folder: Path) -> None:
+    """Each method of a golden file compares, and writes, in its lane with its tolerance."""
+    for update in ("new", ""):
+        golden = make_file(folder, update)
+        golden.exact("ids", [1, 2])
+        golden.approximate("loss", 2.0, quantity="nats")
+        golden.approximate("angle", 2.0, quantity="degrees", atol=1, reason="test")
+        golden.approximate("zero", 2.0, quantity="nats", reason="no difference at all")
+        golden.ranking("top", ROWS, tie_band=0.01, reason="test")
+        golden.statistical("perplexity", 50.0, rtol=0.1, reason="test")
+    golden.approximate("loss", 2.00009, quantity="nats")
+    golden.approximate("angle", 2.9, quantity="degrees", atol=1, reason="test")
+    golden.ranking("top", [ROWS[0], ROWS[1] | {"score": 0.209}], tie_band=0.01, reason="test")
+    golden.statistical("perplexity", 54.9, rtol=0.1, reason="test")
+    for name, call in {
+        "ids": lambda: golden.exact("ids", [2, 1]),
+        "loss": lambda: golden.approximate("loss", 2.00011, quantity="nats"),
+        "angle": lambda: golden.approximate("angle", 3.1, quantity="degrees", atol=1, reason="test"),
+        "zero": lambda: golden.approximate("zero", 2.0001, quantity="nats", reason="no difference at all"),
+        "top": lambda: golden.ranking("top", ROWS[::-1], tie_band=0.01, reason="test"),
+        "perplexity": lambda: golden.statistical("perplexity", 56.0, rtol=0.1, reason="test"),
+    }.items():
+        with pytest.raises(GoldenMismatch, match=f"'{name}': REGRESSION"):
+            call()
+    entries = read_golden(folder / "f.json").entries
+    assert [entry.lane for entry in entries.values()] == [
+        Lane.EXACT,
+        *[Lane.APPROXIMATE] * 3,
+        Lane.RANKING,
+        Lane.STATISTICAL,
+    ]
+    assert entries["loss"].tolerance == QUANTITIES["nats"]
+    assert entries["perplexity"].better == "lower"
+
+
+def test_a_tolerance_of_ones_own_needs_its_reason(folder: Path) -> None:
+    """No number without why, and no quantity alone that was never measured."""
+    golden = make_file(folder)
+    with pytest.raises(ValueError, match="its reason"):
+        golden.approximate("x", 1.0, quantity="nats", atol=0.5)
+    with pytest.raises(UserError, match="degrees"):
+        golden.approximate("x", 1.0, quantity="degrees")
+    assert not folder.exists()
+
+
+def a_record(**values: Any) -> RunRecord:
+    record = RunRecord({}, {})
+    for name, value in values.items():
+        lane, quantity = {
+            "loss": (Lane.APPROXIMATE, ""),
+            "norm": (Lane.APPROXIMATE, "norm"),
+            "perplexity": (Lane.STATISTICAL, ""),
+            "seconds": (Lane.INFO, ""),
+        }.get(name, (Lane.EXACT, ""))
+        record.observe("evaluation", name, value, lane, quantity)
+    return record
+
+
+WHOLE = {"steps": 18, "loss": 4.0, "norm": 100.0, "perplexity": 50.0}
+
+
+def test_a_stage_is_checked_whole(folder: Path) -> None:
+    """All of a stage but what is only shown, with measured tolerances; every mismatch is in the one message."""
+    make_file(folder, "new").stage(a_record(**WHOLE, seconds=1.0), "evaluation", "embedded")
+    entries = read_golden(folder / "embedded" / "evaluation.json").entries
+    assert [(name, entry.tolerance) for name, entry in entries.items()] == [
+        ("steps", None),
+        ("loss", QUANTITIES["nats"]),
+        ("norm", QUANTITIES["norm"]),
+        ("perplexity", QUANTITIES["perplexity"]),
+    ]
+    assert entries["perplexity"].better == "lower"
+    store = GoldenStore(folder)
+    golden = GoldenFile(store, "f.json", "tests/test_x.py::test[a b]")
+    golden.stage(a_record(**WHOLE | {"loss": 4.00009, "seconds": 2.0}), "evaluation", "embedded")
+    assert store.used == {("embedded/evaluation.json", name) for name in WHOLE}
+    bad = a_record(steps=17, loss=4.1, perplexity=50.0, new=1)
+    with pytest.raises(GoldenMismatch) as error:
+        golden.stage(bad, "evaluation", "embedded")
+    heads = [problem.splitlines()[0].partition("evaluation.json: ")[2] for problem in error.value.problems]
+    assert heads == [
+        "'steps': REGRESSION",
+        "'loss': REGRESSION",
+        "'new': there was no golden; this one was written",
+        "'norm': expected, not obtained",
+    ]
+    assert all(problem in str(error.value) for problem in error.value.problems)
+    assert "    pytest 'tests/test_x.py::test[a b]' --golden-update\n" in str(error.value)
+    make_file(folder, "all").stage(bad, "evaluation", "embedded")
+    make_file(folder).stage(bad, "evaluation", "embedded")
+
+
+@pytest.mark.parametrize("update", ["", "new", "all"])
+def test_an_empty_stage_never_passes(folder: Path, update: Update) -> None:
+    """A stage that a record does not have fails, with a golden and without one, and the golden stays."""
+    golden = make_file(folder, update)
+    for record in (RunRecord({}, {}), a_record(seconds=1.0)):
+        with pytest.raises(GoldenMismatch, match="nothing of the stage 'evaluation'"):
+            golden.stage(record, "evaluation")
+    make_file(folder, "new").file("evaluation").exact("steps", 18)
+    with pytest.raises(GoldenMismatch, match="nothing of the stage"):
+        golden.stage(RunRecord({}, {}), "evaluation")
+    make_file(folder).file("evaluation").exact("steps", 18)
+
+
+def test_what_was_not_checked_is_told(folder: Path) -> None:
+    """Entries of this file that no check reached are named with the test; those of other files are not its own."""
+    for name in ("steps", "loss"):
+        make_file(folder, "new").exact(name, 1)
+        make_file(folder, "new").file("shared").exact(name, 1)
+    golden = make_file(folder, test="tests/test_x.py::test")
+    golden.exact("steps", 1)
+    golden.file("shared").exact("steps", 1)
+    text = golden.unchecked()
+    assert text.startswith(f"{folder}/f.json: 'loss': expected, not obtained\n\nIs this a regression?")
+    assert "pytest tests/test_x.py::test --golden-update" in text
+    golden.exact("loss", 1)
+    assert golden.unchecked() == ""
+
+
+def test_a_file_has_one_name_with_or_without_its_suffix(folder: Path) -> None:
+    """``loss`` and ``loss.json`` are one golden."""
+    make_file(folder, "new").file("below/loss").exact("x", 1)
+    make_file(folder).file("below/loss.json").exact("x", 1)
+    assert (folder / "below" / "loss.json").is_file()

@@ -1,0 +1,178 @@
+"""An environment is made once and whole, or not at all, and holds what was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import mlmrepro
+from mlmrepro.environments.children import Stopped
+from mlmrepro.environments.make import (
+    Unmade,
+    code_folder,
+    content_hash,
+    fingerprint,
+    isolated,
+    make_environment,
+    reason,
+)
+from mlmrepro.environments.spec import Environment, catalogue
+
+OLD = Environment("old", ("transformers==1.0", "datasets==1.0"))
+MIXED = Environment("mixed", ("transformers==1.0", "datasets==2.0"))
+
+
+def folder_of(interpreter: Path) -> Path:
+    return interpreter.parent.parent
+
+
+def said_by(interpreter: Path, code: str, **variables: str) -> str:
+    done = subprocess.run(
+        [interpreter, "-c", code], env=isolated() | variables, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_an_environment_is_made_once_and_again_without_its_marker(index: Path, tmp_path: Path) -> None:
+    """It has the versions asked for and the pinned rest; a second call only finds it; an unfinished one is remade."""
+    interpreter = make_environment(OLD, tmp_path)
+    code = "import transformers, datasets, torch, huggingface_hub as hub, rich; print(*[m.__version__ for m in {}])"
+    versions = said_by(interpreter, code.format("(transformers, datasets, torch, hub, rich)")).split()
+    held = dict(pin.split("==") for pin in catalogue().held)
+    assert versions == ["1.0", "1.0", "2.13.0", "0.5", held["rich"]]
+    assert (tmp_path / ".gitignore").read_text() == "*\n"
+    marker = folder_of(interpreter) / "complete.json"
+    assert json.loads(marker.read_text())["packages"] == list(OLD.packages)
+
+    left = folder_of(interpreter) / "left"
+    left.touch()
+    assert make_environment(OLD, tmp_path) == interpreter
+    assert left.exists()
+    marker.unlink()
+    assert make_environment(OLD, tmp_path) == interpreter
+    assert marker.exists()
+    assert not left.exists()
+
+
+def test_a_failed_installation_says_why_in_one_line(index: Path, tmp_path: Path) -> None:
+    """What cannot go together is named, with the reason, in the error; the log stays, the half environment goes."""
+    with pytest.raises(Unmade) as caught:
+        make_environment(MIXED, tmp_path)
+    problem = str(caught.value)
+    assert "Cannot install datasets==2.0 and transformers==1.0" in problem
+    assert "transformers 1.0 depends on huggingface_hub<1; datasets 2.0 depends on huggingface_hub>=1" in problem
+    assert "\n" not in problem
+    assert "Cannot install" in caught.value.log.read_text()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        (
+            "WARNING: x\nERROR: Could not find a version that satisfies the requirement transformers==9.9 (from ...)\n"
+            "ERROR: No matching distribution found for transformers==9.9\n",
+            "No matching distribution found for transformers==9.9",
+        ),
+        (
+            "WARNING: Retrying (Retry(total=4)) after connection broken\nERROR: No matching distribution found for x\n",
+            "No matching distribution found for x (the package index was out of reach)",
+        ),
+        (
+            "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\nWARNING: pip\n",
+            "Could not install packages due to an OSError: [Errno 28] No space left on device",
+        ),
+        (
+            "ERROR: Cannot install a==1 because these package versions have conflicting dependencies.\n\n"
+            "The conflict is caused by:\n    The user requested a==1\n    b 2 depends on a<1\n"
+            "    The user requested (constraint) a==1\n\nERROR: ResolutionImpossible: for help visit https://x\n",
+            "Cannot install a==1 because these package versions have conflicting dependencies: "
+            "b 2 depends on a<1; The user requested (constraint) a==1",
+        ),
+        (
+            "$ python -m venv\nThe virtual environment was not created successfully because ensurepip is not\n"
+            "available.  On Debian/Ubuntu systems, you need to install\n",
+            "The virtual environment was not created successfully because ensurepip is not",
+        ),
+        ("$ python\n/x/python: No module named venv\n", "/x/python: No module named venv"),
+        ("$ python\n", "no output"),
+    ],
+)
+def test_the_reason_is_the_line_that_says_most(output: str, said: str) -> None:
+    """A summary of pip comes before its hints and its last line."""
+    assert reason(output) == said
+
+
+def test_the_fingerprint_tells_environments_apart() -> None:
+    """The name does not count, but the versions and the pins do."""
+    assert fingerprint(OLD) == fingerprint(Environment("other", OLD.requirements))
+    assert len({fingerprint(e) for e in (OLD, MIXED, Environment("old", OLD.requirements, ("numpy==1.26.4",)))}) == 3
+
+
+def test_a_lock_that_another_holds_is_waited_for_until_stopped(tmp_path: Path) -> None:
+    """Two processes do not make one environment at the same time; who waits can be stopped."""
+    stop = threading.Event()
+    with FileLock(tmp_path / f"old-{fingerprint(OLD)}.lock"):
+        threading.Timer(0.2, stop.set).start()
+        started = time.monotonic()
+        with pytest.raises(Stopped):
+            make_environment(OLD, tmp_path, stop=stop)
+    assert time.monotonic() - started < 5
+
+
+def test_pip_keeps_its_index_and_loses_what_changes_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where from is the user's; a constraint of the surrounding tox, or its ban on bytecode, is not passed on."""
+    for name in ("PIP_CONSTRAINT", "PIP_TARGET", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.org")
+    variables = isolated()
+    assert variables["PIP_INDEX_URL"] == "https://example.org"
+    assert variables["PYTHONNOUSERSITE"] == "1"
+    assert not {"PIP_CONSTRAINT", "PIP_TARGET", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE"} & set(variables)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_mlmrepro_comes_along_alone(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code folder gives this mlmrepro and none of the packages beside it, with links and without."""
+    if not links:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(1, "no links here")
+
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    folder = code_folder(tmp_path)
+    assert code_folder(tmp_path) == folder
+    assert [path.name for path in folder.iterdir() if path.suffix != ".dist-info"] == ["mlmrepro"]
+    code = "import importlib.util, mlmrepro; print(mlmrepro.__file__, importlib.util.find_spec('typer'))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-B", "-c", code],
+        env=isolated() | {"PYTHONPATH": str(folder)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [str(folder / "mlmrepro" / "__init__.py"), "None"]
+    assert os.path.realpath(folder / "mlmrepro") == os.path.realpath(Path(mlmrepro.__file__).parent) or not links
+
+
+def test_the_content_hash_sees_every_file(tmp_path: Path) -> None:
+    """Another content, or another name, is another hash; bytecode is none."""
+    (tmp_path / "a").write_text("1")
+    hashes = [content_hash(tmp_path)]
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "a.pyc").write_text("x")
+    assert content_hash(tmp_path) == hashes[0]
+    (tmp_path / "a").write_text("2")
+    hashes.append(content_hash(tmp_path))
+    (tmp_path / "a").rename(tmp_path / "b")
+    hashes.append(content_hash(tmp_path))
+    assert len(set(hashes)) == 3

@@ -1,0 +1,63 @@
+"""What CI reads: each cause is one failure, what follows from it is none, and an environment lost is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from mlmrepro.compare.drift import Outcome, compare_records
+from mlmrepro.report.ci import append_step_summary, github_annotations, write_junit
+
+from .records import record
+
+CHANGED = record(masked_batches__draw="other", masked_batches__alone__draw="other", loss__step_losses=[9.0] * 6)
+
+
+def comparison() -> object:
+    return compare_records(Outcome("a", record()), Outcome("b", CHANGED)).comparison
+
+
+def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_path: Path) -> None:
+    """One failing case at the stage that changed by itself, a skipped one at each that follows, counts that agree."""
+    path = tmp_path / "out" / "junit.xml"
+    write_junit(path, {"b": comparison()}, {"c": "pip failed\x00 <&>"})  # type: ignore[dict-item]
+    root = ElementTree.parse(path).getroot()
+    suite, lost = root.findall("testsuite")
+    failing = [case.attrib["name"] for case in suite if case.find("failure") is not None]
+    skipped = [case.attrib["name"] for case in suite if case.find("skipped") is not None]
+    assert "masked_batches" in failing
+    assert not set(failing) & set(skipped)
+    assert int(suite.attrib["failures"]) == len(failing)
+    assert int(suite.attrib["skipped"]) == len(skipped)
+    assert int(suite.attrib["tests"]) == len(suite)
+    assert lost.find("testcase/error").attrib["message"] == "pip failed? <&>"  # type: ignore[union-attr]
+
+
+def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
+    """A comparison that finds nothing fails nothing."""
+    same = compare_records(Outcome("a", record()), Outcome("b", record())).comparison
+    write_junit(tmp_path / "junit.xml", {"b": same}, {})
+    (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    assert (suite.attrib["failures"], suite.attrib["skipped"], suite.attrib["errors"]) == ("0", "0", "0")
+    assert len(suite) == 9
+
+
+def test_annotations_name_each_cause_once_and_are_escaped() -> None:
+    """A workflow command a cause, in one line, with what would end it escaped."""
+    lines = github_annotations("t5, x: y", comparison())  # type: ignore[arg-type]
+    assert len(lines) == len({line.split("::")[1] for line in lines}) >= 1
+    assert all(line.startswith("::error title=t5%2C x%3A y%3A ") and "\n" not in line for line in lines)
+    assert any("masked_batches" in line for line in lines)
+
+
+def test_the_step_summary_is_appended_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two appends stand one after the other; without the variable nothing is written."""
+    page = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
+    assert append_step_summary("one")
+    assert append_step_summary("two\n")
+    assert page.read_text() == "one\ntwo\n"
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY")
+    assert not append_step_summary("three")

@@ -1,0 +1,270 @@
+"""The page of a drift: whole, self-contained, safe, readable."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mlmrepro.compare.drift import Drift, Outcome
+from mlmrepro.compare.golden import Variant
+from mlmrepro.record import STAGES
+from mlmrepro.report import html
+from mlmrepro.report.html import render_html, write_html
+from mlmrepro.report.svg import SERIES
+
+from .records import LINK, drift, golden, record
+
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
+HOSTILE = "<script>alert(1)</script>|\"'[/i]${7*7}{{7*7}}\x00\x1b"
+
+
+class Page(HTMLParser):
+    """What a test asks a page: are the tags balanced, which attributes and texts does it have."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.problems: list[str] = []
+        self.text: list[str] = []
+        self.feed(source)
+        self.close()
+        self.problems += [f"<{tag}> is not closed" for tag in self.open]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(f"</{tag}> closes nothing at {self.getpos()}")
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text.append(data)
+
+    def all(self, attribute: str) -> list[str]:
+        return [attributes[attribute] for _, attributes in self.tags if attribute in attributes]
+
+    @property
+    def words(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render_html(drift(tmp_path_factory.mktemp("golden")))
+
+
+@pytest.fixture(scope="module")
+def page(source: str) -> Page:
+    return Page(source)
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    """Every tag is closed in its place, ids are unique, and each link within the page has its target."""
+    assert page.problems == []
+    assert [name for name, n in Counter(page.all("id")).items() if n > 1] == []
+    inner = {link[1:] for link in page.all("href") if link.startswith("#")}
+    assert inner <= set(page.all("id"))
+    for names in page.all("aria-labelledby"):
+        assert set(names.split()) <= set(page.all("id"))
+
+
+def test_the_page_fetches_nothing(source: str, page: Page) -> None:
+    """No script, no image, no font and no style from elsewhere; only declared links lead out, when followed."""
+    assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "video", "audio"} == set()
+    assert page.all("src") == []
+    outer = {(tag, a["href"]) for tag, a in page.tags if "href" in a and not a["href"].startswith("#")}
+    assert outer == {("link", "data:,"), ("a", LINK)}
+    assert re.findall(r"url\((?!#)|@import|@font-face", source) == []
+    assert "default-src 'none'" in source
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+def test_the_answer_stands_first(page: Page) -> None:
+    """The first lines say whether the upgrade is safe, how many changes there are, where they begin, what to do."""
+    start = page.words[:1200]
+    for part in (
+        "REGRESSION: something changed that nothing declares.",
+        "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION.",
+        "First divergence: model.attention 'eager' → 'sdpa', since t4.41 → t4.48",
+        "1 fails (unmeasured)",
+        "Next: look at loss.step_losses.",
+    ):
+        assert part in start
+
+
+def test_the_map_has_every_stage_and_environment(source: str) -> None:
+    """Each environment is a row with a word in each stage's cell; one without a record shows its problem."""
+    table = re.search(r'<table class="map">.*?</table>', source, re.DOTALL)
+    assert table is not None
+    map_page = Page(table[0])
+    for name in ("t4.41", "t4.48", "t5.1", "t5.23", "t5.23-d2.19", *STAGES):
+        assert name in map_page.words
+    assert "pip found no wheel" in map_page.words
+    assert "logs/t5.1.log" in map_page.words
+    cells = [attributes for tag, attributes in map_page.tags if tag == "td"]
+    assert len(cells) == 4 * len(STAGES) + 1
+    row = table[0].split('<th scope="row">t5.23\n')[1].split("</tr>")[0]
+    assert [word for word in re.findall(r'class="word">(.*?)<', row)][-4:] == ["expected"] + ["REGRESSION"] * 3
+    assert re.search(r'href="#step-2-1-loss".*href="#step-2-1-loss"', row, re.DOTALL)  # evaluation leads to its cause
+
+
+def test_every_figure_has_a_text_alternative(source: str) -> None:
+    """Each drawing has a title, a description and its numbers as a table; matplotlib's ids do not collide."""
+    drawn = re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', source, re.DOTALL)
+    assert len(drawn) == 4
+    for svg in drawn:
+        assert re.search(r'<title id="[\w-]+">[^<]{10,}</title><desc id="[\w-]+">[^<]{20,}</desc>', svg)
+    assert source.count("<summary>numbers</summary>") == 4
+
+
+def test_figures_take_the_colours_of_the_page(source: str) -> None:
+    """No drawing has a colour or font of its own, so that dark mode and the reader's fonts hold for it."""
+    for svg in re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', source, re.DOTALL):
+        assert re.findall(r"#[0-9a-fA-F]{6}\b|font-family", svg) == []
+    assert all(code not in source for code in SERIES)
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    """A name, token, warning, problem, setting, reason or link from outside is shown, never obeyed."""
+    rows = [{"score": 0.5, "token": 1, "token_str": HOSTILE, "sequence": HOSTILE}]
+    other = record("5.23.0", "5.2.0", model__attention=HOSTILE, fill_mask__pipeline=rows, loss__warnings=[HOSTILE])
+    other.config["guide"] |= {HOSTILE: HOSTILE, "prompt": HOSTILE}
+    declared = {
+        "model.attention": (
+            Variant("eager", ("transformers<5",), HOSTILE, "javascript:alert(1)"),
+            Variant(HOSTILE, ("transformers>=5",), HOSTILE, 'https://x.org/"onload="alert(1)'),
+        )
+    }
+    outcomes = [Outcome("a", record()), Outcome(HOSTILE, other), Outcome("c", None, HOSTILE, HOSTILE)]
+    found = Page(render_html(Drift(outcomes, golden(tmp_path, record(), declared))))
+    assert found.problems == []
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert [link for link in found.all("href") if not link.startswith("#")] == ["data:,"]
+    assert "<script>alert(1)</script>" in found.words
+    assert "{{7*7}}" in found.words
+    assert "\x00" not in found.words
+    assert "\x1b" not in found.words
+
+
+def test_equal_drifts_give_equal_bytes(source: str, tmp_path: Path) -> None:
+    """The page is the same in another process, with another order of sets: it can be stored and compared."""
+    script = (
+        "import sys; from pathlib import Path; from tests.report.records import drift\n"
+        "from mlmrepro.report.html import write_html; write_html(drift(Path(sys.argv[1])), Path(sys.argv[2]))"
+    )
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])  # the tests' folder comes last
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": paths}
+    command = [sys.executable, "-c", script, str(tmp_path / "golden"), str(tmp_path / "drift.html")]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "drift.html").read_text(encoding="utf-8") == source
+
+
+@pytest.mark.parametrize("outcomes", [[], [Outcome("a", None, "boom")]])
+def test_no_record_at_all_is_still_a_page(outcomes: list[Outcome], tmp_path: Path) -> None:
+    """A matrix in which everything failed gives a page that says so."""
+    write_html(Drift(outcomes), tmp_path / "drift.html")
+    found = Page((tmp_path / "drift.html").read_text(encoding="utf-8"))
+    assert found.problems == []
+    assert "Nothing was measured: there is no record." in found.words
+    assert all(outcome.problem in found.words for outcome in outcomes)
+
+
+def test_one_record_is_a_page() -> None:
+    """One record without goldens gives its figures and no changes."""
+    found = Page(render_html(Drift([Outcome("a", record())])))
+    assert found.problems == []
+    assert "there is nothing to compare it with" in found.words
+    assert "changes" not in found.all("id")
+
+
+def test_records_without_stages_and_numbers() -> None:
+    """Missing stages, NaN losses and values of the wrong kind leave gaps, not errors."""
+    empty = record("5.0.0", "4.0.0")
+    empty.stages = {"dataset": empty.stages["dataset"]}
+    odd = record(
+        "5.23.0",
+        "5.2.0",
+        loss__step_losses=[math.nan, math.inf, "x", 4.5],
+        evaluation__perplexity=math.inf,
+        masked_batches__counts={"tokens": 0, "selected": 3},
+        fill_mask__pipeline="none",
+        evaluation__same_masks_perplexity=[],
+    )
+    found = Page(render_html(Drift([Outcome("a", record()), Outcome("b", empty), Outcome("c", odd)])))
+    assert found.problems == []
+    assert "no finite number" in found.words
+    assert "none not measured on one side" in found.words
+
+
+def test_long_lists_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value with thousands of differences is listed up to a limit, with how many are left out."""
+    monkeypatch.setattr(html.plots, "drawings", lambda _: [])
+    many = [float(n) for n in range(5000)]
+    found = Page(
+        render_html(
+            Drift([Outcome("a", record(loss__step_losses=many)), Outcome("b", record(loss__step_losses=many[::-1]))])
+        )
+    )
+    assert f"and {5000 - html._DIFFERENCES} more" in found.words
+    assert len(found.words) < 40_000
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of ``#rrggbb`` as WCAG 2 defines it."""
+    channels = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours, 1 to 21."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    style = (html._TEMPLATES / "drift.css").read_text(encoding="utf-8")
+    roots = [
+        dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    ]
+    return dict(zip(("light", "dark"), roots, strict=True))
+
+
+TEXT = [(ink, ground) for ink in ("ink", "muted", "link", "bad-text") for ground in ("page", "surface")]
+TEXT += [(f"{name}-ink", name) for name in ("same", "noise", "expected", "better", "unsure", "none", "bad")]
+TEXT += [("muted", "none"), ("expected-ink", "page"), ("better-ink", "page"), ("unsure-ink", "page")]
+TEXT += [("surface", f"c{n}") for n in range(1, 7)]  # the names within the bars
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_colours_can_be_told_apart(mode: str) -> None:
+    """Text reaches a contrast of 4.5 to 1 (WCAG AA), lines of figures 3 to 1, in light and in dark."""
+    colours = palettes()[mode]
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    low = {pair: contrast(*(colours[name] for name in pair)) for pair in TEXT}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+    assert all(contrast(colours[f"c{n}"], colours["surface"]) >= 3 for n in range(1, 7))
+
+
+def test_both_modes_name_the_same_colours() -> None:
+    """Dark mode forgets no colour, and every one that is used is named."""
+    light, dark = palettes().values()
+    assert set(light) == set(dark)
+    style = (html._TEMPLATES / "drift.css").read_text(encoding="utf-8")
+    used = set(re.findall(r"var\(--([\w-]+)\)", style))
+    assert used - {"accent", "accent-ink"} <= set(light)

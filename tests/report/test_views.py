@@ -1,0 +1,217 @@
+"""Comparisons and drifts on the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mlmrepro.compare.changes import Comparison
+from mlmrepro.compare.drift import Drift, Outcome, compare_records
+from mlmrepro.compare.judge import Verdict
+from mlmrepro.record import STAGES
+from mlmrepro.report import markdown
+from mlmrepro.report.compare_view import comparison_markdown, print_comparison
+from mlmrepro.report.drift_view import drift_markdown, print_drift
+from mlmrepro.report.outline import Outline
+
+from .records import drift, golden, record
+
+HOSTILE = "a|b `c` <script>alert(1)</script> [/i] @someone \x1b[31m\n# x"
+
+
+def shown(show: object, *arguments: object, width: int = 80) -> str:
+    out = io.StringIO()
+    show(*arguments, Console(file=out, markup=False, width=width))  # type: ignore[operator]
+    return out.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Drift:
+    return drift(tmp_path / "golden")
+
+
+def test_a_comparison_tells_verdict_packages_settings_and_stages() -> None:
+    """One comparison answers: what changed, where first, what follows, what else differs, what to do."""
+    before, after = record(), record("5.23.0", "5.2.0", blocks__train_blocks=42, masked_batches__draw="0")
+    after.config["guide"]["seed"] = 1
+    text = words(shown(print_comparison, compare_records(Outcome("old", before), Outcome("new", after))))
+    for part in (
+        "✗ REGRESSION",
+        "seed 42 → 1",
+        "transformers 4.41.2 → 5.23.0",
+        "First divergence: blocks.train_blocks 43 → 42",
+        "blocks changed by itself: train_blocks 43 → 42 (-1); follows: masked_batches",
+        "Next: make both records with the same settings first",
+    ):
+        assert part in text
+
+
+def test_several_records_stand_in_columns() -> None:
+    """Records against the same first one take a column each, on the terminal and in Markdown."""
+    first = Outcome("first", record())
+    others = [Outcome("same", record()), Outcome("other", record(model__attention="sdpa"))]
+    steps = [compare_records(first, outcome) for outcome in others]
+    assert re.search(r"model +≈? ?= identical +✗ REGRESSION", shown(print_comparison, steps))
+    assert "| stage | `same` | `other` |" in comparison_markdown(steps)
+    assert "| model | = identical | ✗ **REGRESSION** |" in comparison_markdown(steps)
+
+
+def test_a_bare_comparison_says_nothing_of_packages() -> None:
+    """What is not given is not claimed: a comparison without its records names no package."""
+    assert "packages" not in shown(print_comparison, Comparison([], ("golden", "new")))
+
+
+def test_a_bare_comparison_shows_the_packages_that_it_is_given() -> None:
+    """A comparison with goldens takes its packages and settings from the caller."""
+    text = comparison_markdown(Comparison([], ("golden", "new")), packages={"torch": ("1", "2")}, settings={})
+    assert "| `torch` | `1` | `2` |" in text
+
+
+def test_many_changes_are_cut_with_a_count() -> None:
+    """A hundred changes fit a screen and a pull request; how many are left out is said."""
+    extra = {f"model__beside.v{n}": n for n in range(100)}
+    other = {name: value + 1 for name, value in extra.items()}
+    step = compare_records(Outcome("a", record(**extra)), Outcome("b", record(**other)))
+    assert "and 80 more changes" in words(shown(print_comparison, step))
+    assert len(comparison_markdown(step, limit=5000)) <= 5000
+    assert "more lines, in the HTML report" in comparison_markdown(step, limit=5000)
+
+
+def test_the_drift_shows_every_stage_and_environment(whole: Drift) -> None:
+    """The map has a row for each environment, failed ones too, and a column for each stage."""
+    text = shown(print_drift, whole)
+    for outcome in whole.outcomes:
+        assert re.search(rf"^{re.escape(outcome.name)} .*", text, re.MULTILINE)
+    table = drift_markdown(whole).split("\n| ")
+    assert all(stage.replace("_", "\\_") in table[1] for stage in STAGES)
+    assert sum(line.count("|") == table[1].count("|") for line in table) == len(whole.outcomes) + 2
+
+
+def test_the_drift_tells_each_change_once_where_it_began(whole: Drift) -> None:
+    """A change stands at its own step, with its cause, its packages and its verdict."""
+    text = words(shown(print_drift, whole))
+    assert text.count("model changed by itself: attention 'eager' → 'sdpa'") == 1
+    assert "Δ expected change model changed" in text
+    assert re.search(r"because SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
+    assert text.count("loss changed by itself") == 1
+    assert "behind it: transformers" in text
+    assert "t5.1: no record: pip found no wheel (log: logs/t5.1.log)" in text
+    assert "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION." in text
+    assert "First divergence: model.attention 'eager' → 'sdpa', since t4.41 → t4.48" in text
+
+
+def test_the_map_tells_without_colour(whole: Drift) -> None:
+    """Words and marks alone say what is expected, what is a regression, what follows and what is new."""
+    lines = [line.split() for line in shown(print_drift, whole).splitlines() if line.startswith("t")]
+    rows = {line[0]: line for line in lines if len(line) == 1 + len(STAGES)}
+    assert rows["t4.48"][-4:] == ["exp•", "=", "=", "="]
+    assert rows["t5.23"][-4:] == ["exp", "REGR•", "(REGR)•", "REGR°•"]
+
+
+@pytest.mark.parametrize("width", [80, 60, 40])
+def test_no_line_is_wider_than_the_terminal(whole: Drift, width: int) -> None:
+    """Everything fits into 80 columns, and folds below that."""
+    step = whole.steps[-1]
+    for text in (shown(print_drift, whole, width=width), shown(print_comparison, step, width=width)):
+        assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_value_that_is_wrong_everywhere_is_told(tmp_path: Path) -> None:
+    """No step changes what all environments have wrong; the goldens still do not pass, and the report says why."""
+    goldens = golden(tmp_path, record(model__attention="sdpa"))
+    found = Drift([Outcome("a", record()), Outcome("b", record())], goldens)
+    assert found.verdict is Verdict.REGRESSION
+    assert [(d.finding.name, d.names) for d in Outline(found).unexplained] == [("attention", ("a", "b"))]
+    assert "model.attention 'sdpa' → 'eager', in all 2 environments" in words(shown(print_drift, found))
+    assert "attention 'sdpa' → 'eager'" in drift_markdown(found)
+
+
+def test_a_cell_leads_to_the_change_behind_it() -> None:
+    """A change and its taking back lead to their own steps, what stays changed to the step that changed it."""
+    records = [record(), record(model__attention="sdpa"), record(model__attention="sdpa"), record()]
+    rows = Outline(Drift([Outcome(str(n), each) for n, each in enumerate(records)])).rows
+    cells = [row.cells[STAGES.index("model")] for row in rows]
+    assert [cell.anchor for cell in cells] == ["", "step-1-1-model", "step-1-1-model", "step-3-1-model"]
+    assert [cell.changed for cell in cells] == [False, True, False, True]
+
+
+def test_hostile_text_is_shown_as_it_is_written() -> None:
+    """Names, problems, tokens and settings are text: no markup, no HTML, no mention, no escape sequence."""
+    rows = [{"score": 0.5, "token": 1, "token_str": HOSTILE, "sequence": HOSTILE}]
+    other = record("5.23.0", "5.2.0", fill_mask__pipeline=rows, **{f"model__beside.{HOSTILE}": HOSTILE})
+    other.config["guide"][HOSTILE] = HOSTILE
+    outcomes = [Outcome("a", record()), Outcome(HOSTILE, other), Outcome("c", None, HOSTILE, HOSTILE)]
+    found = Drift(outcomes)
+    for text in (shown(print_drift, found, width=200), shown(print_comparison, found.steps, width=200)):
+        assert "\x1b" not in text
+        assert "[/i]" in text
+    for page in (drift_markdown(found), comparison_markdown(found.steps)):
+        outside_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", page)
+        assert "<script" not in outside_code
+        assert not re.search(r"@\w", outside_code)
+        tables = [line for line in page.splitlines() if line.startswith("| ")]
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
+        assert len(cells) <= 2  # one number of cells for each kind of table
+        assert "\n# x" not in page
+
+
+def test_nothing_measured_is_said_and_fails() -> None:
+    """No outcome, and outcomes without a record, are reports that do not pass."""
+    for found in (Drift([]), Drift([Outcome("a", None, "boom")])):
+        assert found.exit_code == 1
+        assert "Nothing was measured" in shown(print_drift, found)
+        assert "Nothing was measured" in drift_markdown(found)
+    assert "boom" in drift_markdown(Drift([Outcome("a", None, "boom")]))
+
+
+def test_one_record_alone(tmp_path: Path) -> None:
+    """One record is compared with the goldens, and where there are none the report says that there is nothing."""
+    alone = Outcome("a", record(model__attention="sdpa"))
+    assert "there is nothing to compare it with" in words(shown(print_drift, Drift([alone])))
+    against = Drift([alone], golden(tmp_path, record()))
+    assert "1 change between the goldens and a: 1 REGRESSION." in words(shown(print_drift, against))
+
+
+def test_a_record_that_lacks_stages_is_unmeasured() -> None:
+    """A record without its last stages is shown, and does not pass."""
+    half = record("5.23.0", "5.2.0")
+    for stage in STAGES[4:]:
+        del half.stages[stage]
+    found = Drift([Outcome("a", record()), Outcome("b", half)])
+    assert found.verdict is Verdict.UNMEASURED
+    assert re.search(r"^b +(= +){4}none•", shown(print_drift, found), re.MULTILINE)
+    assert "not measured on one side" in drift_markdown(found)
+
+
+def test_losses_that_are_no_numbers_are_shown() -> None:
+    """NaN in a record is a regression with its place, not an error of the report."""
+    found = Drift([Outcome("a", record()), Outcome("b", record(loss__step_losses=[math.nan] * 6))])
+    assert "step_losses[0] 4.5 → NaN (not a finite number)" in words(shown(print_drift, found))
+
+
+@pytest.mark.parametrize("limit", [3000, 60_000])
+def test_markdown_keeps_within_its_limit(limit: int) -> None:
+    """However much changed, a comment stays below GitHub's limit, whole, and says what it leaves out."""
+    outcomes = []
+    for n in range(12):
+        values = {f"{stage}__beside.value_{i}_{'x' * 60}": [n, i] for stage in STAGES for i in range(20)}
+        outcomes.append(Outcome(f"environment {n}", record(f"5.{n}.0", "5.2.0", **values)))
+    page = drift_markdown(Drift(outcomes), limit=limit)
+    assert len(page) <= limit
+    assert page.count("<details>") == page.count("</details>")
+    assert "HTML report" in page
+    assert markdown.PR_LIMIT < 65_536
+
+
+def test_equal_drifts_give_equal_text(tmp_path: Path) -> None:
+    """Markdown does not depend on the moment or on the order of a set."""
+    assert drift_markdown(drift(tmp_path / "a")) == drift_markdown(drift(tmp_path / "b"))

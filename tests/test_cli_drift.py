@@ -1,0 +1,197 @@
+"""compare, report and expect on the command line: exit codes, formats, errors, and what they cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlmrepro import cli
+from mlmrepro.compare.golden import read_golden
+from mlmrepro.record import RunRecord, write_unfinished
+
+from .report.records import golden, record
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an old record, an equal one, a changed one, and goldens of the old one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    record().write(tmp_path / "old.json")
+    record().write(tmp_path / "same.json")
+    record("5.0.0", loss__step_losses=[9.0] * 6).write(tmp_path / "new.json")
+    golden(tmp_path / "goldens", record())
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(list(arguments))
+    return int(exit_.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("old.json", "same.json"), 0),
+        (("old.json", "new.json"), 1),
+        (("old.json", "same.json", "new.json"), 1),
+        (("goldens", "same.json"), 0),
+        (("goldens", "new.json"), 1),
+        (("old.json", "absent.json"), 2),
+        (("absent", "old.json"), 2),
+        (("goldens", "goldens"), 2),
+    ],
+)
+def test_compare_exits_with_0_1_or_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int
+) -> None:
+    """0 for the same, 1 for a regression in any of several records, 2 and one line for bad input."""
+    assert run("compare", *arguments) == code
+    captured = capsys.readouterr()
+    if code == 2:
+        assert captured.out == ""
+        assert captured.err.startswith("mlmrepro: error: ")
+        assert "Remedy: " in captured.err
+        assert captured.err.count("\n") == 1
+    else:
+        assert captured.out
+
+
+def test_compare_takes_the_folder_of_a_run(folder: Path) -> None:
+    """A folder with a record.json stands for that record."""
+    record().write(folder / "run" / "record.json")
+    assert run("compare", "run", "same.json") == 0
+
+
+def test_json_and_markdown_say_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON is all of standard output and names the first divergence; Markdown names it too."""
+    assert run("compare", "old.json", "new.json", "--json") == 1
+    (content,) = json.loads(capsys.readouterr().out)
+    assert (content["verdict"], content["first_divergence"]) == ("REGRESSION", "loss.step_losses")
+    assert [change["stage"] for change in content["changes"]] == ["loss"]
+    assert run("compare", "old.json", "new.json", "--markdown") == 1
+    assert "losses" in capsys.readouterr().out
+
+
+def test_on_github_there_are_annotations_and_a_summary(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cause is a workflow command on standard output, beside JSON on standard error; the summary is written."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
+    assert run("compare", "old.json", "new.json", "--junit", "junit.xml") == 1
+    assert "::error title=new.json%3A loss%3A REGRESSION::" in capsys.readouterr().out
+    assert "REGRESSION" in (folder / "summary.md").read_text()
+    assert "<failure" in (folder / "junit.xml").read_text()
+    assert run("compare", "old.json", "new.json", "--json") == 1
+    captured = capsys.readouterr()
+    json.loads(captured.out)
+    assert "::error" in captured.err
+
+
+def test_report_joins_a_folder_and_keeps_what_failed_as_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The page is written; a run that did not finish and a truncated record are rows, and the exit code is 1."""
+    matrix = folder / "records"
+    record().write(matrix / "a.json")
+    assert run("report", "records", "--goldens", "goldens") == 0
+    assert "<html" in (matrix / "report.html").read_text()
+    write_unfinished(matrix / "b.json", "RuntimeError: boom")
+    (matrix / "c.json").write_text('{"stages": ')
+    capsys.readouterr()
+    assert run("report", "records", "--goldens", "goldens", "--json", "--html", "page.html") == 1
+    content = json.loads(capsys.readouterr().out)
+    problems = {row["name"]: row["problem"] for row in content["environments"]}
+    assert "RuntimeError: boom" in problems["b"]
+    assert problems["c"]
+    assert "boom" in (folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize("arguments", [("absent",), (".", "--goldens", "absent"), (".", "--goldens", "records")])
+def test_report_of_nothing_is_bad_input(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """A folder that is not there, and one without goldens, end in one line and exit code 2."""
+    assert run("report", *arguments) == 2
+    assert "Remedy: " in capsys.readouterr().err
+
+
+def test_expect_declares_a_change_and_the_comparison_then_passes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What failed before is an expected change after, with its reason; the old record still passes."""
+    assert run("compare", "goldens", "new.json") == 1
+    declaration = ["expect", "loss.step_*", "--when", "transformers>=5.0", "--from", "new.json"]
+    declaration += ["--reason", "another optimiser", "--link", "https://example.org", "--goldens", "goldens"]
+    assert run(*declaration) == 0
+    capsys.readouterr()
+    assert run("compare", "goldens", "new.json") == 0
+    out = capsys.readouterr().out
+    assert "expected change" in out
+    assert "another optimiser" in out
+    assert run("compare", "goldens", "same.json") == 0
+    assert run(*declaration) == 2  # it is expected already
+    assert len(read_golden(folder / "goldens" / "loss.json").entries["step_losses"].variants) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "when", "problem"),
+    [
+        ("loss.nothing", "transformers>=5.0", "nothing"),
+        ("nostage.x", "transformers>=5.0", "cannot be read"),
+        ("loss.step_losses", "transformers<5.0", "does not hold"),
+        ("loss.steps*", "5.0", "both have"),
+    ],
+)
+def test_a_wrong_declaration_changes_no_golden(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, when: str, problem: str
+) -> None:
+    """A wrong name or range ends in one line and exit code 2, and the goldens stay as they are."""
+    before = {path: path.read_bytes() for path in (folder / "goldens").iterdir()}
+    arguments = ["--from", "new.json", "--reason", "r", "--link", "https://example.org", "--goldens", "goldens"]
+    assert run("expect", name, "--when", when, *arguments) == 2
+    assert problem in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in (folder / "goldens").iterdir()}
+
+
+def test_record_says_in_its_place_that_it_did_not_finish(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that crashes leaves neither an old record nor half of one, but the reason."""
+    from mlmrepro.golden_run import run as golden_run
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("boom\nsecond line")
+
+    monkeypatch.setattr(golden_run, "take_record", crash)
+    with pytest.raises(RuntimeError):
+        cli.main(["record", "--output", "old.json"])
+    with pytest.raises(Exception, match="did not finish: RuntimeError: boom"):
+        RunRecord.read(folder / "old.json")
+    assert run("record", "--output", ".") == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_comparing_needs_no_torch_and_under_half_a_second(folder: Path) -> None:
+    """`mlmrepro compare` imports none of the heavy libraries and takes under 0.5 s of processor time."""
+    code = (
+        "import sys\nfrom mlmrepro import cli\n"
+        "try: cli.main(['compare', 'old.json', 'new.json', 'same.json'])\n"
+        "except SystemExit as e: assert e.code == 1, e.code\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'numpy', 'scipy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    assert min(seconds) < 0.5  # the least of three: a machine's load only ever adds to it
