@@ -42,7 +42,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         const="all",
         default="",
         choices=("all", "new"),
-        help="write what is obtained: 'all' (the default) replaces what is expected, 'new' only adds what is missing",
+        help="write what is obtained: 'all' (the default) replaces what is expected, 'new' only adds what is missing; "
+        "before a path write --golden-update=all",
     )
     group.addoption("--golden-dir", metavar="DIR", help="the directory of the goldens (default: golden_dir of the ini)")
     parser.addini("golden_dir", "the directory of the goldens, below rootdir", default="golden")

@@ -134,6 +134,11 @@ class RunRecord:
                     f"{path} is a record of schema {content['schema']}, this version reads schema {SCHEMA}",
                     remedy="make the record again with this version",
                 )
+            sides = content["provenance"], content["config"], content["provenance"].get("packages", {})
+            if not all(isinstance(side, dict) for side in sides):
+                raise TypeError("provenance, its packages and config have to be objects")
+            if unknown := set(content["stages"]) - set(STAGES):
+                raise ValueError(f"unknown stages {sorted(unknown)}: another version of mlmrepro may have written it")
             record = cls(content["provenance"], content["config"])
             for stage, names in content["stages"].items():
                 for name, entry in names.items():

@@ -195,3 +195,32 @@ def test_comparing_needs_no_torch_and_under_half_a_second(folder: Path) -> None:
         after = os.times()
         seconds.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(seconds) < 0.5  # the least of three: a machine's load only ever adds to it
+
+
+def test_other_settings_are_told_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record of another seed is held against goldens: the seed is named, and is what to mend first."""
+    other = record(loss__step_losses=[9.0] * 6)
+    other.config["guide"]["seed"] = 7
+    other.write(folder / "other.json")
+    assert run("compare", "goldens", "other.json") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "settings seed 42 → 7" in out
+    assert "make both records with the same settings first: seed" in out
+
+
+def test_report_names_the_environments_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An environment that was asked for and left no record is a row, and the gate is shut."""
+    record().write(folder / "records" / "record-t4.41.2-d2.19.2.json")
+    arguments = ["report", "records", "--goldens", "goldens", "--envs"]
+    assert run(*arguments, "oldest") == 0
+    capsys.readouterr()
+    assert run(*arguments, "oldest", "--envs", "newest", "--json") == 1
+    rows = json.loads(capsys.readouterr().out)["environments"]
+    assert [bool(row["problem"]) for row in rows] == [False, True]
+
+
+def test_a_version_that_is_none_loses_no_page(folder: Path) -> None:
+    """A record of a development branch is a row like any other."""
+    record("main").write(folder / "records" / "a.json")
+    record().write(folder / "records" / "b.json")
+    assert run("report", "records", "--goldens", "goldens") == 0

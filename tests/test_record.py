@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlmrepro import provenance
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
-from mlmrepro.record import Lane, RunRecord
+from mlmrepro.record import Lane, RunRecord, write_unfinished
 
 
 def a_record() -> RunRecord:
@@ -87,3 +88,23 @@ def test_provenance_names_what_decides_a_result() -> None:
     assert content["packages"]["transformers"].count(".") == 2
     assert content["device"]["type"] in ("cpu", "cuda")
     assert json.loads(json.dumps(content)) == content
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": None}, {"provenance": []}, {"provenance": {"packages": None}}, {"stages": {"bogus": {}}}],
+)
+def test_a_record_of_another_form_is_bad_input(tmp_path: Path, change: dict[str, Any]) -> None:
+    """What a comparison would stumble over is refused when it is read; so is a stage of another version."""
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({"schema": 2, "provenance": {}, "config": {}, "stages": {}} | change))
+    with pytest.raises(UserError, match="not a whole record"):
+        RunRecord.read(path)
+
+
+def test_an_unfinished_run_says_so_in_the_records_place(tmp_path: Path) -> None:
+    """The reason is what reading it as a record gives."""
+    path = tmp_path / "record.json"
+    write_unfinished(path, "RuntimeError: boom")
+    with pytest.raises(UserError, match="did not finish: RuntimeError: boom"):
+        RunRecord.read(path)

@@ -74,38 +74,25 @@ def compare(
     Exits with 0 where nothing changed but what is declared, 1 for a regression or something unmeasured, 2 for bad
     input. Example: mlmrepro compare golden/embedded today.json
     """
-    from mlmrepro.compare.changes import Comparison
-    from mlmrepro.compare.drift import Outcome, Step, compare_records
-    from mlmrepro.compare.judge import Expectations, judge_record
+    from mlmrepro.compare.drift import Outcome, compare_with
+    from mlmrepro.compare.judge import Expectations
+    from mlmrepro.report.ci import append_step_summary
+    from mlmrepro.report.compare_view import comparison_markdown, print_comparison
 
-    declared = _declared(goldens)
-    against = None if _record_path(reference) else Expectations.from_goldens(reference)
-    before = None if against else Outcome(str(reference), _read(reference))
-    sources: list[Step | Comparison] = []
-    for path in candidates:
-        after = Outcome(str(path), _read(path))
-        assert after.record is not None
-        if before is not None:
-            sources.append(compare_records(before, after, declared))
-        else:
-            assert against is not None
-            sources.append(Comparison(judge_record(against, after.record), (str(reference), after.name)))
-    comparisons = [source.comparison if isinstance(source, Step) else source for source in sources]
+    if _record_path(reference):
+        against, declared = Expectations.from_record(_read(reference)), _declared(goldens)
+    else:
+        against, declared = Expectations.from_goldens(reference), None
+    outcomes = [Outcome(str(path), _read(path)) for path in candidates]
+    comparisons = [compare_with(against, str(reference), outcome, declared) for outcome in outcomes]
     if as_json:
         print(json.dumps([comparison.to_dict() for comparison in comparisons], ensure_ascii=False))
+    elif markdown:
+        print(comparison_markdown(comparisons))
     else:
-        from mlmrepro.report import compare_view
-
-        if markdown:
-            print(compare_view.comparison_markdown(sources))
-        else:
-            compare_view.print_comparison(sources)
+        print_comparison(comparisons)
     _tell_ci({c.names[1]: c for c in comparisons}, {}, junit, quiet=as_json or markdown)
-    if os.environ.get("GITHUB_STEP_SUMMARY"):
-        from mlmrepro.report.ci import append_step_summary
-        from mlmrepro.report.compare_view import comparison_markdown
-
-        append_step_summary(comparison_markdown(sources))
+    append_step_summary(lambda: comparison_markdown(comparisons))
     raise typer.Exit(max(comparison.exit_code for comparison in comparisons))
 
 
@@ -141,6 +128,7 @@ def matrix(
 
 def report(
     directory: Annotated[Path, typer.Argument(help="A folder with records, such as a matrix leaves.")] = MATRIX,
+    envs: Annotated[list[str] | None, typer.Option(help="Environments that must be there, as for matrix.")] = None,
     goldens: Goldens = None,
     html: Html = None,
     as_json: Json = False,
@@ -151,10 +139,18 @@ def report(
 
     Example: mlmrepro report mlmrepro-runs/matrix --html drift.html
     """
+    from mlmrepro.compare.drift import Outcome
     from mlmrepro.config import golden_directory
     from mlmrepro.environments.matrix import read_outcomes
+    from mlmrepro.environments.spec import parse_environments
 
     outcomes = read_outcomes(directory)
+    found = {outcome.name.removeprefix("record-") for outcome in outcomes}  # tox puts its environment's kind first
+    outcomes += [
+        Outcome(environment.name, None, "there is no record: its environment was not made, or not run")
+        for environment in (parse_environments(envs) if envs else [])
+        if environment.name not in found
+    ]
     _report(outcomes, goldens or golden_directory(), html or directory / "report.html", as_json, markdown, junit)
 
 
@@ -183,26 +179,28 @@ def expect(
     obtained = {o.name: o.value for o in taken if o.stage == stage}
     names = [each for each in golden.entries if fnmatchcase(each, pattern) and each in obtained]
     if not names:
-        raise UserError(f"neither {path} and {source} both have {name!r}", remedy="copy the name from a report")
+        raise UserError(f"{path} and {source} do not both have {name!r}", remedy="copy the name from a report")
     changed = []
     for each in names:
         entry = golden.entries[each]
         try:
             golden.entries[each] = declare(entry, when, obtained[each], versions, reason=reason, link=link)
-            changed.append(each)
+            (variant,) = golden.entries[each].matching(versions)
+            changed.append(f"{stage}.{each}: expected where {' and '.join(variant.when)}")
         except UserError as error:
             if len(names) == 1 or "already" not in error.problem:  # a pattern may match what has not changed
                 raise
     if not changed:
         raise UserError(f"{source} has what {path} expects of {name!r}", remedy="there is nothing to declare")
     write_golden(path, golden)
-    print("\n".join(f"{stage}.{each}: expected where {when}" for each in changed))
+    print("\n".join(changed))
 
 
 def _report(
     outcomes: Sequence[Outcome], goldens: Path, html: Path, as_json: bool, markdown: bool, junit: Path | None
 ) -> None:
     from mlmrepro.compare.drift import Drift
+    from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.drift_view import drift_markdown, print_drift
     from mlmrepro.report.html import write_html
 
@@ -217,10 +215,7 @@ def _report(
         print(f"page  {html}")
     problems = {outcome.name: outcome.problem for outcome in drift.outcomes if outcome.record is None}
     _tell_ci(drift.comparisons, problems, junit, quiet=as_json or markdown)
-    if os.environ.get("GITHUB_STEP_SUMMARY"):
-        from mlmrepro.report.ci import append_step_summary
-
-        append_step_summary(drift_markdown(drift))
+    append_step_summary(lambda: drift_markdown(drift))
     raise typer.Exit(drift.exit_code)
 
 

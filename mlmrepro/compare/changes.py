@@ -9,7 +9,9 @@ from typing import Any
 from mlmrepro.compare.judge import Finding, Verdict, worst
 from mlmrepro.record import STAGES, Part, plain
 
-__all__ = ["Change", "Comparison"]
+__all__ = ["Change", "Comparison", "Pairs"]
+
+Pairs = dict[str, tuple[Any, Any]]  # expected and obtained, by name
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Comparison:
 
     findings: list[Finding]
     names: tuple[str, str] = ("expected", "obtained")
+    packages: Pairs = field(default_factory=dict)  # versions that differ, by package
+    settings: Pairs = field(default_factory=dict)  # settings of the run that differ: the first thing to look at
     _changes: list[Change] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -75,9 +79,12 @@ class Comparison:
 
     @property
     def first_divergence(self) -> Finding | None:
-        """Return the first value, in the order of the stages, at which the guide's own runs part."""
-        flow = (f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE)
-        return next(flow, None)
+        """Return the first value, in the order of the stages, that changed on the guide's path or on a stored input.
+
+        Where something fails, it is the first that does; an expected change before it is no divergence to look at.
+        """
+        changed = [f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE]
+        return next((f for f in changed if f.verdict.fails), changed[0] if changed else None)
 
     def stages(self) -> dict[str, Verdict]:
         """Return the gravest verdict of each stage that either side has."""
@@ -85,8 +92,9 @@ class Comparison:
         return {stage: worst(f.verdict for f in self.findings if f.stage == stage) for stage in present}
 
     def follows(self) -> dict[str, str]:
-        """Return, for each stage that changed as a consequence only, the stage that it follows from."""
-        return {stage: change.stage for change in self.changes for stage in change.follows}
+        """Return, for each stage that changed as a consequence, the stage that it follows from, a failing one first."""
+        gravest_last = sorted(self.changes, key=lambda change: change.verdict.fails)
+        return {stage: change.stage for change in gravest_last for stage in change.follows}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -96,6 +104,8 @@ class Comparison:
             "obtained": self.names[1],
             "verdict": self.verdict.value,
             "exit_code": self.exit_code,
+            "settings": {name: list(pair) for name, pair in self.settings.items()},
+            "packages": {name: list(pair) for name, pair in self.packages.items()},
             "first_divergence": f"{first.stage}.{first.name}" if first else None,
             "stages": {stage: verdict.value for stage, verdict in self.stages().items()},
             "changes": [
@@ -129,34 +139,59 @@ def _value(value: Any) -> Any:
 
 
 def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
+    """Return each cause once, stage by stage.
+
+    What fails, what improved and what is declared are folded apart: a regression never follows from an expected
+    change, and so never hides behind one.
+    """
+    findings = list(findings)
+    changed = [finding for finding in findings if finding.verdict.is_change]
+    has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
+    kinds = ([f for f in changed if f.verdict.fails], *([f for f in changed if f.verdict is v] for v in _PASSING))
+    layers = [_folded(kind, has_twin) for kind in kinds]
+    for stage in STAGES:
+        yield from (change for layer in layers for change in layer if change.stage == stage)
+
+
+_PASSING = (Verdict.IMPROVEMENT, Verdict.EXPECTED)
+
+
+def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
     """Make one change of a stage's flow and its stored-input twin; fold what the flow inherits into its cause.
 
     A stage whose twin changed did so by itself. One of which the flow alone changed inherits that from the nearest
     stage before it that carries a change (or from one whose twin changed by more than its flow shows); where there
-    is none, it is where the runs part. What lies beside the guide's
-    path feeds no later stage, so nothing folds into it; what one probe finds for one reason is one change.
+    is none, it is where the runs part. What lies beside the guide's path feeds no later stage, so nothing folds into
+    it. Declared changes of one stage are told apart by their reasons, undeclared ones beside the path by their probes.
     """
-    findings = list(findings)
-    has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
     own: dict[str, tuple[Finding, ...]] = {}
-    follows: dict[str, list[str]] = {}
+    follows: dict[str, list[Finding]] = {}
     carrier: str | None = None
     for stage in STAGES:
-        flow, alone = (_changed(findings, stage, part) for part in (Part.FLOW, Part.ALONE))
+        flow, alone = (_of(layer, stage, part) for part in (Part.FLOW, Part.ALONE))
         if alone or (flow and carrier is None):
             own[stage] = (*flow, *alone)
             carrier = stage if flow or carrier is None else carrier
         elif flow and carrier is not None:
-            follows.setdefault(carrier, []).append(stage)
+            follows.setdefault(carrier, []).extend(flow)
+    changes = []
     for stage in STAGES:
-        if stage in own:
-            by_itself = stage not in has_twin or any(f.part is Part.ALONE for f in own[stage])
-            yield Change(stage, own[stage], tuple(follows.get(stage, ())), by_itself)
-        causes: dict[tuple[str, str], list[Finding]] = {}
-        for finding in _changed(findings, stage, Part.BESIDE):
-            causes.setdefault((finding.probe, finding.reason), []).append(finding)
-        yield from (Change(stage, tuple(found)) for found in causes.values())
+        causes: dict[str, list[Finding]] = {}
+        for finding in (*own.get(stage, ()), *_of(layer, stage, Part.BESIDE)):
+            causes.setdefault(finding.reason or finding.probe, []).append(finding)
+        for found in causes.values():
+            followers = [f for f in follows.get(stage, ()) if _source(f, causes) is found]
+            by_itself = stage not in has_twin or any(f.part is not Part.FLOW for f in found)
+            names = tuple(dict.fromkeys(f.stage for f in followers))
+            changes.append(Change(stage, tuple(found), names, by_itself))
+    return changes
 
 
-def _changed(findings: list[Finding], stage: str, part: Part) -> tuple[Finding, ...]:
-    return tuple(f for f in findings if f.stage == stage and f.part is part and f.verdict.is_change)
+def _source(follower: Finding, causes: Mapping[str, list[Finding]]) -> list[Finding]:
+    """Return the cause that is documented at the same place as what follows, else the first one on the path."""
+    on_path = [found for found in causes.values() if found[0].part is not Part.BESIDE]
+    return next((found for found in on_path if follower.link and found[0].link == follower.link), on_path[0])
+
+
+def _of(findings: list[Finding], stage: str, part: Part) -> tuple[Finding, ...]:
+    return tuple(f for f in findings if f.stage == stage and f.part is part)

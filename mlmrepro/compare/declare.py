@@ -39,6 +39,11 @@ def declare(
             f"{len(matching)} variants hold for the versions of the record", remedy="mend the golden: one must hold"
         )
     before = matching[0]
+    if not _leaves_some(before, opposite):
+        raise UserError(
+            f"{requirement!r} reaches beyond {' and '.join(before.when)}, where the record's value would be expected",
+            remedy="give a bound inside of that range; a wider change takes one declaration for each variant",
+        )
     if not differences(entry.lane, before.value, value, entry.tolerance):
         raise UserError("the value is the one that is expected already", remedy="there is nothing to declare")
     split = [
@@ -47,6 +52,17 @@ def declare(
     ]
     variants = [part for variant in entry.variants for part in (split if variant is before else [variant])]
     return replace(entry, variants=tuple(replace(v, when=_tightest(v.when)) for v in variants))
+
+
+def _leaves_some(variant: Variant, requirement: str) -> bool:
+    """Tell whether some version fulfils both: else the variant would be left for none."""
+    texts = (*variant.when, requirement)
+    name = Requirement(requirement).name
+    bounds = [
+        s.version.removesuffix(".*") for t in texts for s in Requirement(t).specifier if Requirement(t).name == name
+    ]
+    points = ["0", *bounds, "9999", *(f"{bound}.0.1" for bound in bounds)]
+    return any(all(holds(t, {name: p}) for t in texts if Requirement(t).name == name) for p in points)
 
 
 def _complement(text: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
-from mlmrepro.compare.changes import Comparison
-from mlmrepro.compare.golden import versions_of
+from mlmrepro.compare.changes import Comparison, Pairs
+from mlmrepro.compare.golden import version_of, versions_of
 from mlmrepro.compare.judge import Expectations, Verdict, judge_record, worst
 from mlmrepro.record import RunRecord
 
-__all__ = ["Drift", "Outcome", "Step", "compare_records", "package_changes", "setting_changes"]
+__all__ = ["Drift", "Outcome", "Step", "compare_records", "compare_with", "differing", "setting_changes"]
 
 VARIED = ("transformers", "datasets")  # what a matrix varies; everything else is held where it can be
 
@@ -41,34 +39,46 @@ class Step:
     before: Outcome
     after: Outcome
     comparison: Comparison
-    packages: dict[str, tuple[str | None, str | None]]
+
+    @property
+    def packages(self) -> Pairs:
+        """Return the versions that differ, by package."""
+        return self.comparison.packages
 
 
 def compare_records(before: Outcome, after: Outcome, declared: Expectations | None = None) -> Step:
     """Compare two records; differences that `declared` accounts for are expected changes."""
     if before.record is None or after.record is None:
         raise ValueError("an outcome without a record cannot be compared")
-    findings = judge_record(Expectations.from_record(before.record), after.record, declared)
-    return Step(
-        before, after, Comparison(findings, (before.name, after.name)), package_changes(before.versions, after.versions)
+    comparison = compare_with(Expectations.from_record(before.record), before.name, after, declared)
+    return Step(before, after, comparison)
+
+
+def compare_with(
+    expectations: Expectations, name: str, outcome: Outcome, declared: Expectations | None = None
+) -> Comparison:
+    """Compare a record with what is expected, by goldens or by a record; `name` is theirs."""
+    if outcome.record is None:
+        raise ValueError("an outcome without a record cannot be compared")
+    return Comparison(
+        judge_record(expectations, outcome.record, declared),
+        (name, outcome.name),
+        differing(expectations.versions, outcome.versions),
+        setting_changes(expectations.config, outcome.record.config) if expectations.config else {},
     )
 
 
-def package_changes(
-    before: dict[str, str | None], after: dict[str, str | None]
-) -> dict[str, tuple[str | None, str | None]]:
-    """Return the versions that differ, by package."""
+def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pairs:
+    """Return what differs between two mappings, by name; None stands for what one side lacks."""
     names = [*before, *(name for name in after if name not in before)]
     pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def setting_changes(before: RunRecord, after: RunRecord) -> dict[str, tuple[Any, Any]]:
-    """Return the settings of the guide, and the threads, in which two runs differ: the first thing to look at."""
-    sides = [{**r.config.get("guide", {}), "threads": r.config.get("threads")} for r in (before, after)]
-    names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
-    pairs = {name: (sides[0].get(name), sides[1].get(name)) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+def setting_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pairs:
+    """Return the settings of the guide, and the threads, in which two runs' configurations differ."""
+    sides = [{**config.get("guide", {}), "threads": config.get("threads")} for config in (before, after)]
+    return differing(*sides)
 
 
 class Drift:
@@ -120,7 +130,7 @@ class Drift:
         """Against the goldens; without them, against the first record of the chain."""
         assert outcome.record is not None
         if self.goldens is not None:
-            return Comparison(judge_record(self.goldens, outcome.record), ("golden", outcome.name))
+            return compare_with(self.goldens, "golden", outcome)
         return compare_records(self.chain[0], outcome).comparison
 
     def _neighbours(self, outcome: Outcome) -> list[Outcome]:
@@ -142,4 +152,4 @@ def _chain(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 def _no_lower(before: Outcome, after: Outcome) -> bool:
     pairs = [(before.versions.get(package), after.versions.get(package)) for package in VARIED]
-    return all(a is None or b is None or Version(a) <= Version(b) for a, b in pairs)
+    return all(a is None or b is None or version_of(a) <= version_of(b) for a, b in pairs)

@@ -10,21 +10,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import InvalidVersion, Version
 
 from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 from mlmrepro.record import Lane, plain
 
-__all__ = ["Entry", "Golden", "Variant", "holds", "lint", "read_golden", "versions_of", "write_golden"]
+__all__ = ["Entry", "Golden", "Variant", "holds", "lint", "read_golden", "version_of", "versions_of", "write_golden"]
 
 SCHEMA = 2
 _PROVENANCE = ("packages", "python", "platform")  # what every golden's header has at least
@@ -126,11 +128,22 @@ def _parsed(text: str) -> Requirement:
 
 
 def holds(text: str, versions: Mapping[str, str | None]) -> bool:
-    """Tell whether a requirement such as ``transformers>=5.0`` holds; an absent package fulfils none."""
+    """Tell whether a requirement such as ``transformers>=5.0`` holds; an absent package fulfils none.
+
+    A release candidate counts as its release: 5.0.0rc1 has what 5.0 brings, and is what a gate is wanted for.
+    """
     requirement = _parsed(text)
     wanted = requirement.name.lower().replace("_", "-")
     version = next((v for name, v in versions.items() if name.lower().replace("_", "-") == wanted), None)
-    return version is not None and requirement.specifier.contains(version, prereleases=True)
+    return version is not None and requirement.specifier.contains(version_of(version).base_version)
+
+
+def version_of(text: str) -> Version:
+    """Return a version; of what is none, such as a branch's name, the lowest one."""
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return Version("0")
 
 
 def write_golden(path: Path, golden: Golden) -> None:
@@ -179,15 +192,31 @@ def lint(path: Path) -> list[str]:
         count = len(entry.matching(golden.versions))
         if count != 1:
             problems.append(f"{path}: {name!r}: {count} variants hold for the versions that it was made with, not one")
-        seen: list[tuple[str, ...]] = [v.when for v in entry.variants]
-        if len(set(seen)) < len(seen):
-            problems.append(f"{path}: {name!r}: two variants hold for the same versions")
+        problems += [f"{path}: {name!r}: {problem}" for problem in _uneven(entry)]
         problems += [
             f"{path}: {name!r}: the link {v.link!r} is no address"
             for v in entry.variants
             if v.link and not v.link.startswith(("https://", "http://"))
         ]
     return problems
+
+
+def _uneven(entry: Entry) -> Iterator[str]:
+    """Look at every bound, and below and above all of them: one variant must hold, and each of them somewhere."""
+    bounds: dict[str, set[str]] = {}
+    for requirement in (_parsed(text) for variant in entry.variants for text in variant.when):
+        bounds.setdefault(requirement.name, set()).update(s.version.removesuffix(".*") for s in requirement.specifier)
+    points = [[(name, v) for v in ("0", *sorted(versions), "9999")] for name, versions in bounds.items()]
+    held: set[tuple[str, ...]] = set()
+    for point in itertools.product(*points):
+        matching = entry.matching(dict(point))
+        held |= {variant.when for variant in matching}
+        if len(matching) != 1:
+            where = " and ".join(f"{name} {version}" for name, version in point)
+            yield f"{len(matching)} variants hold for {where}, not one"
+    for variant in entry.variants:
+        if variant.when and variant.when not in held:
+            yield f"no version fulfils {' and '.join(variant.when)}"
 
 
 def _check_finite(path: Path, name: str, entry: Entry) -> None:

@@ -15,7 +15,7 @@ from mlmrepro.compare.values import ABSENT, Difference, differences
 from mlmrepro.errors import UserError
 from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, part
 
-__all__ = ["Expectations", "Finding", "Verdict", "judge", "judge_record", "worst"]
+__all__ = ["Expectations", "Finding", "Verdict", "better_direction", "judge", "judge_record", "worst"]
 
 
 class Verdict(str, Enum):
@@ -69,21 +69,27 @@ class Finding:
 
     @property
     def reason(self) -> str:
-        """Return the declared cause, "" where none is known."""
-        return self.variant.reason if self.variant else ""
+        """Return the declared cause, "" where none accounts for it."""
+        return self.variant.reason if self.variant and self.verdict is Verdict.EXPECTED else ""
 
     @property
     def link(self) -> str:
         """Return where the declared cause is documented."""
-        return self.variant.link if self.variant else ""
+        return self.variant.link if self.variant and self.verdict is Verdict.EXPECTED else ""
 
 
 class Expectations:
     """What is expected, by stage and name: from a golden directory, or from another record."""
 
-    def __init__(self, entries: Mapping[str, Mapping[str, Entry]], versions: Mapping[str, str | None]) -> None:
+    def __init__(
+        self,
+        entries: Mapping[str, Mapping[str, Entry]],
+        versions: Mapping[str, str | None],
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.entries = entries
         self.versions = versions  # those of the golden, or of the record
+        self.config = config or {}  # its settings, where they are known
 
     @classmethod
     def from_goldens(cls, directory: Path) -> Expectations:
@@ -95,7 +101,15 @@ class Expectations:
                 remedy="give a folder with goldens by stage, such as golden/embedded, or a record",
             )
         goldens = {stage: read_golden(path) for stage, path in found.items()}
-        return cls({s: g.entries for s, g in goldens.items()}, next(iter(goldens.values())).versions)
+        first, *others = goldens
+        for stage in others:
+            if goldens[stage].versions != goldens[first].versions:
+                raise UserError(
+                    f"{found[first]} and {found[stage]} were made with different versions",
+                    remedy="make all goldens of a folder together, with --golden-update",
+                )
+        header = goldens[first].provenance
+        return cls({s: g.entries for s, g in goldens.items()}, goldens[first].versions, header.get("config"))
 
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
@@ -104,13 +118,18 @@ class Expectations:
         for observation in record:
             if observation.lane is not Lane.INFO:
                 entries.setdefault(observation.stage, {})[observation.name] = _entry(observation)
-        return cls(entries, versions_of(record.provenance))
+        return cls(entries, versions_of(record.provenance), record.config)
 
 
 def _entry(observation: Observation) -> Entry:
-    lane, quantity = observation.lane, observation.quantity
-    tolerance = None if lane is Lane.EXACT else default_tolerance(quantity)
-    return Entry(lane, (Variant(observation.value),), tolerance, "lower" if quantity == "perplexity" else "")
+    tolerance = None if observation.lane is Lane.EXACT else default_tolerance(observation.quantity)
+    return Entry(observation.lane, (Variant(observation.value),), tolerance, better_direction(observation))
+
+
+def better_direction(observation: Observation) -> str:
+    """Return "lower" for the losses and perplexities of the run's own evaluation, "" for all else."""
+    figure = observation.quantity in ("nats", "perplexity") and observation.lane is not Lane.EXACT
+    return "lower" if figure and observation.stage == "evaluation" and observation.part is Part.FLOW else ""
 
 
 def judge(stage: str, name: str, entry: Entry, obtained: Any, versions: Mapping[str, str | None]) -> Finding:

@@ -1,4 +1,9 @@
-"""A directory of goldens that tests read and write: two-sided, safe to share between processes, never half a file."""
+"""A directory of goldens that tests read and write: two-sided, safe to share between processes, never half a file.
+
+It is no extension of syrupy: there `matches` is given two serialised texts, so that a tolerance, its reason and the
+variants of other versions would have to live in the text that an update overwrites; and the command line compares the
+same files outside of pytest.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from filelock import FileLock
 
 from mlmrepro import provenance
 from mlmrepro.compare.golden import Entry, Golden, Variant, read_golden, versions_of, write_golden
-from mlmrepro.compare.judge import Finding, Verdict, judge
+from mlmrepro.compare.judge import Finding, Verdict, better_direction, judge
 from mlmrepro.compare.tolerance import Tolerance, default_tolerance
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
@@ -52,9 +57,8 @@ class Obtained:
     @classmethod
     def of(cls, observation: Observation) -> Obtained:
         """Return what a record observed."""
-        quantity = observation.quantity
-        better = "lower" if quantity == "perplexity" else ""
-        return cls(observation.name, observation.value, observation.lane, quantity=quantity, better=better)
+        better = better_direction(observation)
+        return cls(observation.name, observation.value, observation.lane, quantity=observation.quantity, better=better)
 
 
 @dataclass(frozen=True, order=True)
@@ -109,6 +113,7 @@ class GoldenStore:
         self.update = update
         self.used: set[tuple[str, str]] = set()  # (file key, entry name)
         self.declared: set[Declared] = set()
+        self.settings: dict[str, Any] = {}  # of the run that is recorded, beside versions and machine in the header
         self._written: set[tuple[str, str]] = set()
 
     @cached_property
@@ -191,9 +196,19 @@ class GoldenStore:
             if not damaged and _content(golden) == before:
                 return
             if golden.entries:
-                write_golden(path, Golden(provenance.collect(), golden.entries))
+                # The header says where all entries come from; one that is written beside others takes theirs.
+                whole = all((key, name) in self._written for name in golden.entries)
+                header = self._header() if whole or not golden.provenance else golden.provenance
+                write_golden(path, Golden(header, golden.entries))
             else:
                 self._delete(key)
+
+    def _header(self) -> dict[str, Any]:
+        """Return versions and machine; of a run of the guide also its settings, and the guide and code that ran."""
+        collected = provenance.collect()
+        if self.settings:
+            return collected | self.settings
+        return {name: content for name, content in collected.items() if name not in ("commit", "guide")}
 
     def _delete(self, key: str) -> None:
         path = self.path(key)
@@ -224,7 +239,8 @@ class GoldenStore:
             self._written.add((key, obtained.name))
             if self.update:
                 return ""
-            return f"{where}: there was no golden; this one was written\n  obtained: {_short(obtained.value)}"
+            advice = "run again, and it is expected; --golden-update=new writes all that are missing at once"
+            return f"{where}: there was no golden; this one was written: {advice}\n  obtained: {_short(obtained.value)}"
         matching = entry.matching(self.versions)
         # A value that this run has written is compared: two tests that disagree about it are no update.
         if self.update == "all" and lasting and len(matching) == 1 and (key, obtained.name) not in self._written:
@@ -308,8 +324,10 @@ class GoldenFile:
             raise GoldenMismatch(
                 [f"{self._store.path(key)}: the record has nothing of the stage {stage!r}"], self._test
             )
+        self._store.settings = {"config": record.config}
         problems = self._store.problems(key, observed)
         problems += self._store.leftover(key, {one.name for one in observed})
+        self._store.settings = {}
         if problems:
             raise GoldenMismatch(problems, self._test)
 
@@ -355,13 +373,19 @@ def _changed_terms(entry: Entry, obtained: Obtained) -> str:
     if entry.lane is not obtained.lane:
         return f"the golden is of the {entry.lane.value} lane, the test asks for the {obtained.lane.value} one"
     ours, theirs = _tolerance(entry, obtained), entry.tolerance
-    if ours is not None and theirs is not None and _shown(ours) != _shown(theirs):
+    if ours is not None and theirs is not None and _terms(ours) != _terms(theirs):
         return f"the golden has the tolerance {_shown(theirs)}, the test asks for {_shown(ours)}"
     return ""
 
 
+def _terms(tolerance: Tolerance) -> tuple[str, float, float]:
+    return tolerance.quantity, tolerance.atol, tolerance.rtol
+
+
 def _shown(tolerance: Tolerance) -> str:
-    return f"{float(tolerance.atol)!r} + {float(tolerance.rtol)!r} * expected of {tolerance.quantity}"
+    parts = [f"{tolerance.atol:g}"] if tolerance.atol or not tolerance.rtol else []
+    parts += [f"{tolerance.rtol:g} of what is expected"] if tolerance.rtol else []
+    return f"{' + '.join(parts)} ({tolerance.quantity})"
 
 
 def _short(value: Any) -> str:

@@ -37,8 +37,9 @@ class Difference:
     @property
     def size(self) -> float | None:
         """Return obtained minus expected, where both are numbers."""
-        if _is_number(self.expected) and _is_number(self.obtained):
-            return float(self.obtained - self.expected)
+        sides = (self.expected, self.obtained)
+        if all(_is_number(side) and _is_float(side) for side in sides):
+            return float(self.obtained) - float(self.expected)
         return None
 
     def __str__(self) -> str:
@@ -83,7 +84,9 @@ def _compare(place: str, expected: Any, obtained: Any, limit: Callable[[float], 
         for index, pair in enumerate(zip(expected, obtained, strict=False)):
             found += _compare(f"{place}[{index}]", *pair, limit)
         return found
-    if _is_number(expected) and _is_number(obtained):
+    if type(expected) is int and type(obtained) is int and expected == obtained:
+        return []  # also one that no float can hold
+    if _is_number(expected) and _is_number(obtained) and _is_float(expected) and _is_float(obtained):
         if math.isfinite(expected) and math.isfinite(obtained):
             if abs(expected - obtained) <= limit(expected):
                 return []
@@ -124,8 +127,18 @@ def _compare_rankings(expected: list[dict[str, Any]], obtained: list[dict[str, A
 
 def _is_ranking(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(row, dict) and "token" in row and _is_number(row.get("score")) for row in value
+        isinstance(row, dict) and isinstance(row.get("token"), (int, str)) and _is_number(row.get("score"))
+        for row in value
     )
+
+
+def _is_float(value: float) -> bool:
+    """Tell whether a float can hold a number: 10**400 is compared as it is."""
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:

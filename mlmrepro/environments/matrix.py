@@ -18,6 +18,7 @@ from packaging.version import Version
 
 import mlmrepro
 from mlmrepro.compare.drift import Outcome
+from mlmrepro.compare.golden import version_of
 from mlmrepro.environments.children import run_child
 from mlmrepro.environments.make import CACHE, Unmade, code_folder, content_hash, fingerprint, isolated, make_environment
 from mlmrepro.environments.spec import PAIR, Environment, position
@@ -244,7 +245,7 @@ def _may_be_a_record(path: Path) -> bool:
 
 
 def _age(outcome: Outcome) -> list[Version]:
-    return [Version(outcome.versions.get(package) or "0") for package in PAIR]
+    return [version_of(outcome.versions.get(package) or "0") for package in PAIR]
 
 
 def _problem(code: int, log: Path) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -187,7 +187,9 @@ class _Collect(logging.Handler):
 
 
 @contextmanager
-def captured_warnings(record: RunRecord, stage: str, name: str = "warnings") -> Iterator[None]:
+def captured_warnings(
+    record: RunRecord, stage: str, name: str = "warnings", keep: Callable[[str], bool] = lambda _: True
+) -> Iterator[None]:
     """Write down what the libraries warn of during a stage, in place of printing it: each message once, in order."""
     messages: list[str] = []
     handler = _Collect(messages)
@@ -205,5 +207,6 @@ def captured_warnings(record: RunRecord, stage: str, name: str = "warnings") -> 
     finally:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
-        if messages:
-            record.observe(stage, name, list(dict.fromkeys(messages)), Lane.INFO)
+        kept = list(dict.fromkeys(filter(keep, messages)))
+        if kept:
+            record.observe(stage, name, kept, Lane.INFO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -34,7 +34,7 @@ def write_junit(path: Path, comparisons: Mapping[str, Comparison], problems: Map
 
 def _suite(name: str, comparison: Comparison) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=name)
-    follows = comparison.follows()
+    follows = {stage: change.stage for change in comparison.changes if change.verdict.fails for stage in change.follows}
     counts = {"failures": 0, "skipped": 0}
     stages = comparison.stages()
     for stage, verdict in stages.items():
@@ -71,13 +71,13 @@ def github_annotations(name: str, comparison: Comparison) -> list[str]:
     return lines
 
 
-def append_step_summary(markdown: str) -> bool:
+def append_step_summary(markdown: Callable[[], str]) -> bool:
     """Append to the page of a GitHub job, where there is one; tell whether it was."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return False
     with open(path, "a", encoding="utf-8") as file:
-        file.write(markdown if markdown.endswith("\n") else markdown + "\n")
+        file.write(markdown().rstrip("\n") + "\n")
     return True
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmrepro.compare.changes import Change, Comparison
-from mlmrepro.compare.drift import Step, setting_changes
+from mlmrepro.compare.drift import Step
 from mlmrepro.compare.judge import Verdict, worst
 from mlmrepro.record import STAGES, Part
 from mlmrepro.report import markdown
@@ -39,26 +39,27 @@ _CHANGES = 20  # shown on the terminal
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison, with what differs between its two sides besides the results."""
+    """A comparison, and what its floats measure."""
 
     comparison: Comparison
-    packages: Pairs | None  # None: not known
-    settings: Pairs
     measures: Quantities
 
+    @property
+    def packages(self) -> Pairs:
+        """Return the versions that differ."""
+        return self.comparison.packages
+
+    @property
+    def settings(self) -> Pairs:
+        """Return the settings of the run that differ."""
+        return self.comparison.settings
+
     @classmethod
-    def of(cls, source: Step | Comparison, packages: Pairs | None, settings: Pairs | None) -> Compared:
-        """Take packages and settings from a step, unless they are given."""
+    def of(cls, source: Step | Comparison) -> Compared:
+        """Take the units of a step's figures; a bare comparison has none."""
         if isinstance(source, Comparison):
-            return cls(source, packages, settings or {}, {})
-        before, after = source.before.record, source.after.record
-        differing = setting_changes(before, after) if before is not None and after is not None else {}
-        return cls(
-            source.comparison,
-            source.packages if packages is None else packages,
-            differing if settings is None else settings,
-            quantities(after),
-        )
+            return cls(source, {})
+        return cls(source.comparison, quantities(source.after.record))
 
     @property
     def names(self) -> tuple[str, str]:
@@ -84,7 +85,7 @@ class Compared:
     def cell(self, stage: str) -> tuple[Verdict, str] | None:
         """Return a stage's verdict, and what it follows from; None where neither side has the stage."""
         verdict = self.comparison.stages().get(stage)
-        own = {change.stage for change in self.comparison.changes}
+        own = {c.stage for c in self.comparison.changes if verdict is not None and c.verdict.fails == verdict.fails}
         cause = "" if stage in own else self.comparison.follows().get(stage, "")
         return None if verdict is None else (verdict, cause)
 
@@ -98,19 +99,10 @@ class Compared:
 Source = Step | Comparison | Sequence[Step | Comparison]
 
 
-def print_comparison(
-    source: Source,
-    console: Console | None = None,
-    *,
-    packages: Pairs | None = None,
-    settings: Pairs | None = None,
-) -> None:
-    """Print one comparison, or several with the same first side: a column each.
-
-    A `Step` brings the packages and settings that differ; for a bare `Comparison` they are given here.
-    """
+def print_comparison(source: Source, console: Console | None = None) -> None:
+    """Print one comparison, or several with the same first side: a column each."""
     console = console or standard_output()
-    compared = _compared(source, packages, settings)
+    compared = _compared(source)
     verdict = worst(each.comparison.verdict for each in compared)
     if not compared:
         console.print("Nothing was compared.", markup=False)
@@ -121,8 +113,8 @@ def print_comparison(
         say(console, " → ".join(each.names))
         if each.settings:
             say(console, pairs_line(each.settings), bold="settings  ", indent=2)
-        if each.packages is not None:
-            say(console, pairs_line(each.packages) or "no version differs", bold="packages  ", indent=2)
+        if each.packages:
+            say(console, pairs_line(each.packages), bold="packages  ", indent=2)
     console.print()
     console.print(_table(compared))
     for each in compared:
@@ -132,9 +124,9 @@ def print_comparison(
     say(console, worst_one.next, bold="Next: ")
 
 
-def _compared(source: Source, packages: Pairs | None, settings: Pairs | None) -> list[Compared]:
+def _compared(source: Source) -> list[Compared]:
     sources = [source] if isinstance(source, (Step, Comparison)) else source
-    return [Compared.of(each, packages, settings) for each in sources]
+    return [Compared.of(each) for each in sources]
 
 
 def _table(compared: Sequence[Compared]) -> Table:
@@ -173,16 +165,14 @@ def _print_changes(each: Compared, console: Console, *, named: bool) -> None:
         say(console, styled(change.verdict), f"  {change_line(change, each.measures)}", indent=2)
         cause = cause_line(change)
         if cause:
-            say(console, cause, bold="because ", indent=4)
+            say(console, cause, bold="declared: ", indent=4)
     for more in and_more([change.stage for change in order[_CHANGES:]], "change", named=5):
         say(console, more, indent=2)
 
 
-def comparison_markdown(
-    source: Source, *, packages: Pairs | None = None, settings: Pairs | None = None, limit: int = markdown.PR_LIMIT
-) -> str:
+def comparison_markdown(source: Source, *, limit: int = markdown.PR_LIMIT) -> str:
     """Return one comparison, or several with the same first side, for a pull request: the answer, then details."""
-    compared = _compared(source, packages, settings)
+    compared = _compared(source)
     page = markdown.Page(limit)
     if not compared:
         page.add("Nothing was compared.")

@@ -126,7 +126,7 @@ def _print_section(section: Section, console: Console) -> None:
         if item.behind:
             say(console, ", ".join(item.behind), bold="behind it: ", indent=4)
         if cause_line(item.change):
-            say(console, cause_line(item.change), bold="because ", indent=4)
+            say(console, cause_line(item.change), bold="declared: ", indent=4)
     for more in and_more([item.change.stage for item in section.items[_ITEMS:]], "change", named=5):
         say(console, more, indent=2)
 

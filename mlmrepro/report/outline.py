@@ -166,7 +166,7 @@ class Outline:
         found: dict[str, tuple[object, object]] = {}
         measured = [outcome.record for outcome in self.drift.outcomes if outcome.record is not None]
         for record in measured[1:]:
-            for name, pair in setting_changes(measured[0], record).items():
+            for name, pair in setting_changes(measured[0].config, record.config).items():
                 found.setdefault(name, pair)
         return found
 

@@ -74,8 +74,8 @@ def warnings_table(drift: Drift) -> list[Warned]:
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     outcomes = measured(drift)
     for outcome in outcomes:
-        for stage in STAGES:
-            messages = observed(outcome.record, stage, "warnings")
+        for stage, name in ((stage, name) for stage in STAGES for name in ("warnings", "beside.warnings")):
+            messages = observed(outcome.record, stage, name)
             for message in messages if isinstance(messages, list) else []:
                 stages, names = found.setdefault(clean(message), ({}, {}))
                 stages[stage], names[outcome.name] = None, None
@@ -85,7 +85,11 @@ def warnings_table(drift: Drift) -> list[Warned]:
         # Of a logger's line the prefix is the logger's name, such as transformers.trainer.
         kind = category if category.endswith("Warning") else "log"
         where = short_names(list(names), 3, len(outcomes))
-        rows.append(Warned(kind, text if kind != "log" else message, ", ".join(stages), where, kind in _OLD))
+        rows.append(
+            Warned(
+                kind, text if kind != "log" else message, ", ".join(stages), where, kind in _OLD or "deprecat" in text
+            )
+        )
     return sorted(rows, key=lambda row: (not row.old, row.category, row.message))
 
 

@@ -260,9 +260,8 @@ def next_step(verdict: Verdict, finding: Finding | None = None, settings: Pairs 
         return f"make both records with the same settings first: {names} differ, and every change may come from that."
     if verdict is Verdict.REGRESSION and finding is not None:
         return (
-            f"look at {finding.stage}.{clean(finding.name)}. If it was meant to change, declare it in "
-            f"{finding.stage}.json of the goldens, a variant for each range of versions with `when`, `reason` and "
-            "`link`; if not, it is a regression: hold the upgrade back."
+            f"look at {finding.stage}.{clean(finding.name)}. If it was meant to change, declare it with "
+            "`mlmrepro expect` for the versions that change it; if not, it is a regression: hold the upgrade back."
         )
     return {
         Verdict.EXPECTED: "nothing to do, the goldens declare every change.",

@@ -168,14 +168,50 @@ def test_the_first_divergence_is_on_the_guides_path() -> None:
     assert Comparison(findings[:1]).first_divergence is None
 
 
-def test_a_change_names_its_cause() -> None:
-    """Reason and link are those of the first finding that has them, "" where none does."""
-    variant = Variant(2, ("transformers>=5",), "the default changed", "https://x")
-    known = Finding("model", "y", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
-    (change,) = Comparison([finding("model", Part.FLOW), known]).changes
-    assert (change.reason, change.link, change.verdict) == (variant.reason, variant.link, Verdict.REGRESSION)
-    (change,) = Comparison([finding("model", Part.FLOW)]).changes
-    assert (change.reason, change.link) == ("", "")
+def declared(stage: str, part: Part, reason: str, link: str = "https://x", name: str = "y") -> Finding:
+    variant = Variant(2, ("transformers>=5",), reason, link)
+    return Finding(stage, f"{PREFIX[part]}{name}", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
+
+
+def test_a_regression_takes_no_reason_from_a_declared_change_beside_it() -> None:
+    """What is declared and what is not are two changes of a stage, and only the declared one has a reason and link."""
+    (first, second) = Comparison([finding("model", Part.FLOW), declared("model", Part.FLOW, "sdpa")]).changes
+    assert (first.verdict, first.reason, first.link, first.when) == (Verdict.REGRESSION, "", "", ())
+    assert (second.verdict, second.reason, second.link) == (Verdict.EXPECTED, "sdpa", "https://x")
+
+
+def test_declared_changes_of_one_stage_are_told_apart_by_their_reasons() -> None:
+    """Each reason is one change, also beside the path; what follows belongs to the one with the same link."""
+    findings = [
+        declared("model", Part.FLOW, "sdpa", "https://sdpa"),
+        declared("model", Part.ALONE, "lost bias", "https://bias"),
+        declared("model", Part.BESIDE, "lost bias", "https://bias", "tied.bias"),
+        declared("fill_mask", Part.FLOW, "the saved model lost its bias", "https://bias"),
+        declared("evaluation", Part.FLOW, "of itself", "https://else"),
+    ]
+    changes = Comparison(findings).changes
+    assert [(c.stage, c.reason, c.follows) for c in changes] == [
+        ("model", "sdpa", ("evaluation",)),
+        ("model", "lost bias", ("fill_mask",)),
+    ]
+    assert [f.name for f in changes[1].findings] == ["alone.y", "beside.tied.bias"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(EVERYWHERE), st.sampled_from(CHANGES)), max_size=10, unique_by=lambda p: p[0])
+)
+def test_what_fails_never_hides_behind_what_is_declared(places: list[tuple[Where, Verdict]]) -> None:
+    """Every failing finding lies in a failing change or follows from one: an alarm exactly where one fails."""
+    findings = [
+        declared(*where, "why") if verdict is Verdict.EXPECTED else finding(*where, verdict)
+        for where, verdict in places
+    ]
+    made = Comparison(findings)
+    failing = [change for change in made.changes if change.verdict.fails]
+    alarmed = {(f.stage, f.part) for change in failing for f in change.findings}
+    alarmed |= {(stage, Part.FLOW) for change in failing for stage in change.follows}
+    assert all((f.stage, f.part) in alarmed for f in findings if f.verdict.fails)
+    assert bool(failing) == bool(made.exit_code) or not findings
 
 
 def test_a_comparison_is_plain_json() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmrepro.compare.drift import Drift, Outcome, compare_records, package_changes, setting_changes
+from mlmrepro.compare.drift import Drift, Outcome, compare_records, differing, setting_changes
 from mlmrepro.compare.golden import Entry, Golden, Variant, write_golden
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.record import Lane, RunRecord
@@ -188,12 +188,12 @@ def test_a_failed_outcome_cannot_be_compared() -> None:
 
 def test_package_and_setting_changes_are_two_sided() -> None:
     """Versions and settings that differ, that came, and that went; equal ones are left out."""
-    assert package_changes({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == {
+    assert differing({"a": "1", "b": "1", "c": "1"}, {"a": "1", "b": "2", "d": "1"}) == {
         "b": ("1", "2"),
         "c": ("1", None),
         "d": (None, "1"),
     }
     before = RunRecord({}, {"guide": {"seed": 42, "fp16": False}, "threads": 1})
     after = RunRecord({}, {"guide": {"seed": 7, "fp16": False, "epochs": 3}, "threads": 2})
-    assert setting_changes(before, after) == {"seed": (42, 7), "threads": (1, 2), "epochs": (None, 3)}
-    assert setting_changes(RunRecord({}, {}), RunRecord({}, {})) == {}
+    assert setting_changes(before.config, after.config) == {"seed": (42, 7), "threads": (1, 2), "epochs": (None, 3)}
+    assert setting_changes({}, {}) == {}

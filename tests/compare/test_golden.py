@@ -169,9 +169,11 @@ def test_a_range_holds_for_the_versions_in_it(requirement: str, expected: bool) 
 
 
 def test_a_release_candidate_lies_in_a_range() -> None:
-    """What is installed counts, also when it is no final release."""
+    """A candidate counts as its release, so that exactly one of two ranges holds; what is no version as the lowest."""
     assert holds("transformers>=5.0", {"transformers": "5.1.0rc1"})
-    assert not holds("transformers>=5.0", {"transformers": "5.0.0rc1"})
+    assert holds("transformers>=5.0", {"transformers": "5.0.0rc1"})
+    assert not holds("transformers<5.0", {"transformers": "5.0.0.dev0"})
+    assert not holds("transformers>=5.0", {"transformers": "a branch"})
 
 
 def test_the_variant_is_chosen_by_the_versions(tmp_path: Path) -> None:
@@ -206,7 +208,9 @@ def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
     [
         (variants("python<3.11", "python<3"), "0 variants hold"),
         (variants("python>=3.11", "python>=3"), "2 variants hold"),
-        (variants("python<3", "python<3", "python>=3"), "two variants hold for the same versions"),
+        (variants("python<3", "python<3", "python>=3"), "2 variants hold for python 0"),
+        (variants("python<3.9", "python>=3.10"), "0 variants hold for python 3.9"),
+        (variants("python<3,>=3", "python<3", "python>=3"), "no version fulfils python<3,>=3"),
         (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is no address"),
     ],
 )

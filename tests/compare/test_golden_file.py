@@ -43,7 +43,7 @@ def test_every_method_is_its_lane(folder: Path) -> None:
         "ids": lambda: golden.exact("ids", [2, 1]),
         "loss": lambda: golden.approximate("loss", 2.00011, quantity="nats"),
         "angle": lambda: golden.approximate("angle", 3.1, quantity="degrees", atol=1, reason="test"),
-        "zero": lambda: golden.approximate("zero", 2.0001, quantity="nats", reason="no difference at all"),
+        "zero": lambda: golden.approximate("zero", 2.00005, quantity="nats", reason="no difference at all"),
         "top": lambda: golden.ranking("top", ROWS[::-1], tie_band=0.01, reason="test"),
         "perplexity": lambda: golden.statistical("perplexity", 56.0, rtol=0.1, reason="test"),
     }.items():
@@ -71,7 +71,7 @@ def test_a_tolerance_of_ones_own_needs_its_reason(folder: Path) -> None:
 
 
 def a_record(**values: Any) -> RunRecord:
-    record = RunRecord({}, {})
+    record = RunRecord({}, {"profile": "embedded"})
     for name, value in values.items():
         lane, quantity = {
             "loss": (Lane.APPROXIMATE, ""),
@@ -108,13 +108,23 @@ def test_a_stage_is_checked_whole(folder: Path) -> None:
     assert heads == [
         "'steps': REGRESSION",
         "'loss': REGRESSION",
-        "'new': there was no golden; this one was written",
+        "'new': there was no golden; this one was written: run again, and it is expected; "
+        "--golden-update=new writes all that are missing at once",
         "'norm': expected, not obtained",
     ]
     assert all(problem in str(error.value) for problem in error.value.problems)
     assert "    pytest 'tests/test_x.py::test[a b]' --golden-update\n" in str(error.value)
     make_file(folder, "all").stage(bad, "evaluation", "embedded")
     make_file(folder).stage(bad, "evaluation", "embedded")
+
+
+def test_the_header_of_a_stage_has_the_settings_of_its_run(folder: Path) -> None:
+    """What a run was set to is beside the versions, in the goldens of its stages and in no other."""
+    golden = make_file(folder, "new")
+    golden.stage(a_record(steps=18), "evaluation")
+    golden.exact("x", 1)
+    assert read_golden(folder / "evaluation.json").provenance["config"] == {"profile": "embedded"}
+    assert "config" not in read_golden(folder / "f.json").provenance
 
 
 @pytest.mark.parametrize("update", ["", "new", "all"])

@@ -87,12 +87,14 @@ def test_a_value_gets_its_word(entry: Entry, obtained: Any, word: Verdict) -> No
 
 
 def test_the_variant_of_these_versions_is_expected() -> None:
-    """The value of other versions is a regression here, and the finding that agrees names its reason and link."""
+    """The value of other versions is a regression here; a reason is named only of what it accounts for."""
     entry = Entry(Lane.EXACT, (EAGER, SDPA))
     assert judge("model", "attention", entry, "sdpa", NEW).verdict is Verdict.IDENTICAL
     assert judge("model", "attention", entry, "sdpa", OLD).verdict is Verdict.REGRESSION
     finding = judge("model", "attention", entry, "eager", OLD)
-    assert (finding.variant, finding.reason, finding.link) == (EAGER, EAGER.reason, EAGER.link)
+    assert (finding.variant, finding.reason, finding.link) == (EAGER, "", "")
+    lost = judge("model", "attention", entry, ABSENT, OLD)
+    assert (lost.verdict, lost.reason) == (Verdict.UNMEASURED, "")
     assert (Finding("model", "x", Verdict.REGRESSION).reason, Finding("model", "x", Verdict.REGRESSION).link) == (
         "",
         "",
@@ -213,16 +215,17 @@ def test_an_absent_value_is_never_an_expected_change(tmp_path: Path) -> None:
 
 
 def test_a_record_is_expected_within_the_measured_tolerances() -> None:
-    """Between records a float may move by its quantity's tolerance, and a lower perplexity is better."""
+    """Between records a float may move by its tolerance, and a lower perplexity or evaluation loss is better."""
     before, after = RunRecord({}, {}), RunRecord({}, {})
     for made, loss, norm, perplexity in ((before, 4.0, 100.0, 50.0), (after, 4.00005, 100.0005, 40.0)):
         made.observe("loss", "eval", loss, Lane.APPROXIMATE)
         made.observe("loss", "norm", norm, Lane.APPROXIMATE, "norm")
-        made.observe("loss", "perplexity", perplexity, Lane.STATISTICAL)
+        made.observe("evaluation", "perplexity", perplexity, Lane.STATISTICAL)
+        made.observe("evaluation", "epoch_eval_losses", [perplexity / 10, perplexity / 20], Lane.APPROXIMATE)
     there = words(judge_record(Expectations.from_record(before), after))
-    assert list(there.values()) == [Verdict.WITHIN_NOISE, Verdict.WITHIN_NOISE, Verdict.IMPROVEMENT]
+    assert list(there.values()) == [Verdict.WITHIN_NOISE] * 2 + [Verdict.IMPROVEMENT] * 2
     back = words(judge_record(Expectations.from_record(after), before))
-    assert list(back.values()) == [Verdict.WITHIN_NOISE, Verdict.WITHIN_NOISE, Verdict.REGRESSION]
+    assert list(back.values()) == [Verdict.WITHIN_NOISE] * 2 + [Verdict.REGRESSION] * 2
 
 
 def test_a_directory_without_goldens_is_bad_input(tmp_path: Path) -> None:

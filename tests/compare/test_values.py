@@ -216,3 +216,13 @@ def test_a_difference_says_both_sides_and_by_how_much() -> None:
     assert str(Difference("", ABSENT, None, "why")) == "expected nothing, obtained None (why)"
     assert Difference("", True, 2).size is None
     assert len(str(Difference("", "x" * 999, ""))) < 200
+
+
+def test_numbers_that_no_float_holds_are_compared_as_they_are() -> None:
+    """10**400 agrees with itself and with nothing else, and its difference is shown."""
+    huge = 10**400
+    assert differences(Lane.EXACT, huge, huge) == []
+    (found,) = differences(Lane.EXACT, huge, huge + 1)
+    assert found.size is None
+    assert "expected" in str(found)
+    assert differences(Lane.EXACT, huge, 1.0)

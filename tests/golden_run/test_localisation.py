@@ -56,7 +56,7 @@ def other_split(monkeypatch: pytest.MonkeyPatch) -> None:
     wrap(monkeypatch, dataset, "split", reverse)
 
 
-def lost_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def changed_text(monkeypatch: pytest.MonkeyPatch) -> None:
     wrap(monkeypatch, dataset, "flatten", lambda flat: flat.map(_upper))
 
 
@@ -111,7 +111,7 @@ def other_rate_of_learning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "training_arguments", faster)
 
 
-def doubled_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def shifted_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     def shift(metrics: dict[str, float]) -> dict[str, float]:
         return metrics | {"eval_loss": metrics["eval_loss"] + 0.01}
 
@@ -124,13 +124,13 @@ def swapped_ranking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 FAULTS: dict[str, Plant] = {
     "dataset": other_split,
-    "flatten": lost_column,
+    "flatten": changed_text,
     "input_ids": lost_token,
     "blocks": shifted_cut,
     "masked_batches": other_rate,
     "model": scaled_weight,
     "loss": other_rate_of_learning,
-    "evaluation": doubled_loss,
+    "evaluation": shifted_loss,
     "fill_mask": swapped_ranking,
 }
 

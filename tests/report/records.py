@@ -62,7 +62,7 @@ def golden(directory: Path, of: RunRecord, variants: dict[str, tuple[Variant, ..
         if o.lane is not Lane.INFO:
             expected = (variants or {}).get(f"{o.stage}.{o.name}", (Variant(o.value),))
             tolerance = None if o.lane is Lane.EXACT else default_tolerance(o.quantity)
-            stage = entries.setdefault(o.stage, Golden(of.provenance))
+            stage = entries.setdefault(o.stage, Golden(of.provenance | {"config": of.config}))
             stage.entries[o.name] = Entry(o.lane, expected, tolerance)
     for stage, content in entries.items():
         write_golden(directory / f"{stage}.json", content)

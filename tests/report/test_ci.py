@@ -7,7 +7,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.drift import Outcome, compare_records
+from mlmrepro.compare.golden import Variant
+from mlmrepro.compare.judge import Finding, Verdict
+from mlmrepro.compare.values import Difference
 from mlmrepro.report.ci import append_step_summary, github_annotations, write_junit
 
 from .records import record
@@ -35,6 +39,20 @@ def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_pa
     assert lost.find("testcase/error").attrib["message"] == "pip failed? <&>"  # type: ignore[union-attr]
 
 
+def test_there_is_a_failure_and_an_annotation_exactly_where_the_gate_is_shut(tmp_path: Path) -> None:
+    """A regression behind a declared change is a failure and an error; a declared change alone is neither."""
+    why = Variant("sdpa", ("transformers>=5",), "the default", "https://example.org")
+    expected = Finding("model", "alone.attention", Verdict.EXPECTED, (Difference("", "eager", "sdpa"),), why)
+    worse = Finding("evaluation", "perplexity", Verdict.REGRESSION, (Difference("", 40.0, 60.0),))
+    for findings, shut in (([expected], False), ([expected, worse], True)):
+        made = Comparison(findings)
+        assert made.exit_code == shut
+        write_junit(tmp_path / "junit.xml", {"b": made}, {})
+        (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
+        assert (int(suite.attrib["failures"]) > 0) == shut
+        assert bool(github_annotations("b", made)) == shut
+
+
 def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
     """A comparison that finds nothing fails nothing."""
     same = compare_records(Outcome("a", record()), Outcome("b", record())).comparison
@@ -56,8 +74,8 @@ def test_the_step_summary_is_appended_where_there_is_one(tmp_path: Path, monkeyp
     """Two appends stand one after the other; without the variable nothing is written."""
     page = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
-    assert append_step_summary("one")
-    assert append_step_summary("two\n")
+    assert append_step_summary(lambda: "one")
+    assert append_step_summary(lambda: "two\n")
     assert page.read_text() == "one\ntwo\n"
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
-    assert not append_step_summary("three")
+    assert not append_step_summary(lambda: "three")

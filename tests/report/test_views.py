@@ -72,7 +72,7 @@ def test_a_bare_comparison_says_nothing_of_packages() -> None:
 
 def test_a_bare_comparison_shows_the_packages_that_it_is_given() -> None:
     """A comparison with goldens takes its packages and settings from the caller."""
-    text = comparison_markdown(Comparison([], ("golden", "new")), packages={"torch": ("1", "2")}, settings={})
+    text = comparison_markdown(Comparison([], ("golden", "new"), {"torch": ("1", "2")}))
     assert "| `torch` | `1` | `2` |" in text
 
 
@@ -101,7 +101,7 @@ def test_the_drift_tells_each_change_once_where_it_began(whole: Drift) -> None:
     text = words(shown(print_drift, whole))
     assert text.count("model changed by itself: attention 'eager' → 'sdpa'") == 1
     assert "Δ expected change model changed" in text
-    assert re.search(r"because SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
+    assert re.search(r"declared: SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
     assert text.count("loss changed by itself") == 1
     assert "behind it: transformers" in text
     assert "t5.1: no record: pip found no wheel (log: logs/t5.1.log)" in text

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlmrepro.guide.observe import digest, preserved_generators
-from mlmrepro.record import Lane, RunRecord
+from mlmrepro.guide.observe import captured_warnings, digest, preserved_generators
+from mlmrepro.record import STAGES, Lane, RunRecord
 
 __all__ = ["Bench", "Measured", "Probe", "attempt", "measure", "observe_probes", "probe"]
 
@@ -82,19 +82,27 @@ def measure(look: Callable[[], float], quantity: str) -> Measured:
     return Measured(attempt(lambda: float(look())), quantity)
 
 
-def observe_probes(record: RunRecord, bench: Bench, only: tuple[str, str] | None = None) -> None:
-    """Run every probe and write down what it gives; none of them disturbs the global generators."""
+def observe_probes(record: RunRecord, bench: Bench) -> None:
+    """Run every probe and write down what it gives; none of them disturbs the global generators.
+
+    Of the warnings, deprecations alone are kept: a probe provokes the rest on purpose.
+    """
     from mlmrepro.golden_run.beside import collator, data, filling, model, saved, tokenizer, training  # noqa: F401
 
-    for key, entry in _PROBES.items():
-        if only is not None and key != only:
-            continue
-        with preserved_generators():
-            found = attempt(lambda entry=entry: entry.look(bench))  # type: ignore[misc]
-        values = found if isinstance(found, Mapping) else {"outcome": found}
-        for name, value in values.items():
-            measured = value if isinstance(value, Measured) else Measured(value, "", Lane.EXACT)
-            record.observe(entry.stage, f"beside.{entry.name}.{name}", measured.value, measured.lane, measured.quantity)
+    for stage in STAGES:
+        with captured_warnings(record, stage, "beside.warnings", keep=lambda message: "eprecat" in message):
+            for entry in _PROBES.values():
+                if entry.stage == stage:
+                    _observe(record, bench, entry)
+
+
+def _observe(record: RunRecord, bench: Bench, entry: Probe) -> None:
+    with preserved_generators():
+        found = attempt(lambda: entry.look(bench))
+    values = found if isinstance(found, Mapping) else {"outcome": found}
+    for name, value in values.items():
+        measured = value if isinstance(value, Measured) else Measured(value, "", Lane.EXACT)
+        record.observe(entry.stage, f"beside.{entry.name}.{name}", measured.value, measured.lane, measured.quantity)
 
 
 def json_digest(value: Any) -> str:
