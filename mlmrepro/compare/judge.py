@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Finding:
     differences: tuple[Difference, ...] = ()
     variant: Variant | None = None  # the declared one that matched
     better: str = ""
+    quantity: str = ""  # what its floats measure
 
     @property
     def part(self) -> Part:
@@ -172,7 +173,8 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
         for name, entry in entries.items():
             value = obtained.pop((stage, name), ABSENT)
             finding = judge(stage, name, entry, value, versions)
-            findings.append(_declared(finding, entry, value, expectations.versions, versions, declared))
+            finding = _declared(finding, entry, value, expectations.versions, versions, declared)
+            findings.append(replace(finding, quantity=entry.tolerance.quantity) if entry.tolerance else finding)
     findings += [
         Finding(stage, name, Verdict.UNMEASURED, (Difference("", ABSENT, value, "nothing to compare it with"),))
         for (stage, name), value in obtained.items()

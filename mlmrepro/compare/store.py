@@ -180,8 +180,8 @@ class GoldenStore:
     def _opened(self, key: str) -> Iterator[Golden]:
         """Give a golden to read and to change, while no other process can; write it when it was changed."""
         path = self.path(key)
-        # The lock lies elsewhere, so that the directory holds nothing but goldens; it ends with its process.
-        identity = f"{path.resolve()} {getattr(os, 'getuid', int)()}"
+        # One lock for the directory, elsewhere, so that it holds nothing but goldens; it ends with its process.
+        identity = f"{self.directory.resolve()} {getattr(os, 'getuid', int)()}"
         lock = f"mlmrepro-golden-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.lock"
         with FileLock(Path(tempfile.gettempdir()) / lock):
             golden, damaged = Golden({}), False
@@ -325,9 +325,11 @@ class GoldenFile:
                 [f"{self._store.path(key)}: the record has nothing of the stage {stage!r}"], self._test
             )
         self._store.settings = {"config": record.config}
-        problems = self._store.problems(key, observed)
-        problems += self._store.leftover(key, {one.name for one in observed})
-        self._store.settings = {}
+        try:
+            problems = self._store.problems(key, observed)
+            problems += self._store.leftover(key, {one.name for one in observed})
+        finally:
+            self._store.settings = {}
         if problems:
             raise GoldenMismatch(problems, self._test)
 

@@ -28,7 +28,6 @@ from mlmrepro.report.words import (
     headline,
     next_step,
     pairs_line,
-    quantities,
     tally,
 )
 
@@ -56,10 +55,9 @@ class Compared:
 
     @classmethod
     def of(cls, source: Step | Comparison) -> Compared:
-        """Take the units of a step's figures; a bare comparison has none."""
-        if isinstance(source, Comparison):
-            return cls(source, {})
-        return cls(source.comparison, quantities(source.after.record))
+        """Take the units of the figures from the findings."""
+        comparison = source if isinstance(source, Comparison) else source.comparison
+        return cls(comparison, {(f.stage, f.name): f.quantity for f in comparison.findings})
 
     @property
     def names(self) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,15 @@ from .projects import MODULE, write_goldens, write_tests
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No plugin but the tested one, found where this process found it, and none of the options of this run."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(mlmrepro.__file__).parents[1]), prepend=os.pathsep)
     # What git would say is not looked at here, and asking takes longer than the test.
     monkeypatch.setattr(provenance, "_commit", lambda: None)
+    # Locks lie in the directory for temporary files: let them go with the test.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
 
