@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaModel
 
 from mlmrepro import cli
+from mlmrepro.cli import guide
 from mlmrepro.config import EMBEDDED
 from mlmrepro.provenance import package_versions
 
@@ -306,12 +307,12 @@ def test_a_training_that_diverges_is_no_success(tmp_path: Path, capsys: pytest.C
 
 def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:
     """Without --output-dir nothing is overwritten: each run has a folder of its own."""
-    assert cli._run_folder("embedded", resume=False) == Path("mlmrepro-runs/embedded-1")
+    assert guide._run_folder("embedded", resume=False) == Path("mlmrepro-runs/embedded-1")
     (tmp_path / "mlmrepro-runs" / "embedded-9").mkdir(parents=True)
     (tmp_path / "mlmrepro-runs" / "embedded-10").mkdir()
     (tmp_path / "mlmrepro-runs" / "embedded-old").mkdir()
-    assert cli._run_folder("embedded", resume=False).name == "embedded-11"
-    assert cli._run_folder("embedded", resume=True).name == "embedded-10"
+    assert guide._run_folder("embedded", resume=False).name == "embedded-11"
+    assert guide._run_folder("embedded", resume=True).name == "embedded-10"
 
 
 def test_pretrain_refuses_files_of_another_recipe(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def record(
     if output.is_dir():
         raise UserError(f"{output} is a folder", remedy="give --output a file")
     offline_unless(False)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens are of the processor
     from mlmrepro.config import golden_directory
     from mlmrepro.golden_run.run import take_record
     from mlmrepro.record import write_unfinished

@@ -142,18 +142,22 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
     """Return each cause once, stage by stage.
 
     What fails, what improved and what is declared are folded apart: a regression never follows from an expected
-    change, and so never hides behind one.
+    change, and so never hides behind one. An improvement may follow from a failure, which it hides nothing of.
     """
     findings = list(findings)
-    changed = [finding for finding in findings if finding.verdict.is_change]
     has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
-    kinds = ([f for f in changed if f.verdict.fails], *([f for f in changed if f.verdict is v] for v in _PASSING))
+    failing = [finding for finding in findings if finding.verdict.fails]
+    start = min((STAGES.index(f.stage) for f in failing if f.part is not Part.BESIDE), default=len(STAGES))
+    improved = [finding for finding in findings if finding.verdict is Verdict.IMPROVEMENT]
+    inherited = [f for f in improved if f.part is Part.FLOW and STAGES.index(f.stage) >= start]
+    kinds = (
+        [f for f in findings if f in failing or f in inherited],
+        [f for f in improved if f not in inherited],
+        [f for f in findings if f.verdict is Verdict.EXPECTED],
+    )
     layers = [_folded(kind, has_twin) for kind in kinds]
     for stage in STAGES:
         yield from (change for layer in layers for change in layer if change.stage == stage)
-
-
-_PASSING = (Verdict.IMPROVEMENT, Verdict.EXPECTED)
 
 
 def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlmrepro.config import EMBEDDED, TRAINER_SEED, RunConfig, resolve
 from mlmrepro.golden_run import alone, inputs
-from mlmrepro.golden_run.beside.probe import Bench, observe_probes
+from mlmrepro.golden_run.beside.probe import Bench, all_probes, observe_probes
 from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train, versions
 from mlmrepro.guide.run import Progress
 from mlmrepro.guide.run import run as run_guide
@@ -47,7 +47,7 @@ def take_record(
         started = time.perf_counter()
         alone.observe_alone(record, config.guide, stored, folder / "alone")
         if beside:
-            observe_probes(record, Bench(EMBEDDED / "checkpoint", stored, folder / "beside"))
+            observe_probes(record, Bench(EMBEDDED / "checkpoint", stored, folder / "beside"), all_probes())
         record.observe("dataset", "beside.seconds", round(time.perf_counter() - started, 3), Lane.INFO)
         return record
     finally:

@@ -202,7 +202,8 @@ def start(folder: Path, *names: str) -> subprocess.Popen:
     (folder / "pids").unlink(missing_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(folder / "runs"), RECORDER, *names],
-        env=os.environ | {"HANG": "1", "PYTHONPATH": str(Path(matrix.__file__).parents[2])},
+        # Not the checkout that may be the working directory: another mlmrepro would not continue this one's run.
+        env=os.environ | {"HANG": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(matrix.__file__).parents[2])},
         stderr=subprocess.DEVNULL,
     )
     limit = time.monotonic() + 30

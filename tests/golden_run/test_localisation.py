@@ -30,7 +30,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def small_record() -> RunRecord:
-    return take_record(INPUTS, *SMALL, beside=False)
+    return take_record(INPUTS, *SMALL, beside=False, threads=1)  # other tests run beside it
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_a_stage_that_raises_alone_is_written_down_and_the_others_are_measured(
     assert comparison.exit_code == 1
 
 
-def test_a_probe_that_raises_is_written_down_and_draws_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_raises_is_written_down_and_draws_nothing(tmp_path: Path) -> None:
     """Its error's class is its outcome, the probe after it runs, and the generators are as they were."""
 
     def raises(bench: probe.Bench) -> Any:
@@ -84,11 +84,10 @@ def test_a_probe_that_raises_is_written_down_and_draws_nothing(tmp_path: Path, m
     def looks(bench: probe.Bench) -> Any:
         return {"count": 3, "loss": probe.measure(lambda: 1.5, "nats"), "gone": probe.measure(lambda: {}["x"], "nats")}
 
-    probes = {("model", "a"): probe.Probe("model", "a", raises), ("model", "b"): probe.Probe("model", "b", looks)}
-    monkeypatch.setattr(probe, "_PROBES", probes)
+    probes = [probe.Probe("model", "a", raises), probe.Probe("model", "b", looks)]
     record = RunRecord({}, {})
     before = torch.get_rng_state(), random.getstate()
-    probe.observe_probes(record, probe.Bench(EMBEDDED / "checkpoint", INPUTS, tmp_path))
+    probe.observe_probes(record, probe.Bench(EMBEDDED / "checkpoint", INPUTS, tmp_path), probes)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == random.getstate()
     assert record["model.beside.a.outcome"] == "raises KeyError"

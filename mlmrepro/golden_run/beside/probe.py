@@ -13,7 +13,7 @@ from typing import Any
 from mlmrepro.guide.observe import captured_warnings, digest, preserved_generators
 from mlmrepro.record import STAGES, Lane, RunRecord
 
-__all__ = ["Bench", "Measured", "Probe", "attempt", "measure", "observe_probes", "probe"]
+__all__ = ["Bench", "Measured", "Probe", "all_probes", "attempt", "measure", "observe_probes", "probe"]
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,21 @@ def measure(look: Callable[[], float], quantity: str) -> Measured:
     return Measured(attempt(lambda: float(look())), quantity)
 
 
-def observe_probes(record: RunRecord, bench: Bench) -> None:
-    """Run every probe and write down what it gives; none of them disturbs the global generators.
+def all_probes() -> list[Probe]:
+    """Return every probe there is."""
+    from mlmrepro.golden_run.beside import collator, data, filling, model, saved, tokenizer, training  # noqa: F401
+
+    return list(_PROBES.values())
+
+
+def observe_probes(record: RunRecord, bench: Bench, probes: list[Probe]) -> None:
+    """Run probes and write down what each gives; none of them disturbs the global generators.
 
     Of the warnings, deprecations alone are kept: a probe provokes the rest on purpose.
     """
-    from mlmrepro.golden_run.beside import collator, data, filling, model, saved, tokenizer, training  # noqa: F401
-
     for stage in STAGES:
         with captured_warnings(record, stage, "beside.warnings", keep=lambda message: "eprecat" in message):
-            for entry in _PROBES.values():
+            for entry in probes:
                 if entry.stage == stage:
                     _observe(record, bench, entry)
 
