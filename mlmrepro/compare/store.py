@@ -257,9 +257,8 @@ class GoldenStore:
         return "\n".join([f"{where}: {finding.verdict.value}", *self._explained(entry, obtained, finding)])
 
     def _note_declared(self, golden: Golden, key: str, name: str, entry: Entry) -> None:
-        here, there = entry.matching(self.versions), entry.matching(golden.versions)
-        if here != there:
-            variant = here[0]
+        (variant,), there = entry.matching(self.versions), entry.matching(golden.versions)
+        if any(differences(entry.lane, other.value, variant.value, entry.tolerance) for other in there):
             self.declared.add(Declared(key, name, " and ".join(variant.when), variant.reason, variant.link))
 
     def _explained(self, entry: Entry, obtained: Obtained, finding: Finding) -> Iterator[str]:
