@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -211,10 +212,12 @@ def _apart(before: Any, after: Any) -> tuple[str, str]:
 
 
 def and_more(rest: Sequence[str], noun: str, named: int = 0) -> list[str]:
-    """Return ``["and 5 more values (a, b, …)"]``, or nothing where nothing is left."""
+    """Return ``["and 5 more values (a, 3 of b, …)"]``, or nothing where nothing is left; equal names are counted."""
     if not rest:
         return []
-    names = [clean(name) for name in rest[:named]] + (["…"] if len(rest) > named else [])
+    counts = Counter(clean(name) for name in rest)
+    names = [name if times == 1 else f"{times} of {name}" for name, times in counts.items()]
+    names = names[:named] + (["…"] if len(names) > named else [])
     return [
         f"and {len(rest):,} more {noun}{'' if len(rest) == 1 else 's'}" + (f" ({', '.join(names)})" if named else "")
     ]

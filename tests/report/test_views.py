@@ -81,7 +81,7 @@ def test_many_changes_are_cut_with_a_count() -> None:
     extra = {f"model__beside.v{n}": n for n in range(100)}
     other = {name: value + 1 for name, value in extra.items()}
     step = compare_records(Outcome("a", record(**extra)), Outcome("b", record(**other)))
-    assert "and 80 more changes" in words(shown(print_comparison, step))
+    assert "and 80 more changes (80 of model)" in words(shown(print_comparison, step))
     assert len(comparison_markdown(step, limit=5000)) <= 5000
     assert "more lines, in the HTML report" in comparison_markdown(step, limit=5000)
 
