@@ -233,3 +233,12 @@ def test_a_directory_without_goldens_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no golden directory"):
         Expectations.from_goldens(tmp_path)
     assert list(goldens(tmp_path, OLD, loss__steps=one(18)).entries) == ["loss"]
+
+
+def test_goldens_of_different_versions_are_no_reference(tmp_path: Path) -> None:
+    """A folder of which one file was made with other versions is refused: nothing says what it is measured from."""
+    for stage, versions in (("dataset", OLD), ("model", NEW)):
+        golden = Golden({"packages": dict(versions)}, {"x": Entry(Lane.EXACT, (Variant(1),))})
+        write_golden(tmp_path / f"{stage}.json", golden)
+    with pytest.raises(UserError, match=r"dataset\.json and .*model\.json were made with different versions"):
+        Expectations.from_goldens(tmp_path)

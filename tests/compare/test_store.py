@@ -374,3 +374,17 @@ def test_what_was_not_obtained_is_left_over(folder: Path, update: Update) -> Non
         wanted = [f"{folder}/f.json: {name!r}: expected, not obtained" for name in left]
         assert store.leftover("f.json", names) == wanted
     assert list(folder.iterdir()) == ([] if update == "all" else [folder / "f.json"])
+
+
+def test_one_entry_written_beside_others_leaves_the_header(folder: Path) -> None:
+    """The versions in the header are those of all entries: they change only when every entry is written again."""
+    path = folder / "f.json"
+    expect(folder, "x", 1)
+    expect(folder, "y", 2)
+    golden = read_golden(path)
+    golden.provenance["packages"] = {"transformers": "0.1"}
+    write_golden(path, golden)
+    make_store(folder, "all").problems("f.json", [Obtained("x", 3, Lane.EXACT)])
+    assert read_golden(path).versions["transformers"] == "0.1"
+    make_store(folder, "all").problems("f.json", [Obtained(name, 3, Lane.EXACT) for name in ("x", "y")])
+    assert read_golden(path).versions["transformers"] != "0.1"
