@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from mlmrepro.compare.golden import Entry, Variant, holds
 from mlmrepro.compare.values import differences
@@ -77,17 +78,14 @@ def _complement(text: str) -> str:
 
 
 def _tightest(when: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out bounds that another one of the same package and direction implies."""
-    from packaging.version import Version
-
+    """Leave out bounds that another one of the same package and direction implies; what is no bound stays."""
     kept: dict[tuple[str, str], tuple[Version, str]] = {}
     for text in when:
         requirement = Requirement(text)
-        specifiers = list(requirement.specifier)
-        direction = specifiers[0].operator[0] if len(specifiers) == 1 else text
-        version = Version(specifiers[0].version)
+        first, *more = requirement.specifier
+        is_bound = not more and first.operator in _OPPOSITE
+        direction, version = (first.operator[0], Version(first.version)) if is_bound else (text, Version("0"))
         key = (requirement.name, direction)
-        tighter = key not in kept or (version > kept[key][0]) == (direction == ">")
-        if tighter:
+        if key not in kept or (version > kept[key][0]) == (direction == ">"):
             kept[key] = (version, text)
     return tuple(text for _, text in kept.values())

@@ -71,3 +71,17 @@ def test_what_cannot_be_declared_is_refused(requirement: str, value: str, reason
     """A range that is none or does not hold, a missing reason or link, and a value that is expected already."""
     with pytest.raises(UserError, match=problem):
         declare(BASE, requirement, value, {"transformers": "4.41.2"}, reason=reason, link=link)
+
+
+def test_a_range_that_is_no_bound_stays_as_it_is() -> None:
+    """A variant for one release or a family of them keeps that beside the new bound."""
+    entry = Entry(
+        Lane.EXACT,
+        (Variant("four", ("transformers==4.*",), REASON, LINK), Variant("new", ("transformers>=5",), REASON, LINK)),
+    )
+    changed = declared(entry, "transformers<4.50", "early", "4.41.2")
+    assert {variant.value: set(variant.when) for variant in changed.variants} == {
+        "four": {"transformers==4.*", "transformers>=4.50"},
+        "early": {"transformers==4.*", "transformers<4.50"},
+        "new": {"transformers>=5"},
+    }

@@ -34,14 +34,14 @@ class Probe:
     look: Callable[[Bench], Mapping[str, Any]]
 
 
-_PROBES: dict[tuple[str, str], Probe] = {}
+_PROBES: list[Probe] = []
 
 
 def probe(stage: str) -> Callable[[Callable[[Bench], Mapping[str, Any]]], Callable[[Bench], Mapping[str, Any]]]:
     """Register a probe under its function's name."""
 
     def register(look: Callable[[Bench], Mapping[str, Any]]) -> Callable[[Bench], Mapping[str, Any]]:
-        _PROBES[stage, look.__name__] = Probe(stage, look.__name__, look)
+        _PROBES.append(Probe(stage, look.__name__, look))
         return look
 
     return register
@@ -86,7 +86,7 @@ def all_probes() -> list[Probe]:
     """Return every probe there is."""
     from mlmrepro.golden_run.beside import collator, data, filling, model, saved, tokenizer, training  # noqa: F401
 
-    return list(_PROBES.values())
+    return list(_PROBES)
 
 
 def observe_probes(record: RunRecord, bench: Bench, probes: list[Probe]) -> None:
