@@ -1,0 +1,156 @@
+"""What a check finds: one answer, the numbers behind it, and where the model changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from mlmrepro.record import plain
+
+__all__ = [
+    "Accuracy",
+    "Answer",
+    "CheckResult",
+    "DocumentChange",
+    "Paired",
+    "Prediction",
+    "ProbeChange",
+    "SliceChange",
+    "TokenChange",
+]
+
+
+class Answer(str, Enum):
+    """The answer to: is the new checkpoint worse?"""
+
+    BETTER = "better"  # the interval lies below no difference
+    SAME = "same"  # not worse than the margin allows
+    REGRESSION = "REGRESSION"  # worse by more than the margin, or losses that are no numbers
+    INCONCLUSIVE = "inconclusive"  # the interval holds the margin: more text would decide
+
+    @property
+    def exit_code(self) -> int:
+        """0 for better and same, 1 for a regression, 3 where nothing can be concluded."""
+        return {Answer.REGRESSION: 1, Answer.INCONCLUSIVE: 3}.get(self, 0)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A mean of paired differences, candidate minus baseline (positive is worse), clustered by document.
+
+    `difference`, `standard_error`, `low`, `high` and `smallest_effect` share one unit, which who holds it knows:
+    nats a masked token (then ``exp(difference) - 1`` is the relative change of perplexity), nats a byte, or a share.
+    """
+
+    difference: float
+    standard_error: float
+    degrees: float  # of freedom of Student's t
+    low: float  # confidence interval at level 1 - 2 alpha
+    high: float
+    alpha: float  # of each one-sided claim
+    power: float
+    smallest_effect: float  # the true difference whose interval excludes 0 with this power
+    units: int  # masked tokens or words
+    documents: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Predictions at masked positions: how often right, and how far the stated confidence is from that."""
+
+    before: float  # share of units whose most probable token is the true one
+    after: float
+    paired: Paired  # of the share that is right; positive is better here
+    calibration_before: float  # expected calibration error over bins of equal count
+    calibration_after: float
+    brier_before: float  # mean of (confidence - correct) squared
+    brier_after: float
+
+
+@dataclass(frozen=True)
+class SliceChange:
+    """One part of the text or of the vocabulary, judged beside the others."""
+
+    kind: str  # "topic" or "token frequency"
+    name: str
+    paired: Paired
+    p_value: float  # two-sided, of no difference
+    adjusted: float  # after Holm, over all slices
+    answer: str  # "worse", "better" or "" where the adjusted p-value is above alpha
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One row of a filled mask."""
+
+    token: int  # id
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ProbeChange:
+    """A prompt of the user, filled by both checkpoints, best first."""
+
+    prompt: str
+    before: tuple[Prediction, ...]
+    after: tuple[Prediction, ...]
+    rank_biased_overlap: float  # 1 for equal rankings, 0 for disjoint ones
+    overlap: dict[int, float]  # k -> share of the top k that is common, ties counted as ties
+    expected: str = ""  # the user's right answer, "" where none was given
+    rank_before: int | None = None  # of the right answer, from 1; None where it is not among those kept
+    rank_after: int | None = None
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """A unit of a document, with both losses in nats; None where it was not masked."""
+
+    text: str
+    before: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class DocumentChange:
+    """A document that got worse."""
+
+    name: str
+    topic: str
+    difference: float  # mean, nats a unit of size
+    tokens: tuple[TokenChange, ...]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The whole answer."""
+
+    answer: Answer
+    reason: str  # one sentence with the numbers
+    advice: str  # what would decide, or what to look at; "" where nothing is to do
+    measure: str  # "perplexity" or "bits per byte"
+    before: float  # of the baseline, in `measure`
+    after: float
+    margin: float  # relative, of perplexity: 0.01 is one per cent
+    margin_nats: float  # the same in the unit of `paired`
+    paired: Paired | None  # None where losses are no numbers
+    not_finite: int  # losses of the candidate that are NaN or infinite
+    largest_change: float  # of any unit's loss, in nats
+    rounding: float  # below it, in nats, all changes together count as none
+    accuracy: Accuracy | None
+    slices: tuple[SliceChange, ...]
+    probes: tuple[ProbeChange, ...]
+    worst: tuple[DocumentChange, ...]
+    notes: tuple[str, ...]  # such as: the tokenizer changed, so words were compared
+    provenance: dict[str, Any]  # "baseline" and "candidate": checkpoint, weights, packages, settings
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of the answer."""
+        return self.answer.exit_code
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; a float that JSON cannot hold becomes a string."""
+        return plain(dataclasses.asdict(self) | {"answer": self.answer.value})
