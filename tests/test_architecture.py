@@ -23,17 +23,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    "report": {"errors", "files", "record", "compare"},
+    "report": {"errors", "files", "record", "compare", "gate"},
     "environments": {"errors", "files", "record", "compare"},
-    "guide": {"config", "errors", "files", "provenance", "record"},
+    "loading": {"errors"},
+    "scores": set(),
+    "guide": {"config", "errors", "files", "loading", "provenance", "record"},
+    "scoring": {"config", "errors", "loading", "scores"},
+    "gate": {"errors", "files", "record", "scores"},
+    "retraining": {"config", "errors", "files", "gate", "guide", "loading", "provenance", "record", "scores", "scoring"},
     "embedded": {"config", "errors", "files", "provenance"},
-    "golden_run": {"config", "errors", "files", "provenance", "record", "guide"},
-    "cli": {"config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"},
-    "pytest_plugin": {"compare"},
+    "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
+    "cli": {
+        *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
+        *("loading", "gate", "retraining", "scoring"),
+    },
+    "pytest_plugin": {"compare", "errors", "gate", "report", "retraining"},
     "__init__": {"config", "errors", "guide", "record"},
     "__main__": {"cli"},
 }
-TORCH_FREE = {"errors", "files", "config", "provenance", "record", "compare", "report", "environments", "pytest_plugin"}
+TORCH_FREE = {"errors", "files", "config", "provenance", "record", "scores", "compare", "gate", "report", "environments"}
+TORCH_FREE |= {"pytest_plugin"}
 
 
 def imports(source: str) -> tuple[set[str], set[str]]:

@@ -91,16 +91,17 @@ def fill_mask(
     path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint
     offline_unless(not Path(path).is_dir())
 
+    from mlmrepro import loading
     from mlmrepro.guide import fill_mask as steps
-    from mlmrepro.guide import tokens, train, versions
+    from mlmrepro.guide import versions
     from mlmrepro.report.terminal import print_fill_mask
 
     versions.set_up()
-    tokenizer = tokens.load_tokenizer(path)
-    limit = train.max_block_size(path, tokenizer.model_max_length)
+    tokenizer = loading.load_tokenizer(path)
+    limit = loading.max_block_size(path, tokenizer.model_max_length)
     own_prompt = steps.check_prompt(tokenizer, prompt, limit)
     steps.check_top_k(len(tokenizer), top_k)
-    model = train.load_model(path)
+    model = loading.load_model(path)
     rows = {
         "pipeline": steps.with_pipeline(path, own_prompt, top_k),
         "by_hand": steps.by_hand(model, tokenizer, own_prompt, top_k),

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Answer(str, Enum):
-    """The answer to: is the new checkpoint worse?"""
+    """What is said of a new checkpoint."""
 
     BETTER = "better"  # the interval lies below no difference
     SAME = "same"  # not worse than the margin allows

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, TRAINER_SEED, GuideConfig
 from mlmrepro.errors import first_line
 from mlmrepro.golden_run.inputs import load_rows, load_tensors
@@ -64,7 +65,7 @@ def _flatten(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) ->
 def _input_ids(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
     tokenized = tokens.tokenize(
         _only(load_rows(inputs / "input_ids.arrow")),
-        tokens.load_tokenizer(CHECKPOINT),
+        loading.load_tokenizer(CHECKPOINT),
         column=guide.text_column,
         separator=guide.separator,
         num_proc=guide.num_proc,
@@ -80,7 +81,7 @@ def _blocks(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> 
 
 
 def _masked_batches(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
-    tokenizer = tokens.load_tokenizer(CHECKPOINT)
+    tokenizer = loading.load_tokenizer(CHECKPOINT)
     collator = collate.data_collator(tokenizer, mlm_probability=guide.mlm_probability, pad_token=guide.pad_token)
     rows = load_rows(inputs / "masked_batches.arrow")
     drawn = drawn_masks(
@@ -93,13 +94,13 @@ def _masked_batches(observe: _Alone, guide: GuideConfig, inputs: Path, folder: P
 def _model(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
     import torch
 
-    model = train.load_model(CHECKPOINT).eval()
+    model = loading.load_model(CHECKPOINT).eval()
     batch = {name: tensor[:8] for name, tensor in load_tensors(inputs / "batches.safetensors").items()}
     model_saved_here = folder / "reloaded"
     model.save_pretrained(str(model_saved_here))
     with torch.no_grad():
         output = model(**batch)
-        reloaded = train.load_model(str(model_saved_here)).eval()(**batch)
+        reloaded = loading.load_model(str(model_saved_here)).eval()(**batch)
     observe("attention", getattr(model.config, "_attn_implementation", None))
     observe("loss", float(output.loss), Lane.APPROXIMATE)
     observe("logits_norm", float(output.logits.double().norm()), Lane.APPROXIMATE, "norm")
@@ -149,7 +150,7 @@ def _fill_mask(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) 
     stored = load_tensors(inputs / "fill_mask.safetensors")
     logits = torch.zeros(1, int(stored["tokens"]), len(stored["logits"]))
     logits[0, int(stored["position"])] = stored["logits"]
-    model, tokenizer = train.load_model(CHECKPOINT), tokens.load_tokenizer(CHECKPOINT)
+    model, tokenizer = loading.load_model(CHECKPOINT), loading.load_tokenizer(CHECKPOINT)
     model.forward = lambda **_: MaskedLMOutput(logits=logits)
     rows = fill_mask.with_pipeline(CHECKPOINT, guide.prompt, guide.top_k, model=model, tokenizer=tokenizer)
     observe("pipeline", rows, Lane.RANKING)

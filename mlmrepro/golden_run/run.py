@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, TRAINER_SEED, RunConfig, resolve
 from mlmrepro.golden_run import alone, inputs
 from mlmrepro.golden_run.beside.probe import Bench, all_probes, observe_probes
-from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train, versions
+from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, versions
 from mlmrepro.guide.run import Progress
 from mlmrepro.guide.run import run as run_guide
 from mlmrepro.record import Lane, RunRecord
@@ -71,7 +72,7 @@ def store_inputs(target: Path) -> None:
         inputs.store_rows(target / "flatten.arrow", split["train"])
         flat = dataset.flatten(split)
         inputs.store_rows(target / "input_ids.arrow", flat["train"])
-        tokenizer = tokens.load_tokenizer(config.checkpoint)
+        tokenizer = loading.load_tokenizer(config.checkpoint)
         tokenized = tokens.tokenize(
             flat, tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
         )
@@ -88,7 +89,7 @@ def store_inputs(target: Path) -> None:
         ids = tokenizer(prompt, return_tensors="pt")
         position = int((ids["input_ids"][0] == tokenizer.mask_token_id).nonzero())
         with torch.no_grad():
-            logits = train.load_model(config.checkpoint).eval()(**ids).logits
+            logits = loading.load_model(config.checkpoint).eval()(**ids).logits
         stored = {
             "logits": logits[0, position].float(),
             "position": torch.tensor(position, dtype=torch.int32),

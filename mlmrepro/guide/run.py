@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from mlmrepro import provenance
+from mlmrepro import loading, provenance
 from mlmrepro.config import TRAINER_SEED, RunConfig
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
@@ -91,8 +91,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             observe.observe_flatten(record, flat)
 
         with stage("input_ids"):
-            tokenizer = tokens.load_tokenizer(config.checkpoint)
-            limit = train.max_block_size(config.checkpoint, tokenizer.model_max_length)
+            tokenizer = loading.load_tokenizer(config.checkpoint)
+            limit = loading.max_block_size(config.checkpoint, tokenizer.model_max_length)
             _check_block_size(config, limit)
             prompt = fill_mask.check_prompt(tokenizer, guide.prompt, limit)
             fill_mask.check_top_k(len(tokenizer), guide.top_k)
@@ -121,7 +121,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             )
 
         with stage("model"):
-            model = train.load_model(config.checkpoint)
+            model = loading.load_model(config.checkpoint)
             observe.observe_model(record, model)
             observe.observe_forward(record, model, lm_dataset["train"], collator, rows=guide.batch_size, seed=seed)
             # Before anything is learnt. Its own Trainer, so that the guide's finds the generators untouched.
@@ -152,7 +152,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             _save(trainer, tokenizer, model_dir, push_to_hub=guide.push_to_hub)
 
         with stage("fill_mask"):
-            saved_tokenizer, saved_model = tokens.load_tokenizer(str(model_dir)), train.load_model(str(model_dir))
+            saved_tokenizer, saved_model = loading.load_tokenizer(str(model_dir)), loading.load_model(str(model_dir))
             pipeline_rows = fill_mask.with_pipeline(str(model_dir), prompt, guide.top_k)
             manual_rows = fill_mask.by_hand(saved_model, saved_tokenizer, prompt, guide.top_k)
             record.observe("fill_mask", "pipeline", pipeline_rows, Lane.RANKING)

@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlmrepro.errors import UserError, first_line
+from mlmrepro.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["load_tokenizer", "preprocess_function", "tokenize"]
-
-
-def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """Return the checkpoint's tokenizer; raises UserError where there is none or it has no mask token."""
-    from transformers import AutoTokenizer
-
-    # A hub name is "name" or "owner/name"; anything else is meant as a folder, and a missing one is said to be so.
-    meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
-    if meant_as_folder and not Path(checkpoint).is_dir():
-        raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
-    except Exception as error:  # the libraries raise a dozen kinds for an unreadable tokenizer
-        raise UserError(
-            f"the tokenizer of {checkpoint!r} cannot be loaded: {first_line(error)}",
-            remedy="give a folder that holds tokenizer.json, or a name that the hub can be reached for; "
-            "the embedded checkpoint (--profile embedded) works offline",
-        ) from error
-    if tokenizer.mask_token is None:
-        raise UserError(
-            f"the tokenizer of {checkpoint!r} has no mask token",
-            remedy="give the checkpoint of a masked language model, such as a RoBERTa or a BERT",
-        )
-    return tokenizer
+__all__ = ["preprocess_function", "tokenize"]
 
 
 def preprocess_function(

@@ -14,67 +14,7 @@ from mlmrepro.guide import versions
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-__all__ = ["last_checkpoint", "load_model", "max_block_size", "trainer", "training_arguments", "unpushable"]
-
-# RoBERTa and what was built on it count positions from padding_idx + 1.
-_POSITIONS_AFTER_PADDING = ("roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "longformer", "xmod", "mpnet")
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
-
-
-def max_block_size(checkpoint: str, model_max_length: int) -> int:
-    """Return how many tokens a row may have: the tokenizer's limit or the model's positions, the smaller one."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False)
-    except Exception as error:
-        raise _unloadable(checkpoint, error) from error
-    positions = getattr(config, "max_position_embeddings", None) or model_max_length
-    if config.model_type in _POSITIONS_AFTER_PADDING:
-        positions -= config.pad_token_id + 1
-    return min(model_max_length, positions)
-
-
-def load_model(checkpoint: str) -> PreTrainedModel:
-    """Return the masked language model of a hub name or folder, from safetensors only.
-
-    Raises UserError where it cannot be read, is of another kind (a causal model), or lacks weights, which the
-    library would fill with random numbers and a warning (an encoder without its language-model head).
-    """
-    from transformers import AutoModelForMaskedLM
-
-    # transformers 4.41 reads a folder's pickles in spite of use_safetensors=True.
-    folder = Path(checkpoint)
-    if folder.is_dir() and not any((folder / name).is_file() for name in _SAFETENSORS):
-        raise UserError(
-            f"the checkpoint folder {checkpoint} has no {_SAFETENSORS[0]}",
-            remedy="save the model as safetensors (save_pretrained with safe_serialization): pickles are not read",
-        )
-    try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            checkpoint, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except Exception as error:  # OSError, ValueError, SafetensorError, RuntimeError ...: one message for the user
-        raise _unloadable(checkpoint, error) from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise UserError(
-            f"the checkpoint {checkpoint!r} has no weights for {', '.join(missing[:3])}"
-            + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
-            remedy="give a checkpoint with a masked-language-model head (saved from an AutoModelForMaskedLM)",
-        )
-    return model
-
-
-def _unloadable(checkpoint: str, error: Exception) -> UserError:
-    reason = first_line(error)
-    if "Unrecognized configuration class" in reason:
-        reason = "its architecture has no masked-language-model head"
-    return UserError(
-        f"the checkpoint {checkpoint!r} cannot be loaded: {reason}",
-        remedy="give a folder with config.json and model.safetensors of a masked language model, or a name that the "
-        "hub can be reached for; --profile embedded works offline",
-    )
+__all__ = ["last_checkpoint", "trainer", "training_arguments", "unpushable"]
 
 
 def training_arguments(guide: GuideConfig, output_dir: Path, *, push_to_hub: bool) -> TrainingArguments:

@@ -11,7 +11,7 @@ from mlmrepro.compare.changes import Change, Comparison
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.files import atomic_write
 
-__all__ = ["append_step_summary", "github_annotations", "write_junit"]
+__all__ = ["annotation", "append_step_summary", "github_annotations", "printable", "write_junit", "write_suites"]
 
 
 def write_junit(path: Path, comparisons: Mapping[str, Comparison], problems: Mapping[str, str]) -> None:
@@ -20,13 +20,19 @@ def write_junit(path: Path, comparisons: Mapping[str, Comparison], problems: Map
     A stage that only follows from another is skipped with that stage's name; `problems` are environments without a
     record, which are errors.
     """
-    root = ElementTree.Element("testsuites", name="mlmrepro")
-    for name, comparison in comparisons.items():
-        root.append(_suite(name, comparison))
+    suites = [_suite(name, comparison) for name, comparison in comparisons.items()]
     for name, problem in problems.items():
-        suite = ElementTree.SubElement(root, "testsuite", name=name, tests="1", failures="0", errors="1", skipped="0")
+        suite = ElementTree.Element("testsuite", name=name, tests="1", failures="0", errors="1", skipped="0")
         case = ElementTree.SubElement(suite, "testcase", classname=f"mlmrepro.{name}", name="record")
-        ElementTree.SubElement(case, "error", message=_printable(problem))
+        ElementTree.SubElement(case, "error", message=printable(problem))
+        suites.append(suite)
+    write_suites(path, suites)
+
+
+def write_suites(path: Path, suites: Iterable[ElementTree.Element]) -> None:
+    """Write test suites as one JUnit file, whole or not at all."""
+    root = ElementTree.Element("testsuites", name="mlmrepro")
+    root.extend(suites)
     ElementTree.indent(root)
     text = ElementTree.tostring(root, encoding="unicode", xml_declaration=False)
     atomic_write(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
@@ -42,8 +48,8 @@ def _suite(name: str, comparison: Comparison) -> ElementTree.Element:
         changes = [change for change in comparison.changes if change.stage == stage and change.verdict.fails]
         if changes:
             counts["failures"] += 1
-            failure = ElementTree.SubElement(case, "failure", message=_printable(f"{stage}: {verdict.value}"))
-            failure.text = _printable("\n".join(line for change in changes for line in _lines(change)))
+            failure = ElementTree.SubElement(case, "failure", message=printable(f"{stage}: {verdict.value}"))
+            failure.text = printable("\n".join(line for change in changes for line in _lines(change)))
         elif stage in follows and verdict.fails:
             counts["skipped"] += 1
             ElementTree.SubElement(case, "skipped", message=f"follows from {follows[stage]}")
@@ -67,8 +73,13 @@ def github_annotations(name: str, comparison: Comparison) -> list[str]:
         first = next(iter(_lines(change)), "")
         follows = f" Follows from it: {', '.join(change.follows)}." if change.follows else ""
         title = f"{name}: {change.stage}: {change.verdict.value}"
-        lines.append(f"::{level} title={_property(title)}::{_message(first + follows)}")
+        lines.append(annotation(level, title, first + follows))
     return lines
+
+
+def annotation(level: str, title: str, text: str) -> str:
+    """Return GitHub's workflow command that marks a job with a notice, warning or error, in one line."""
+    return f"::{level} title={_property(title)}::{_message(text)}"
 
 
 def append_step_summary(markdown: Callable[[], str]) -> bool:
@@ -89,7 +100,7 @@ def _property(text: str) -> str:
     return _message(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """XML holds no control characters, and a log may."""
     return "".join(
         c if c in "\t\n" or " " <= c < "\ud800" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from mlmrepro.files import atomic_write
 from mlmrepro.record import STAGES, RunRecord
 from mlmrepro.report import plots, tables
 from mlmrepro.report.outline import Outline, short_names
+from mlmrepro.report.page import TEMPLATES as _TEMPLATES
+from mlmrepro.report.page import render
 from mlmrepro.report.words import (
     CHANGED,
     LEGEND,
-    SYMBOL,
     change_words,
     clean,
-    count,
     difference_line,
     finding_line,
     number,
@@ -28,7 +29,6 @@ from mlmrepro.report.words import (
 
 __all__ = ["render_html", "write_html"]
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _WORDS = {
     Verdict.IDENTICAL: "same",
     Verdict.WITHIN_NOISE: "rounding",
@@ -50,48 +50,23 @@ def write_html(drift: Drift, path: Path) -> None:
 
 def render_html(drift: Drift) -> str:
     """Return the page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    def shown(content: Any) -> Any:
-        return content if isinstance(content, Markup) else clean(content)
-
-    # Everything is escaped but our own style sheet and figures.
-    pages = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-    def sentence(text: str) -> Any:
-        """Our own words, with their code spans."""
-        parts = [Markup("<code>{}</code>").format(part) if n % 2 else part for n, part in enumerate(text.split("`"))]
-        return Markup("").join(parts)
-
-    pages.filters |= {
-        "sentence": sentence,
+    filters: dict[str, Callable[..., Any]] = {
         "address": _address,
         "breakable": lambda name: Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", clean(name))),
-        "css": lambda verdict: verdict.name.lower().replace("_", "-"),
         "pairs": pairs_line,
-        "symbol": SYMBOL.__getitem__,
         "tally": lambda section: tally(item.change.verdict for item in section.items),
-        "trusted": Markup,
         "word": _WORDS.__getitem__,
     }
-    pages.globals |= {
+    functions: dict[str, Callable[..., Any]] = {
         "change_words": change_words,
-        "count": count,
         "difference_line": difference_line,
         "finding_line": finding_line,
         "short_names": short_names,
         "versions": _versions,
     }
-    style = (_TEMPLATES / "drift.css").read_text(encoding="utf-8")
-    return pages.get_template("drift.html.j2").render(_content(drift), style=style)
+    return render("drift.html.j2", [_TEMPLATES / "drift.css"], _content(drift), filters, functions)
 
 
 def _content(drift: Drift) -> dict[str, Any]:

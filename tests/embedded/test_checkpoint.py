@@ -11,9 +11,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, GuideConfig
 from mlmrepro.embedded.phases import Phase, corrupt
-from mlmrepro.guide import fill_mask, train
+from mlmrepro.guide import fill_mask
 
 CHECKPOINT = EMBEDDED / "checkpoint"
 
@@ -43,7 +44,7 @@ def test_its_weights_are_stored_in_half_and_used_in_full_precision() -> None:
     """float16 on disk, float32 in the model, whichever default the library has."""
     with safe_open(CHECKPOINT / "model.safetensors", framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}
-    assert {parameter.dtype for parameter in train.load_model(str(CHECKPOINT)).parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in loading.load_model(str(CHECKPOINT)).parameters()} == {torch.float32}
 
 
 def test_its_tokenizer_is_built_as_robertas(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -83,7 +84,7 @@ def test_the_figures_are_of_this_model(
 
     The corpus itself is not shipped; a checkpoint that was exchanged or damaged is far from its stated figure.
     """
-    model = train.load_model(str(CHECKPOINT)).eval()
+    model = loading.load_model(str(CHECKPOINT)).eval()
     answers = [
         " ".join(json.loads(line)["answers"]["text"])
         for line in (EMBEDDED / "data" / "askscience.jsonl").read_text(encoding="utf-8").splitlines()[:80]
@@ -102,5 +103,5 @@ def test_the_figures_are_of_this_model(
 
 def test_the_milky_way_is_a_spiral_galaxy(tokenizer: PreTrainedTokenizerBase) -> None:
     """The token for spiral is among its five best for the guide's sentence, before any fine-tuning."""
-    rows = fill_mask.by_hand(train.load_model(str(CHECKPOINT)), tokenizer, GuideConfig().prompt, 5)
+    rows = fill_mask.by_hand(loading.load_model(str(CHECKPOINT)), tokenizer, GuideConfig().prompt, 5)
     assert " spiral" in [row["token_str"] for row in rows]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import Trainer
 
+from mlmrepro import loading
 from mlmrepro.compare.changes import Change
 from mlmrepro.compare.drift import Outcome, compare_records
 from mlmrepro.config import golden_directory
@@ -97,9 +98,9 @@ def scaled_weight(monkeypatch: pytest.MonkeyPatch) -> None:
             model.roberta.encoder.layer[1].output.dense.weight *= 1.01
         return model
 
-    original = train.load_model
+    original = loading.load_model
     # What the run saved is loaded as it is: the fault is in reading the starting checkpoint.
-    monkeypatch.setattr(train, "load_model", lambda path: original(path) if "run" in path else scale(original(path)))
+    monkeypatch.setattr(loading, "load_model", lambda path: original(path) if "run" in path else scale(original(path)))
 
 
 def other_rate_of_learning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import set_seed
 
+from mlmrepro import loading
 from mlmrepro.config import RunConfig
 from mlmrepro.golden_run.run import golden_config
 from mlmrepro.guide import blocks, collate, dataset, observe, tokens, versions
@@ -21,7 +22,7 @@ def data_stages(config: RunConfig) -> RunRecord:
     set_seed(guide.seed)
     split = dataset.split(dataset.load(config.dataset, guide.split, config.output_dir), guide.test_size)
     observe.observe_split(record, split)
-    tokenizer = tokens.load_tokenizer(config.checkpoint)
+    tokenizer = loading.load_tokenizer(config.checkpoint)
     tokenized = tokens.tokenize(
         dataset.flatten(split), tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from datasets.exceptions import DatasetGenerationError
 
+from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, GuideConfig
 from mlmrepro.errors import UserError, causes
 from mlmrepro.guide import dataset, train
@@ -48,10 +49,10 @@ def test_every_setting_of_the_training_arrives(tmp_path: Path) -> None:
 def test_positions_of_a_roberta_are_counted_from_the_padding(tmp_path: Path) -> None:
     """A RoBERTa of 130 positions takes 128 tokens, whatever its tokenizer says; a BERT takes all of its positions."""
     shutil.copy(EMBEDDED / "checkpoint" / "config.json", tmp_path)
-    assert train.max_block_size(str(tmp_path), 10**30) == 128
-    assert train.max_block_size(str(tmp_path), 100) == 100
+    assert loading.max_block_size(str(tmp_path), 10**30) == 128
+    assert loading.max_block_size(str(tmp_path), 100) == 100
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "max_position_embeddings": 64}))
-    assert train.max_block_size(str(tmp_path), 10**30) == 64
+    assert loading.max_block_size(str(tmp_path), 10**30) == 64
 
 
 @pytest.mark.parametrize(

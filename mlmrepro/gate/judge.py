@@ -1,0 +1,133 @@
+"""From an interval and a margin to one answer, and what would decide where there is none."""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+from scipy.special import stdtrit
+
+from mlmrepro.errors import UserError
+from mlmrepro.gate.paired import detectable
+from mlmrepro.gate.result import Answer, Paired
+
+__all__ = ["MOST_TIMES", "answer", "documents_needed", "explain"]
+
+MOST_TIMES = 100  # more text than this many times the present one is not asked for
+
+
+def answer(paired: Paired, margin_nats: float) -> Answer:
+    """Return the answer for a non-inferiority margin in the unit of `paired`, 0 or more.
+
+    Better where the interval lies below 0, a regression where it lies above the margin, the same where it ends at or
+    below the margin. Each claim is wrong with probability alpha at most. Raises UserError for a margin below 0.
+    """
+    if not 0 <= margin_nats < math.inf:
+        raise UserError(f"a margin of {margin_nats:g} is no bound", remedy="give a margin of 0 or more, such as 0.01")
+    if paired.high < 0:
+        return Answer.BETTER
+    if paired.low > margin_nats:
+        return Answer.REGRESSION
+    return Answer.SAME if paired.high <= margin_nats else Answer.INCONCLUSIVE
+
+
+def documents_needed(paired: Paired, margin_nats: float) -> int | None:
+    """Return how many documents of this kind would tell on which side of the margin the difference lies.
+
+    Supposes that the true difference is the observed one, and asks for the power of `paired`. The standard error
+    shrinks with the root of the number of documents, the degrees of freedom grow with the number, and what skewness
+    adds to the interval shrinks with it. None where more than `MOST_TIMES` as many would be needed.
+    """
+    gap = abs(paired.difference - margin_nats)
+    above = paired.difference > margin_nats
+    side = paired.difference - paired.low if above else paired.high - paired.difference
+    skew = side - float(stdtrit(paired.degrees, 1 - paired.alpha)) * paired.standard_error
+
+    def enough(documents: int) -> bool:
+        less = paired.documents / documents
+        reach = detectable(paired.degrees / less, paired.alpha, paired.power) * paired.standard_error * math.sqrt(less)
+        return reach + skew * less <= gap
+
+    tried = range(2, MOST_TIMES * paired.documents + 1)
+    first = bisect.bisect_left(tried, True, key=enough)
+    return tried[first] if first < len(tried) and gap > 0 else None
+
+
+def explain(
+    paired: Paired, margin: float, margin_nats: float, measure: str, before: float, after: float
+) -> tuple[str, str]:
+    """Return (reason, advice), one sentence each: the numbers behind the answer, and what would decide or is to do.
+
+    `measure` is "perplexity" (`paired` in nats a token, told as relative change) or "bits per byte" (`paired` in nats
+    a byte, told in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent.
+    """
+    scale = _Scale(measure)
+    found = answer(paired, margin_nats)
+    change = f"{measure} {before:.5g} → {after:.5g}"
+    if paired.difference == 0 and paired.standard_error == 0:
+        return f"{change}, no difference at all", ""
+    limit = f"{100 * margin:.3g} %" if scale.relative else f"{scale.plain(margin_nats)} ({100 * margin:.3g} %)"
+    low, high = scale.signed(paired.low).removesuffix(scale.unit), scale.signed(paired.high)
+    level = f"{100 * (1 - 2 * paired.alpha):.4g} % interval"
+    numbers = f"{change}, {scale.signed(paired.difference)} ({level} {low} to {high}), margin {limit}"
+    sight = f"a change of {scale.plain(paired.smallest_effect)} or more is seen with {100 * paired.power:.3g} % power"
+    return f"{numbers}: {_finding(found, paired)}", _advice(found, paired, margin_nats, sight)
+
+
+def _finding(found: Answer, paired: Paired) -> str:
+    if found is Answer.BETTER:
+        return "measurably better"
+    if found is Answer.REGRESSION:
+        return "worse by more than the margin"
+    if found is Answer.INCONCLUSIVE:
+        return "the interval holds the margin"
+    return "measurably worse, but within the margin" if paired.low > 0 else "not worse than the margin allows"
+
+
+def _advice(found: Answer, paired: Paired, margin_nats: float, sight: str) -> str:
+    if found is Answer.REGRESSION:
+        return f"Look at the slices and documents that got worse; in this text {sight}."
+    if found is not Answer.INCONCLUSIVE:
+        return f"In this text {sight}."
+    needed = documents_needed(paired, margin_nats)
+    if needed is None:
+        return (
+            f"The difference is as good as the margin itself: {MOST_TIMES} times as much text would not decide; "
+            f"in this text {sight}."
+        )
+    return (
+        f"If the difference is as it looks, {needed:,} documents of this kind, {_times(needed / paired.documents)} as "
+        f"many, would decide; in this text {sight}."
+    )
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2g} times" if factor < 10 else f"{factor:.0f} times"
+
+
+class _Scale:
+    """How a number of nats is told in a measure."""
+
+    def __init__(self, measure: str) -> None:
+        self.relative = measure == "perplexity"
+        self.unit = " %" if self.relative else " bits"
+
+    def _number(self, nats: float) -> float:
+        if not self.relative:
+            return nats / math.log(2)
+        try:
+            return 100 * math.expm1(nats)
+        except OverflowError:
+            return math.inf
+
+    def plain(self, nats: float) -> str:
+        return f"{_digits(self._number(nats))}{self.unit}"
+
+    def signed(self, nats: float) -> str:
+        text = self.plain(nats)
+        return text if text.startswith("-") else f"+{text}"
+
+
+def _digits(figure: float) -> str:
+    """Return two decimals where they tell enough, two digits below, three for large numbers."""
+    return f"{figure:.2f}" if figure == 0 or 0.1 <= abs(figure) < 1000 else f"{figure:.2g}" if abs(figure) < 1 else f"{figure:.3g}"

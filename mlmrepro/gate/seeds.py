@@ -1,0 +1,233 @@
+"""Retraining variance: did the recipe get worse, or was a seed unlucky?
+
+Each value is the mean loss of one training run on one fixed mask plan, in nats. Runs of two recipes are compared by a
+permutation test, which supposes no distribution of the values and knows what so few of them cannot tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import comb, stdtrit
+
+from mlmrepro.errors import UserError
+from mlmrepro.gate.paired import detectable
+from mlmrepro.gate.result import Answer
+from mlmrepro.record import plain
+
+__all__ = ["ALPHA", "SeedComparison", "compare_seeds", "seeds_needed"]
+
+Floats = NDArray[np.float64]
+
+# Runs are dear: three against three reach 1/20 at best, so 0.05, and not the 0.01 of tokens, of which there are many.
+ALPHA = 0.05
+# All arrangements of up to 10 against 10 runs are tried; of more runs, this many are drawn.
+_MOST_ARRANGEMENTS = 200_000
+_MOST_SEEDS = 100  # more on each side are not asked for
+
+
+@dataclass(frozen=True)
+class SeedComparison:
+    """Two recipes, each run with several seeds; differences are after minus before, in nats, positive is worse."""
+
+    answer: Answer
+    reason: str  # one sentence with the numbers
+    advice: str  # "" where nothing is to do
+    before: tuple[float, ...]  # mean loss of each seed, raw
+    after: tuple[float, ...]
+    margin_nats: float
+    alpha: float  # of each one-sided claim
+    power: float
+    smallest_p: float  # the least p-value that so many seeds can reach
+    difference: float  # of the means
+    low: float | None  # interval of level 1 - 2 alpha, from the same test; None where smallest_p is above alpha
+    high: float | None
+    p_better: float | None  # one-sided; None where values are no numbers
+    p_worse: float | None  # worse by more than the margin
+    p_same: float | None  # not worse than the margin
+    deviation: float | None  # standard deviation between seeds, pooled; None where a side has one seed
+    smallest_effect: float | None  # the true difference that is told from 0 with this power; None as above
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; a float that JSON cannot hold becomes a string."""
+        return plain(dataclasses.asdict(self) | {"answer": self.answer.value})
+
+
+def compare_seeds(
+    before: Sequence[float], after: Sequence[float], *, margin_nats: float, alpha: float = ALPHA, power: float = 0.95
+) -> SeedComparison:
+    """Return whether the recipe of `after` is worse than that of `before`: mean losses in nats, one for each seed.
+
+    Permutation test of the difference of means, exact up to 10 against 10 seeds, inverted to an interval (Tritchler
+    1984, "On inverting permutation tests"): better below 0, a regression above `margin_nats`, the same below it.
+    Where ``1 / comb(n + m, n)``, the smallest p-value there is, exceeds `alpha`, nothing is concluded; two against
+    two always, as `alpha` is 0.1 at most. A loss of `after` that is no number is a regression; the same values on
+    both sides are the same. Raises UserError for no values, a loss of `before` that is no number, and arguments out
+    of range.
+    """
+    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    _check(old, new, margin_nats, alpha, power)
+    with np.errstate(invalid="ignore"):
+        difference = float(new.mean() - old.mean())
+    result = SeedComparison(
+        Answer.REGRESSION,
+        *("", ""),
+        *(tuple(old.tolist()), tuple(new.tolist())),
+        *(margin_nats, alpha, power),
+        1 / comb(len(old) + len(new), len(new), exact=True),
+        difference,
+        *[None] * 7,
+    )
+    if not np.isfinite(new).all():
+        return dataclasses.replace(
+            result,
+            reason=f"{np.sum(~np.isfinite(new))} of {_seeds(len(new))} after gave a loss that is no number",
+            advice="Look at the log of the training that broke.",
+        )
+    result = _tested(result, old, new)
+    answer = _answer(result)
+    return dataclasses.replace(result, answer=answer, reason=_reason(result, answer), advice=_advice(result, answer))
+
+
+def seeds_needed(alpha: float) -> int:
+    """Return with how many seeds on each side the test can reach `alpha`."""
+    return next(n for n in itertools.count(1) if 1 / comb(2 * n, n, exact=True) <= alpha)
+
+
+def _check(old: Floats, new: Floats, margin: float, alpha: float, power: float) -> None:
+    if not (len(old) and len(new)):
+        raise UserError("a recipe without any run", remedy="give the loss of at least one seed on each side")
+    if not np.isfinite(old).all():
+        raise UserError("a loss of the recipe before is no number", remedy="run the seed again, or leave it out")
+    if not 0 <= margin < math.inf:
+        raise UserError(f"a margin of {margin:g} nats is no bound", remedy="give a margin of 0 or more, such as 0.01")
+    if not (0 < alpha <= 0.1 and alpha < power < 1):
+        raise UserError(f"alpha {alpha:g} and power {power:g} are no error rates", remedy="use alpha 0.05, power 0.95")
+
+
+def _tested(result: SeedComparison, old: Floats, new: Floats) -> SeedComparison:
+    """Fill in the p-values, the interval, and what the test could see."""
+    thresholds, arrangements = _thresholds(old, new)
+    afforded = math.floor(result.alpha * arrangements * (1 + 1e-12))  # arrangements, the observed one among them
+    low, high = (float(thresholds[afforded - 1]), float(thresholds[-afforded])) if afforded else (None, None)
+    deviation = _deviation(old, new)
+    sight = None
+    if deviation is not None and low is not None:
+        quantile = stdtrit(len(old) + len(new) - 2, result.power)
+        sight = result.difference - low + float(quantile) * deviation * math.sqrt(1 / len(old) + 1 / len(new))
+    return dataclasses.replace(
+        result,
+        low=low,
+        high=high,
+        p_better=float(1 + np.sum(thresholds >= 0)) / arrangements,
+        p_worse=float(1 + np.sum(thresholds <= result.margin_nats)) / arrangements,
+        p_same=float(1 + np.sum(thresholds >= result.margin_nats)) / arrangements,
+        deviation=deviation,
+        smallest_effect=sight,
+    )
+
+
+def _thresholds(old: Floats, new: Floats) -> tuple[Floats, int]:
+    """Return, ascending, the shifts at which another arrangement of the runs is as extreme, and how many there are.
+
+    An arrangement swaps k runs after for k runs before. With `new` moved down by a shift, its difference of means is
+    as great as the observed one exactly where the shift is at least the mean of those k after minus that of the k
+    before. The observed arrangement has k = 0, is counted, and has no threshold.
+    """
+    runs = len(old) + len(new)
+    arrangements: int = min(comb(runs, len(new), exact=True), _MOST_ARRANGEMENTS)
+    if arrangements < _MOST_ARRANGEMENTS:
+        chosen = np.array(list(itertools.combinations(range(runs), len(new))))
+    else:
+        chosen = np.argsort(np.random.default_rng(0).random((arrangements - 1, runs)), axis=1)[:, : len(new)]
+    after = np.zeros((len(chosen), runs), bool)
+    np.put_along_axis(after, chosen, True, axis=1)
+    after = after[after[:, : len(old)].any(axis=1)]
+    moved = ~after[:, len(old) :] @ new - after[:, : len(old)] @ old
+    return np.sort(moved / after[:, : len(old)].sum(axis=1)), arrangements
+
+
+def _deviation(old: Floats, new: Floats) -> float | None:
+    if min(len(old), len(new)) < 2:
+        return None
+    squares = ((old - old.mean()) ** 2).sum() + ((new - new.mean()) ** 2).sum()
+    return math.sqrt(squares / (len(old) + len(new) - 2))
+
+
+def _answer(result: SeedComparison) -> Answer:
+    if sorted(result.before) == sorted(result.after):
+        return Answer.SAME
+    if result.low is None or result.high is None:
+        return Answer.INCONCLUSIVE
+    if result.high < 0:
+        return Answer.BETTER
+    if result.low > result.margin_nats:
+        return Answer.REGRESSION
+    return Answer.SAME if result.high < result.margin_nats else Answer.INCONCLUSIVE
+
+
+def _reason(result: SeedComparison, answer: Answer) -> str:
+    counts = f"{len(result.before)} against {len(result.after)} seeds"
+    numbers = f"loss {_spread(result.before)} → {_spread(result.after)}, {result.difference:+.3g} nats"
+    if sorted(result.before) == sorted(result.after):
+        return f"{numbers}, {counts}: both recipes gave the same losses"
+    if result.low is None or result.high is None:
+        refusal = f"{counts} cannot give a p-value below {result.smallest_p:.2g}, and alpha is {result.alpha:g}"
+        return f"{numbers}{_rank(result)}: {refusal}"
+    interval = f"({100 * (1 - 2 * result.alpha):.4g} % interval {result.low:+.3g} to {result.high:+.3g})"
+    finding = {
+        Answer.BETTER: "the recipe is better",
+        Answer.REGRESSION: "the recipe is worse by more than the margin",
+        Answer.SAME: "the recipe is not worse than the margin allows",
+        Answer.INCONCLUSIVE: "what the seeds change is too much to tell",
+    }[answer]
+    return f"{numbers} {interval}, margin {result.margin_nats:.3g}, {counts}: {finding}"
+
+
+def _advice(result: SeedComparison, answer: Answer) -> str:
+    sight = "" if result.smallest_effect is None else f"{result.smallest_effect:.3g} nats"
+    seen = f"so many seeds see a difference of {sight} with {100 * result.power:.3g} % power" if sight else ""
+    if result.low is None and answer is Answer.INCONCLUSIVE:
+        return f"Run at least {seeds_needed(result.alpha)} seeds on each side."
+    if answer is not Answer.INCONCLUSIVE:
+        return f"{seen[:1].upper()}{seen[1:]}." if seen else ""
+    needed = _seeds_to_decide(result)
+    more = f"about {needed} seeds on each side" if needed else f"more than {_MOST_SEEDS} seeds on each side"
+    return f"If the difference is as it looks, {more} would decide{f'; {seen}' if seen else ''}."
+
+
+def _seeds_to_decide(result: SeedComparison) -> int | None:
+    """Return how many seeds on each side would tell the side of the margin, by the t-test's power."""
+    gap = abs(result.difference - result.margin_nats)
+    tried = range(max(seeds_needed(result.alpha), min(len(result.before), len(result.after)) + 1), _MOST_SEEDS + 1)
+    spread = result.deviation or 0.0
+    return next(
+        (n for n in tried if detectable(2 * n - 2, result.alpha, result.power) * spread * math.sqrt(2 / n) <= gap), None
+    )
+
+
+def _rank(result: SeedComparison) -> str:
+    """Say where a single run stands among the others: a fact, and no proof."""
+    if len(result.after) == 1:
+        rank = 1 + sum(loss < result.after[0] for loss in result.before)
+        return f", the one after is number {rank} of {len(result.before) + 1} from the best"
+    if len(result.before) == 1:
+        rank = 1 + sum(loss < result.before[0] for loss in result.after)
+        return f", the one before is number {rank} of {len(result.after) + 1} from the best"
+    return ""
+
+
+def _spread(losses: Sequence[float]) -> str:
+    mean = f"{np.mean(losses):.5g}"
+    return mean if len(losses) == 1 else f"{mean} ({min(losses):.5g} to {max(losses):.5g})"
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed{'s' * (number != 1)}"

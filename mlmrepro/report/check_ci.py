@@ -1,0 +1,45 @@
+"""A check as CI reads it: one test case, and one annotation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mlmrepro.gate.result import Answer, CheckResult
+from mlmrepro.report.check_words import HEADLINE, ended, facts
+from mlmrepro.report.ci import annotation, printable, write_suites
+from mlmrepro.report.words import clean
+
+__all__ = ["check_annotation", "check_junit"]
+
+_LEVELS = {Answer.REGRESSION: "error", Answer.INCONCLUSIVE: "warning"}  # what passes needs no annotation
+
+
+def check_junit(result: CheckResult, path: Path, name: str) -> None:
+    """Write one test suite with one case, which fails for a regression and where nothing could be concluded."""
+    fails = result.exit_code != 0
+    suite = ElementTree.Element("testsuite", name=printable(name), tests="1", failures=str(int(fails)))
+    suite.attrib.update(errors="0", skipped="0")
+    case = ElementTree.SubElement(suite, "testcase", classname=printable(f"mlmrepro.{name}"), name="check")
+    if fails:
+        failure = ElementTree.SubElement(case, "failure", message=printable(_said(result)))
+        failure.text = printable("\n".join(_lines(result)))
+    write_suites(path, [suite])
+
+
+def check_annotation(result: CheckResult) -> str | None:
+    """Return GitHub's workflow command: an error for a regression, a warning for inconclusive, None for what passes."""
+    if result.answer not in _LEVELS:
+        return None
+    text = " ".join(ended(part) for part in (result.reason, result.advice) if part)
+    return annotation(_LEVELS[result.answer], f"mlmrepro check: {HEADLINE[result.answer]}", text)
+
+
+def _said(result: CheckResult) -> str:
+    return f"{HEADLINE[result.answer]}. {ended(result.reason)}"
+
+
+def _lines(result: CheckResult) -> list[str]:
+    lines = [f"{name}: {line}" for name, line in facts(result)]
+    lines += [f"note: {clean(note)}" for note in result.notes]
+    return [*lines, *([f"next: {clean(result.advice)}"] if result.advice else [])]

@@ -1,0 +1,105 @@
+"""Two recipes with several seeds each, on the terminal and as Markdown: every raw value, the test, what it could see."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mlmrepro.gate.result import Answer
+from mlmrepro.gate.seeds import SeedComparison
+from mlmrepro.report import markdown
+from mlmrepro.report.check_words import VERDICT, ended
+from mlmrepro.report.console import say, standard_output, styled
+from mlmrepro.report.words import SYMBOL, clean, count, number
+
+__all__ = ["print_seeds", "seeds_markdown"]
+
+_HEADLINE = {
+    Answer.BETTER: "better: the recipe got better",
+    Answer.SAME: "same: the recipe is not worse than the margin allows",
+    Answer.REGRESSION: "REGRESSION: the recipe got worse",
+    Answer.INCONCLUSIVE: "inconclusive: these runs cannot tell the recipe from the luck of a seed",
+}
+
+
+def print_seeds(comparison: SeedComparison, console: Console | None = None) -> None:
+    """Print the answer, each run's loss, the test with what it could reach and see, and what to do next."""
+    console = console or standard_output()
+    console.print()
+    say(console, styled(VERDICT[comparison.answer], comparison.answer.value), f"  {ended(comparison.reason)}")
+    console.print()
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, line in _facts(comparison):
+        table.add_row(Text(name), Text(line))
+    console.print(table, highlight=False)
+    if comparison.advice:
+        console.print()
+        say(console, clean(comparison.advice), bold="Next: ")
+
+
+def seeds_markdown(comparison: SeedComparison, *, limit: int = markdown.PR_LIMIT) -> str:
+    """Return the answer, the losses of all runs as a table, and the test; never longer than `limit` characters."""
+    page = markdown.Page(limit)
+    page.add(f"### {SYMBOL[VERDICT[comparison.answer]]} {_HEADLINE[comparison.answer]}")
+    page.add(markdown.sentence(ended(comparison.reason)))
+    lines = dict(_facts(comparison))
+    for side in ("before", "after"):
+        lines.pop(side)
+    page.add("\n".join(f"- **{name}**: {markdown.prose(line)}" for name, line in lines.items()))
+    if comparison.advice:
+        page.add(f"**Next:** {markdown.sentence(comparison.advice)}")
+    page.add(_table(comparison))
+    return str(page)
+
+
+def _table(comparison: SeedComparison) -> str:
+    before, after = comparison.before, comparison.after
+    runs = range(max(len(before), len(after)))
+    rows = [(str(n + 1), *(number(side[n], 7) if n < len(side) else "" for side in (before, after))) for n in runs]
+    rows.append(("mean", *(number(_mean(side), 7) for side in (before, after))))
+    return markdown.table(("run", "loss before (nats)", "loss after (nats)"), rows)
+
+
+def _facts(comparison: SeedComparison) -> Iterator[tuple[str, str]]:
+    """Return (name, line): the raw losses of both sides, their difference, the test, and what it could see."""
+    for name, losses in (("before", comparison.before), ("after", comparison.after)):
+        yield name, f"{', '.join(number(loss, 7) for loss in losses)} nats (mean {number(_mean(losses), 7)})"
+    if math.isfinite(comparison.difference):
+        yield "difference", _difference(comparison)
+    yield "test", _test(comparison)
+    if comparison.smallest_effect is not None and math.isfinite(comparison.smallest_effect):
+        power = f"power {100 * comparison.power:.4g} %"
+        yield "sight", f"a true difference of {number(comparison.smallest_effect, 2)} nats could be told ({power})"
+
+
+def _mean(losses: Sequence[float]) -> float:
+    return sum(losses) / len(losses)
+
+
+def _difference(comparison: SeedComparison) -> str:
+    line = f"{comparison.difference:+.3g} nats"
+    if comparison.low is not None and comparison.high is not None:
+        level = f"{100 * (1 - 2 * comparison.alpha):.4g} %"
+        line += f" ({level} interval {comparison.low:+.3g} to {comparison.high:+.3g})"
+    line += f", margin {number(comparison.margin_nats, 3)}"
+    if comparison.deviation is not None:
+        line += f"; standard deviation between seeds {number(comparison.deviation, 3)}"
+    return line
+
+
+def _test(comparison: SeedComparison) -> str:
+    found = (
+        ("better", comparison.p_better),
+        ("worse by more than the margin", comparison.p_worse),
+        ("not worse than the margin", comparison.p_same),
+    )
+    told = ", ".join(f"p {number(p, 3)} for {claim}" for claim, p in found if p is not None)
+    runs = f"{len(comparison.before)} against {count(len(comparison.after), 'run')}"
+    reach = f"the smallest p that {runs} can reach is {number(comparison.smallest_p, 3)}"
+    return f"permutation of runs{': ' if told else ''}{told}; {reach}, {number(comparison.alpha, 3)} is asked for"

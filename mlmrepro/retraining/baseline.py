@@ -1,0 +1,198 @@
+"""The baseline: a text, its mask plan, and the old checkpoint's loss on each masked token and word.
+
+A folder of three files, so that a check needs neither the old checkpoint nor the file that the text came from:
+``baseline.json`` (settings, figures, provenance, and a checksum of everything), ``documents.jsonl`` and
+``scores.safetensors``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmrepro.errors import UserError, first_line
+from mlmrepro.gate.result import Prediction
+from mlmrepro.scores import Scores
+from mlmrepro.scoring.documents import Document
+
+__all__ = ["MANIFEST", "SCHEMA", "Baseline", "ProbeRows", "first_difference"]
+
+SCHEMA = 1
+MANIFEST = "baseline.json"
+_DOCUMENTS = "documents.jsonl"
+_SCORES = "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class ProbeRows:
+    """A prompt and what the old checkpoint filled in, best first."""
+
+    prompt: str
+    expected: str
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """All that a check needs of the old checkpoint."""
+
+    documents: tuple[Document, ...]
+    ids: tuple[NDArray[np.int32], ...]  # token ids of each document, by which a changed tokenizer is seen
+    tokens: Scores
+    token_draws: NDArray[np.int32]  # the pass that masks each of them: with `tokens` this is the mask plan
+    words: Scores
+    word_draws: NDArray[np.int32]
+    probes: tuple[ProbeRows, ...]
+    settings: dict[str, Any]  # mask rate, seed, max_length, dtype, mask token
+    about: dict[str, Any]  # checkpoint, weights, packages, text
+
+    def write(self, folder: Path, *, overwrite: bool = False) -> None:
+        """Write the folder whole or not at all.
+
+        Raises UserError where something is there already; with `overwrite` another baseline is replaced.
+        """
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            if not (folder / MANIFEST).is_file():
+                raise UserError(f"{folder} is there already and is no baseline", remedy="give -o a new folder")
+            if not overwrite:
+                raise UserError(
+                    f"{folder} holds a baseline already", remedy="give -o a new folder, or --overwrite to replace it"
+                )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            whole = work / "new"
+            whole.mkdir()
+            contents = {_DOCUMENTS: self._documents(), _SCORES: self._arrays()}
+            for name, content in contents.items():
+                _write(whole / name, content)
+            manifest = {
+                "schema": SCHEMA,
+                "about": self.about,
+                "settings": self.settings,
+                "probes": [dataclasses.asdict(probe) for probe in self.probes],
+                "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+            }
+            manifest["checksum"] = _checksum(manifest)
+            _write(whole / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+            if folder.exists():
+                os.replace(folder, work / "old")
+            os.replace(whole, folder)
+        finally:
+            if (work / "old").exists() and not folder.exists():
+                os.replace(work / "old", folder)
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _documents(self) -> bytes:
+        rows = (json.dumps(dataclasses.asdict(document), ensure_ascii=False) for document in self.documents)
+        return "".join(f"{row}\n" for row in rows).encode("utf-8", "surrogatepass")
+
+    def _arrays(self) -> bytes:
+        from safetensors.numpy import save
+
+        arrays = {f"tokens.{f.name}": getattr(self.tokens, f.name) for f in dataclasses.fields(Scores)}
+        arrays |= {f"words.{f.name}": getattr(self.words, f.name) for f in dataclasses.fields(Scores)}
+        arrays |= {"tokens.draw": self.token_draws, "words.draw": self.word_draws}
+        arrays["ids"] = np.concatenate(self.ids)
+        arrays["lengths"] = np.array([len(ids) for ids in self.ids], dtype=np.int32)
+        return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+    @classmethod
+    def read(cls, folder: Path) -> Baseline:
+        """Read a baseline; raises UserError where it is absent, of another schema, damaged, or edited by hand."""
+        manifest = _manifest(folder)
+        contents = {}
+        for name in (_DOCUMENTS, _SCORES):
+            try:
+                contents[name] = (folder / name).read_bytes()
+            except OSError as error:
+                raise _damaged(folder / name, str(error.strerror)) from error
+            if hashlib.sha256(contents[name]).hexdigest() != manifest["files"].get(name):
+                raise _damaged(folder / name, "its content is not what baseline.json says")
+        try:
+            return cls._of(manifest, contents)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(folder, f"{type(error).__name__}: {first_line(error)}") from error
+
+    @classmethod
+    def _of(cls, manifest: dict[str, Any], contents: dict[str, bytes]) -> Baseline:
+        from safetensors.numpy import load
+
+        arrays = load(contents[_SCORES])
+        text = contents[_DOCUMENTS].decode("utf-8", "surrogatepass")
+        names = [f.name for f in dataclasses.fields(Scores)]
+        return cls(
+            documents=tuple(Document(**json.loads(line)) for line in text.split("\n") if line),
+            ids=tuple(np.split(arrays["ids"], np.cumsum(arrays["lengths"])[:-1])),
+            tokens=Scores(**{name: arrays[f"tokens.{name}"] for name in names}),
+            token_draws=arrays["tokens.draw"],
+            words=Scores(**{name: arrays[f"words.{name}"] for name in names}),
+            word_draws=arrays["words.draw"],
+            probes=tuple(
+                ProbeRows(probe["prompt"], probe["expected"], tuple(Prediction(**row) for row in probe["predictions"]))
+                for probe in manifest["probes"]
+            ),
+            settings=manifest["settings"],
+            about=manifest["about"],
+        )
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no baseline" if folder.is_dir() else f"the baseline {folder} does not exist",
+            remedy="give the folder that mlmrepro baseline wrote (-o)",
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {first_line(error)}") from error
+    if schema != SCHEMA:
+        raise UserError(
+            f"{path} is a baseline of schema {schema}, this version reads schema {SCHEMA}",
+            remedy="make it again with mlmrepro baseline",
+        )
+    if manifest.get("checksum") != _checksum(manifest) or not isinstance(manifest.get("files"), dict):
+        raise UserError(
+            f"{path} was edited by hand or damaged: its checksum differs",
+            remedy="restore the file (git checkout), or make the baseline again with mlmrepro baseline",
+        )
+    return manifest
+
+
+def _checksum(manifest: dict[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is truncated, damaged or edited: {reason}",
+        remedy="restore the file (git checkout), or make the baseline again with mlmrepro baseline",
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def first_difference(before: Sequence[NDArray[np.int32]], after: Sequence[NDArray[np.int32]]) -> int | None:
+    """Return the first document whose token ids differ, None where all are equal."""
+    pairs = enumerate(zip(before, after, strict=True))
+    return next((n for n, (old, new) in pairs if not np.array_equal(old, new)), None)

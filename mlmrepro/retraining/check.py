@@ -1,0 +1,270 @@
+"""Make a baseline of the old checkpoint, and check the new one against it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mlmrepro.errors import UserError
+from mlmrepro.gate.assess import DocumentText, assess
+from mlmrepro.gate.probes import probe_change
+from mlmrepro.gate.result import CheckResult, Prediction, ProbeChange
+from mlmrepro.provenance import collect
+from mlmrepro.retraining.baseline import Baseline, ProbeRows, first_difference
+from mlmrepro.retraining.settings import Settings
+from mlmrepro.scores import Scores
+from mlmrepro.scoring.documents import Document, Text
+from mlmrepro.scoring.encode import Encoded, words_of
+from mlmrepro.scoring.filling import Probe, fill
+from mlmrepro.scoring.plan import MASK_RATE, Plan, token_plan, word_plan
+from mlmrepro.scoring.scorer import ROUNDING, Scorer
+
+__all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
+
+_ENOUGH = 0.5  # share of the baseline's words that a changed tokenizer has to be able to score
+
+
+class Progress(Protocol):
+    """Whoever shows how far it is."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` units of `what` are scored."""
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def make_baseline(
+    scorer: Scorer,
+    text: Text,
+    *,
+    checkpoint: str,
+    rate: float = MASK_RATE,
+    seed: int = 0,
+    random_passes: int | None = None,
+    probes: Sequence[Probe] = (),
+    progress: Progress = _silent,
+) -> Baseline:
+    """Score the old checkpoint on the text: each token masked once, and each word once, for other tokenizers.
+
+    With `random_passes` tokens are drawn in each pass with the chance `rate`, as the guide does, in place of the
+    complementary passes. Raises UserError for a text of one document, or losses that are no numbers.
+    """
+    if len(text.documents) < 2:
+        raise UserError(
+            f"the text {text.source} is one document, and what one document shows may hold for no other",
+            remedy="give at least two, better some hundreds (in .txt a blank line ends a document)",
+        )
+    texts = [document.text for document in text.documents]
+    encoded = scorer.encode(texts)
+    plan = token_plan(texts, encoded, rate=rate, seed=seed, random_passes=random_passes)
+    tokens = scorer.score(plan, encoded, progress=_named(progress, "tokens"))
+    words, draws = _word_scores(scorer, texts, encoded, rate, seed, progress)
+    for scores in (tokens, words):
+        if broken := int((~np.isfinite(scores.loss)).sum()):
+            raise UserError(
+                f"{broken} of {len(scores)} losses of the checkpoint {checkpoint!r} are no finite numbers",
+                remedy="take another checkpoint; a baseline that is no number would hide every regression",
+            )
+    lines = [probe.prompt for probe in probes]
+    rows = (
+        ProbeRows(probe.prompt, probe.expected, filled)
+        for probe, filled in zip(probes, _filled(scorer, lines), strict=True)
+    )
+    return Baseline(
+        documents=text.documents,
+        ids=tuple(document.ids for document in encoded),
+        tokens=tokens,
+        token_draws=plan.draw,
+        words=words,
+        word_draws=draws,
+        probes=tuple(rows),
+        settings={
+            "mask_rate": rate,
+            "seed": seed,
+            "masks": "complementary" if random_passes is None else f"random, {random_passes} passes",
+            "max_length": scorer.encoder.max_length,
+            "mask_token": scorer.mask_id,
+            "dtype": scorer.dtype,
+            "tokens_per_byte": sum(map(len, encoded)) / sum(len(word) for t in texts for word in _bytes_of_words(t)),
+        },
+        about={
+            "checkpoint": checkpoint,
+            **scorer.about,
+            "text": text.source,
+            "notes": [*text.notes, *_unknown(encoded)],
+            "documents": len(texts),
+            "tokens": len(tokens),
+            "words": len(words),
+            "perplexity": tokens.perplexity,
+            "bits_per_byte": words.bits_per_byte,
+            "provenance": collect(),
+        },
+    )
+
+
+def check_checkpoint(
+    checkpoint: str,
+    folder: Path,
+    settings: Settings | None = None,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    progress: Progress = _silent,
+) -> CheckResult:
+    """Check a checkpoint, a folder or hub name, against the baseline in `folder`.
+
+    Raises UserError for a baseline or a checkpoint that cannot be used.
+    """
+    baseline = Baseline.read(folder)
+    wanted = baseline.settings
+    scorer = Scorer.load(checkpoint, device=device, dtype=dtype or wanted["dtype"], max_length=wanted["max_length"])
+    return check(scorer, baseline, settings, checkpoint=checkpoint, progress=progress)
+
+
+def check(
+    scorer: Scorer,
+    baseline: Baseline,
+    settings: Settings | None = None,
+    *,
+    checkpoint: str = "in memory",
+    progress: Progress = _silent,
+) -> CheckResult:
+    """Score the new checkpoint on the baseline's masks and say whether it is worse.
+
+    Where its tokenizer gives other tokens than the baseline's, whole words are compared, in bits a byte. Raises
+    UserError where the two cannot be compared.
+    """
+    settings = settings or Settings()
+    texts = [document.text for document in baseline.documents]
+    encoded = scorer.encode(texts)
+    notes = list(baseline.about["notes"])
+    other = _other_tokens(scorer, baseline, encoded)
+    if other:
+        notes.append(other)
+        before, after = _same_words(scorer, baseline, encoded, notes, progress)
+        units = [words_of(text) for text in texts]
+        measure, scale = "bits per byte", float(baseline.settings["tokens_per_byte"])
+    else:
+        before, after = baseline.tokens, _same_tokens(scorer, baseline, encoded, progress)
+        units, measure, scale = _token_texts(scorer, encoded), "perplexity", 1.0
+    if scorer.dtype != baseline.settings["dtype"]:
+        notes.append(f"the baseline was scored in {baseline.settings['dtype']}, this checkpoint in {scorer.dtype}")
+    candidate = {"checkpoint": checkpoint, **scorer.about, "provenance": collect()}
+    return assess(
+        before,
+        after,
+        measure=measure,
+        margin=settings.margin,
+        margin_nats=settings.margin_nats * scale,
+        alpha=settings.alpha,
+        power=settings.power,
+        rounding=max(scorer.rounding, ROUNDING[baseline.settings["dtype"]]),
+        documents=_shown(baseline.documents, units),
+        probes=_probe_changes(scorer, baseline, by_text=bool(other)),
+        notes=notes,
+        provenance={"baseline": {**baseline.about, "settings": baseline.settings}, "candidate": candidate},
+    )
+
+
+def _other_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded]) -> str:
+    """Return what differs between the two tokenizers on this text, "" where nothing does."""
+    first = first_difference(baseline.ids, [document.ids for document in encoded])
+    if first is not None:
+        name = baseline.documents[first].name
+        return f"the tokenizer changed (first seen in document {name}): words are compared, in bits a byte"
+    if scorer.mask_id != baseline.settings["mask_token"]:
+        return "the mask token has another id: words are compared, in bits a byte"
+    return ""
+
+
+def _same_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded], progress: Progress) -> Scores:
+    wanted = baseline.settings["max_length"]
+    if scorer.encoder.max_length != wanted:
+        raise UserError(
+            f"the baseline has windows of {wanted} tokens, this checkpoint reads {scorer.encoder.max_length}",
+            remedy=f"make the baseline with --max-length {min(wanted, scorer.encoder.max_length)}",
+        )
+    plan = Plan("token", baseline.tokens.document, baseline.tokens.position, baseline.token_draws)
+    return scorer.score(plan, encoded, progress=_named(progress, "tokens"))
+
+
+def _same_words(
+    scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded], notes: list[str], progress: Progress
+) -> tuple[Scores, Scores]:
+    old = baseline.words
+    plan = Plan("word", old.document, old.position, baseline.word_draws)
+    new = scorer.score(plan, encoded, progress=_named(progress, "words"))
+    _, kept, _ = np.intersect1d(_places(old), _places(new), assume_unique=True, return_indices=True)
+    if len(kept) < _ENOUGH * len(old):
+        raise UserError(
+            f"the changed tokenizer can score {len(kept)} of the baseline's {len(old)} words: the others hold unknown "
+            "tokens or do not fit a window",
+            remedy="give text in the language of both tokenizers",
+        )
+    if len(kept) < len(old):
+        notes.append(f"{len(old) - len(kept)} of {len(old)} words left out: one tokenizer does not know them whole")
+    before = _taken(old, kept)
+    return before, dataclasses.replace(new, size=before.size)
+
+
+def _word_scores(
+    scorer: Scorer, texts: Sequence[str], encoded: Sequence[Encoded], rate: float, seed: int, progress: Progress
+) -> tuple[Scores, np.ndarray]:
+    words = [_bytes_of_words(text) for text in texts]
+    plan = word_plan(texts, [len(document) for document in words], rate=rate, seed=seed)
+    scores = scorer.score(plan, encoded, progress=_named(progress, "words"))
+    sizes = [len(words[n][position]) for n, position in zip(scores.document, scores.position, strict=True)]
+    draw = {place: d for place, d in zip(zip(plan.document, plan.position, strict=True), plan.draw, strict=True)}
+    draws = [draw[place] for place in zip(scores.document, scores.position, strict=True)]
+    return dataclasses.replace(scores, size=np.array(sizes, dtype=np.int32)), np.array(draws, dtype=np.int32)
+
+
+def _places(scores: Scores) -> np.ndarray:
+    """Return one number for each unit's document and position."""
+    return scores.document.astype(np.int64) << 32 | scores.position
+
+
+def _bytes_of_words(text: str) -> list[bytes]:
+    return [word.encode("utf-8", "surrogatepass") for word in words_of(text)]
+
+
+def _taken(scores: Scores, kept: np.ndarray) -> Scores:
+    return Scores(**{f.name: getattr(scores, f.name)[kept] for f in dataclasses.fields(Scores)})
+
+
+def _filled(scorer: Scorer, prompts: Sequence[str]) -> list[tuple[Prediction, ...]]:
+    return [tuple(Prediction(*row) for row in rows) for rows in fill(scorer, prompts)]
+
+
+def _probe_changes(scorer: Scorer, baseline: Baseline, *, by_text: bool) -> list[ProbeChange]:
+    filled = _filled(scorer, [probe.prompt for probe in baseline.probes])
+    return [
+        probe_change(probe.prompt, probe.predictions, rows, probe.expected, by_text=by_text)
+        for probe, rows in zip(baseline.probes, filled, strict=True)
+    ]
+
+
+def _token_texts(scorer: Scorer, encoded: Sequence[Encoded]) -> list[list[str]]:
+    used = np.unique(np.concatenate([document.ids for document in encoded])).tolist()
+    text = {token: str(scorer.tokenizer.decode([token])) for token in used}
+    return [[text[token] for token in document.ids.tolist()] for document in encoded]
+
+
+def _shown(documents: Sequence[Document], units: Sequence[Sequence[str]]) -> list[DocumentText]:
+    return [DocumentText(d.name, d.topic, words) for d, words in zip(documents, units, strict=True)]
+
+
+def _unknown(encoded: Sequence[Encoded]) -> list[str]:
+    """Return a note where the text holds tokens that are never masked: unknown ones, or special ones written out."""
+    count = sum(int((~document.maskable).sum()) for document in encoded)
+    return [f"{count} tokens of the text are special or unknown to the tokenizer, and never masked"] if count else []
+
+
+def _named(progress: Progress, what: str) -> Callable[[int, int], None]:
+    return lambda done, total: progress(what, done, total)

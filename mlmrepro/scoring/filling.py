@@ -1,0 +1,90 @@
+"""Fill the mask of prompts: the probes that a user wants to see beside the perplexity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlmrepro.errors import UserError, first_line
+from mlmrepro.scoring.scorer import Scorer, still
+
+__all__ = ["KEPT", "Probe", "fill", "read_probes"]
+
+KEPT = 50  # predictions of each prompt, enough to see where an expected answer has gone
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt with one ``<mask>``, and the right answer where the user gave one."""
+
+    prompt: str
+    expected: str = ""
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """Return the prompts of a file: one a line, or JSON lines with ``prompt`` and perhaps ``expected``.
+
+    Raises UserError where the file cannot be read, is empty, or a prompt has not exactly one ``<mask>``.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the prompts {path} cannot be read: {first_line(error)}", remedy="give a text file in UTF-8"
+        ) from error
+    probes = []
+    for n, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        probe = Probe(line.strip()) if path.suffix != ".jsonl" else _of_json(line, f"{path}, line {n}")
+        if (count := probe.prompt.count("<mask>")) != 1:
+            raise UserError(f"{path}, line {n} holds {count or 'no'} <mask>", remedy="write <mask> exactly once a line")
+        probes.append(probe)
+    if not probes:
+        raise UserError(f"the prompts {path} are empty", remedy="write one prompt with <mask> a line")
+    return probes
+
+
+def _of_json(line: str, where: str) -> Probe:
+    try:
+        row = json.loads(line)
+        probe = Probe(row["prompt"], row.get("expected") or "")
+        if not (isinstance(probe.prompt, str) and isinstance(probe.expected, str)):
+            raise TypeError("prompt and expected have to be strings")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{where} is no prompt: {type(error).__name__}: {first_line(error)}",
+            remedy='write {"prompt": "... <mask> ...", "expected": "..."}',
+        ) from error
+    return probe
+
+
+def fill(scorer: Scorer, prompts: Sequence[str], top_k: int = KEPT) -> list[list[tuple[int, str, float]]]:
+    """Return (token id, decoded token, probability) of the best `top_k` for each prompt, best first.
+
+    ``<mask>`` stands for the tokenizer's own mask token. Raises UserError for a prompt that is too long.
+    """
+    import torch
+
+    tokenizer, limit = scorer.tokenizer, scorer.encoder.max_length
+    found = []
+    with still(scorer.model):
+        for prompt in prompts:
+            ids = tokenizer(prompt.replace("<mask>", tokenizer.mask_token), verbose=False)["input_ids"]
+            if len(ids) > limit:
+                raise UserError(f"the prompt {prompt!r} has {len(ids)} tokens, of {limit}", remedy="shorten it")
+            if ids.count(scorer.mask_id) != 1:
+                raise UserError(f"the prompt {prompt!r} has not one mask token", remedy="write <mask> exactly once")
+            input_ids, attention_mask = scorer.padded([ids])
+            at = torch.tensor([[0], [ids.index(scorer.mask_id)]], device=input_ids.device)
+            probabilities = scorer.logits(input_ids, attention_mask, at).float().softmax(dim=-1)[0]
+            best = torch.topk(probabilities, min(top_k, len(tokenizer), len(probabilities)))
+            found.append(
+                [
+                    (token, str(tokenizer.decode([token])), probability)
+                    for probability, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                ]
+            )
+    return found

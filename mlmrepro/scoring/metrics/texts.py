@@ -1,0 +1,113 @@
+"""What the `evaluate` modules compute: the perplexity of each text, and of all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlmrepro.errors import UserError
+from mlmrepro.scores import Scores
+from mlmrepro.scoring.plan import MASK_RATE, one_by_one, token_plan
+from mlmrepro.scoring.scorer import MAX_LENGTH, Scorer
+
+__all__ = ["Texts", "masked_perplexity", "pseudo_perplexity"]
+
+
+class Texts:
+    """Refuses a single string as predictions; mixed into a module, before ``evaluate.Metric``."""
+
+    def add_batch(self, *, predictions: Any = None, **inputs: Any) -> None:
+        """Add a batch of texts."""
+        if isinstance(predictions, str):  # evaluate would score each of its characters
+            raise UserError("predictions is one string", remedy="give a list of texts")
+        super().add_batch(predictions=predictions, **inputs)  # type: ignore[misc]
+
+
+def masked_perplexity(
+    predictions: Sequence[str],
+    model_id: str,
+    *,
+    batch_size: int = 16,
+    device: str | None = None,
+    max_length: int | None = None,
+    mlm_probability: float = MASK_RATE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return the perplexity of masked tokens, each masked once among ceil(1/`mlm_probability`) passes.
+
+    "perplexity" is of all tokens, "perplexities" and "token_counts" are lists with an entry for each text. The batch,
+    in sequences of `max_length`, does not change the result; `device` None takes a GPU where there is one.
+
+    Raises UserError for texts or a checkpoint that cannot be scored.
+    """
+    scorer = _scorer(predictions, model_id, batch_size, device, max_length)
+    encoded = scorer.encode(predictions)
+    scores = scorer.score(token_plan(predictions, encoded, rate=mlm_probability, seed=seed), encoded)
+    loss, count = _by_text(scores, len(predictions))
+    return {
+        "perplexity": scores.perplexity,
+        "perplexities": _exp(loss / count).tolist(),
+        "token_counts": count.tolist(),
+    }
+
+
+def pseudo_perplexity(
+    predictions: Sequence[str],
+    model_id: str,
+    *,
+    batch_size: int = 16,
+    device: str | None = None,
+    max_length: int | None = None,
+    within_word: bool = False,
+) -> dict[str, Any]:
+    """Return the pseudo-perplexity: every token is masked alone, all others are seen (Salazar et al. 2020).
+
+    "pseudo_perplexity" is of all tokens; "pseudo_perplexities", "pseudo_log_likelihoods" (natural logarithm, summed)
+    and "token_counts" are lists with an entry for each text. With `within_word` the later tokens of the same word are
+    masked too (Kauf and Ivanova 2023). The batch, in sequences of `max_length`, does not change the result.
+
+    Raises UserError for texts or a checkpoint that cannot be scored.
+    """
+    scorer = _scorer(predictions, model_id, batch_size, device, max_length)
+    encoded = scorer.encode(predictions)
+    scores = scorer.score(one_by_one(encoded), encoded, within_word=within_word)
+    loss, count = _by_text(scores, len(predictions))
+    return {
+        "pseudo_perplexity": scores.perplexity,
+        "pseudo_perplexities": _exp(loss / count).tolist(),
+        "pseudo_log_likelihoods": (-loss).tolist(),
+        "token_counts": count.tolist(),
+    }
+
+
+def _scorer(
+    predictions: Sequence[str], model_id: str, batch_size: int, device: str | None, max_length: int | None
+) -> Scorer:
+    if not predictions:
+        raise UserError("there are no predictions", remedy="give one text or more")
+    for n, text in enumerate(predictions):
+        if not text.strip():
+            raise UserError(f"prediction {n} is empty", remedy="leave empty texts out")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}", remedy="give 1 or more")
+    place = {None: "auto", "gpu": "cuda"}.get(device, device) or "auto"
+    tokens = batch_size * (max_length or MAX_LENGTH)
+    return Scorer.load(str(model_id), device=place, max_length=max_length, batch_tokens=tokens)
+
+
+def _by_text(scores: Scores, texts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (nats, number of scored tokens) of each text; shape (texts,)."""
+    count = np.bincount(scores.document, minlength=texts)
+    if not count.all():
+        raise UserError(
+            f"prediction {int(np.argmin(count > 0))} has no token that can be masked",
+            remedy="leave out texts that the tokenizer does not know a word of",
+        )
+    return np.bincount(scores.document, weights=scores.loss, minlength=texts), count
+
+
+def _exp(mean_loss: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # infinite where a float cannot hold it, as in Scores.perplexity
+        return np.exp(mean_loss)

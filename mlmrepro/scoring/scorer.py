@@ -1,0 +1,322 @@
+"""Score a text with a masked language model: the loss of every masked unit, raw."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlmrepro import loading
+from mlmrepro.errors import UserError, first_line
+from mlmrepro.scores import Scores
+from mlmrepro.scoring.encode import Encoded, Encoder
+from mlmrepro.scoring.plan import Plan, Row, rows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["BATCH_TOKENS", "MAX_LENGTH", "ROUNDING", "Scorer", "still"]
+
+BATCH_TOKENS = 4096  # of one forward pass, padding included: fits beside a large model, and is fast on a processor
+MAX_LENGTH = 512  # of a window, where the model could read more: attention costs its square
+# Nats by which the loss of one token may differ between batch sizes, threads and devices: 7.6e-6 was the most seen in
+# float32 (embedded model, batches of 512 to 8,192 tokens); bfloat16 has 8 bits of mantissa.
+ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
+_LOGITS = 2**27  # logits of one batch, half a gigabyte: ends a batch early where the vocabulary is large
+_SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly of one length
+
+
+class Scorer:
+    """A model with its tokenizer, ready to score.
+
+    The language-model head is run on the masked positions only, in batches of about one length. Neither the global
+    random generators nor the model's training mode are touched, so that a training may go on afterwards as if
+    nothing had been scored.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int = MAX_LENGTH,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> None:
+        if batch_tokens < 1:
+            raise UserError(f"the batch has {batch_tokens} tokens", remedy="give 1 or more")
+        embeddings: Any = model.get_input_embeddings()
+        rows_of_embedding = embeddings.weight.shape[0]
+        if len(tokenizer) > rows_of_embedding:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model only {rows_of_embedding}",
+                remedy="give the tokenizer that the model was trained with, or resize its embeddings",
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = Encoder(tokenizer, min(max_length, loading.positions(model.config, tokenizer.model_max_length)))
+        self.batch_tokens = batch_tokens
+        self.mask_id: int = tokenizer.mask_token_id
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.mask_token_id
+        with still(model):
+            self.prunes_head = self._pruned_head_is_equal()
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str,
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        max_length: int = MAX_LENGTH,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Scorer:
+        """Load a checkpoint from safetensors; "auto" takes a GPU where there is one.
+
+        Raises UserError for a checkpoint that is no masked language model, or whose weights are no numbers.
+        """
+        import torch
+
+        if dtype not in ROUNDING:
+            raise UserError(f"the dtype is {dtype!r}", remedy=f"use one of: {', '.join(ROUNDING)}")
+        place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        tokenizer = loading.load_tokenizer(checkpoint)
+        model = loading.load_model(checkpoint)
+        try:
+            model = model.to(device=place, dtype=getattr(torch, dtype))  # type: ignore[call-arg, arg-type]
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"the model cannot be put on {place!r}: {first_line(error)}", remedy="use --device cpu"
+            ) from error
+        for name, weight in model.state_dict().items():
+            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                raise UserError(
+                    f"the checkpoint {checkpoint!r} holds weights that are no finite numbers: {name}",
+                    remedy="take an earlier checkpoint; its training diverged, or its file is damaged",
+                )
+        return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was scored with, for the record: class, weights (a digest), tokenizer, dtype, device."""
+        return {
+            "architecture": type(self.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "weights": _digest(self.model),
+            "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer)} tokens",
+            "dtype": self.dtype,
+            "device": self.model.device.type,
+            "head": "masked positions only" if self.prunes_head else "all positions",
+        }
+
+    @property
+    def dtype(self) -> str:
+        """Name of the weights' dtype, such as "float32"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def rounding(self) -> float:
+        """Nats by which a token's loss may differ for no reason but rounding."""
+        return ROUNDING.get(self.dtype, ROUNDING["bfloat16"])
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return each text in tokens and windows."""
+        return self.encoder.encode(texts)
+
+    def score(
+        self,
+        plan: Plan,
+        encoded: Sequence[Encoded],
+        *,
+        within_word: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Return the scores of every unit of the plan that can be scored, in its order.
+
+        Words that do not lie whole in one window, or hold tokens unknown to the tokenizer, are left out.
+        `progress(done, total)` is called with units. Raises UserError where no unit is left.
+        """
+        loss = np.zeros(len(plan))
+        log_confidence = np.zeros(len(plan))
+        correct = np.ones(len(plan), dtype=bool)
+        seen = np.zeros(len(plan), dtype=bool)
+        done = 0
+        with still(self.model):
+            for batch in self._batches(rows(plan, encoded, within_word=within_word)):
+                units = np.concatenate([row.units for row in batch])
+                targets = np.concatenate([encoded[row.document].ids[row.scored] for row in batch])
+                losses, tops, right = self._measured(batch, encoded, targets)
+                np.add.at(loss, units, losses)
+                np.add.at(log_confidence, units, tops)
+                np.logical_and.at(correct, units, right)
+                seen[units] = True
+                done += len(units)
+                if progress is not None:
+                    progress(min(done, len(plan)), len(plan))
+        if not seen.any():
+            raise UserError(
+                f"no {plan.unit} of the text can be scored",
+                remedy="give longer documents, in the language that the tokenizer was made for",
+            )
+        if progress is not None:
+            progress(len(plan), len(plan))
+        token = np.full(len(plan), -1, dtype=np.int32)
+        if plan.unit == "token":
+            starts = np.cumsum([0, *map(len, encoded)])
+            token = np.concatenate([document.ids for document in encoded])[starts[plan.document] + plan.position]
+        return Scores(
+            document=plan.document[seen],
+            position=plan.position[seen],
+            token=token[seen],
+            loss=loss[seen].astype(np.float32),
+            size=np.ones(int(seen.sum()), dtype=np.int32),
+            correct=correct[seen],
+            confidence=np.exp(log_confidence[seen]).astype(np.float32),
+        )
+
+    def _batches(self, source: Iterator[Row]) -> Iterator[list[Row]]:
+        """Group rows into batches of about one length, the longest first: what does not fit fails at once."""
+        chunk: list[Row] = []
+        for row in source:
+            chunk.append(row)
+            if len(chunk) == _SORTED_TOGETHER:
+                yield from self._sorted(chunk)
+                chunk = []
+        yield from self._sorted(chunk)
+
+    def _sorted(self, chunk: list[Row]) -> Iterator[list[Row]]:
+        around = len(self.encoder.prefix) + len(self.encoder.suffix)
+        chunk.sort(key=lambda row: row.start - row.stop)
+        positions = _LOGITS // self.model.config.vocab_size if self.prunes_head else self.batch_tokens
+        batch: list[Row] = []
+        scored = 0
+        for row in chunk:
+            tokens = (len(batch) + 1) * ((batch or [row])[0].stop - (batch or [row])[0].start + around)
+            if batch and (tokens > self.batch_tokens or scored + len(row.scored) > positions):
+                yield batch
+                batch, scored = [], 0
+            batch.append(row)
+            scored += len(row.scored)
+        if batch:
+            yield batch
+
+    def _measured(
+        self, batch: Sequence[Row], encoded: Sequence[Encoded], targets: NDArray[np.int32]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Return (loss, log-probability of the best token, whether it is the true one) of each scored position."""
+        import torch
+
+        before = len(self.encoder.prefix)
+        ids, places = [], []
+        for n, row in enumerate(batch):
+            sequence = self.encoder.with_special_tokens(encoded[row.document].ids[row.start : row.stop])
+            for position in row.masked:
+                sequence[before + position - row.start] = self.mask_id
+            ids.append(sequence)
+            places.append(np.stack([np.full(len(row.scored), n), before + row.scored - row.start]))
+        input_ids, attention_mask = self.padded(ids)
+        at = torch.from_numpy(np.concatenate(places, axis=1)).to(input_ids.device)
+        wanted = torch.from_numpy(targets.astype(np.int64)).to(input_ids.device)
+        logits = self.logits(input_ids, attention_mask, at).float()
+        total = logits.logsumexp(dim=-1)
+        best, token = logits.max(dim=-1)
+        true_logit = logits.gather(-1, wanted[:, None])[:, 0]
+        measured = torch.stack([total - true_logit, best - total, (token == wanted).float()])
+        loss, top, right = measured.cpu().double().numpy()
+        return loss, top, right > 0.5
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return input_ids and attention_mask, both (rows, longest row), on the model's device."""
+        import torch
+
+        longest = max(map(len, ids))
+        padded = torch.full((len(ids), longest), self.pad_id)
+        mask = torch.zeros_like(padded)
+        for n, sequence in enumerate(ids):
+            padded[n, : len(sequence)] = torch.tensor(sequence)
+            mask[n, : len(sequence)] = 1
+        return padded.to(self.model.device), mask.to(self.model.device)
+
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (positions, vocabulary), of the positions `at`: (2, positions) of row and column."""
+        if not self.prunes_head:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[at[0], at[1]]
+        with _head_sees_only(self.model, at):
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
+
+    def _pruned_head_is_equal(self) -> bool:
+        """Tell whether the head gives the same on masked positions alone: true of every head that sees no neighbours.
+
+        Measured once, on two short rows, so that an architecture nobody thought of is scored right, if slower.
+        """
+        import torch
+
+        usable = [n for n in range(len(self.tokenizer)) if n not in set(self.encoder.special.tolist())][:5]
+        ids = [
+            self.encoder.with_special_tokens(np.array(row, dtype=np.int32))
+            for row in ([*usable, self.mask_id], [self.mask_id, *usable[:2]])
+        ]
+        input_ids, attention_mask = self.padded(ids)
+        at = torch.tensor([[0, 0, 1], [1, len(ids[0]) - 1, 1]], device=input_ids.device)
+        full = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        if full.dim() != 3 or full.shape[:2] != input_ids.shape:
+            raise UserError(
+                f"{type(self.model).__name__} gives no score for each token of each position",
+                remedy="give a checkpoint of a masked language model",
+            )
+        try:
+            with _head_sees_only(self.model, at):
+                pruned = self.model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
+        except Exception:  # whatever an unknown architecture does with fewer positions
+            return False
+        wanted = full[at[0], at[1]]
+        return pruned.shape == wanted.shape and torch.allclose(
+            pruned.float(), wanted.float(), rtol=0, atol=self.rounding, equal_nan=True
+        )
+
+
+@contextmanager
+def still(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model into evaluation mode, without gradients; afterwards every module has its own mode again."""
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():  # no inference_mode: a cache made there would break a later training step
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _digest(model: PreTrainedModel) -> str:
+    """Return the SHA-256 of all weights, by name: 16 hexadecimal digits."""
+    import torch
+
+    sha = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        sha.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()[:16]
+
+
+def _taken(output: Any, at: torch.Tensor) -> Any:
+    """Return the encoder's output as if there were only the positions `at`, in one row."""
+    hidden = output[0][at[0], at[1]].unsqueeze(0)
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    return type(output)(last_hidden_state=hidden)
+
+
+@contextmanager
+def _head_sees_only(model: PreTrainedModel, at: torch.Tensor) -> Iterator[None]:
+    hook = model.base_model.register_forward_hook(lambda module, given, output: _taken(output, at))
+    try:
+        yield
+    finally:
+        hook.remove()

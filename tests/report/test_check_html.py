@@ -1,0 +1,376 @@
+"""The page of a check: whole, self-contained, safe, and readable without colour."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mlmrepro.gate.probes import probe_change
+from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, Prediction, TokenChange
+from mlmrepro.report import check_html
+from mlmrepro.report.check_html import STEPS, render_check_html, write_check_html
+from mlmrepro.report.check_plots import drawings, forest, interval
+from mlmrepro.report.page import TEMPLATES
+from mlmrepro.report.svg import SERIES, Drawing
+
+from . import checks
+from .test_html import Page, contrast
+
+RESULTS = {
+    "full": checks.check(),
+    "bare": checks.bare(),
+    "equal": checks.equal(),
+    "broken": checks.broken(),
+    "words": checks.in_words(),
+    "hostile": checks.hostile(),
+}
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    return {name: render_check_html(result) for name, result in RESULTS.items()}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_page_is_well_formed(name: str, sources: dict[str, str]) -> None:
+    """Every tag is closed in its place, ids are unique, and each link within the page has its target."""
+    page = Page(sources[name])
+    assert page.problems == []
+    assert [found for found, n in Counter(page.all("id")).items() if n > 1] == []
+    assert {link[1:] for link in page.all("href") if link.startswith("#")} <= set(page.all("id"))
+    for names in page.all("aria-labelledby"):
+        assert set(names.split()) <= set(page.all("id"))
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_page_fetches_nothing(name: str, sources: dict[str, str]) -> None:
+    """No script, image, font or style from elsewhere, no link that leads out, no handler."""
+    page = Page(sources[name])
+    assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "video", "audio"} == set()
+    assert page.all("src") == []
+    assert {link for link in page.all("href") if not link.startswith("#")} == {"data:,"}
+    assert re.findall(r"url\((?!#)|@import|@font-face", sources[name]) == []
+    assert "default-src 'none'" in sources[name]
+    assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
+
+
+def test_the_answer_stands_first(sources: dict[str, str]) -> None:
+    """Answer, reason, numbers, notes and what to do next come before any figure."""
+    start = Page(sources["full"]).words.partition("How large the difference is")[0]
+    for part in (
+        "REGRESSION: the new checkpoint is worse.",
+        "The perplexity rose by 3.10 %",
+        "40.412 → 41.664, +3.10 % (98 % interval",
+        "2 of 5 worse: token frequency once +5.34 %",
+        "The margin is that of [tool.mlmrepro].",
+        "Next: Look at the slices and documents that got worse.",
+    ):
+        assert part in start
+
+
+_NO_FIGURES = {"probes", "accuracy", "origin"}  # of a checkpoint against itself
+
+
+def test_what_was_not_measured_has_no_section(sources: dict[str, str]) -> None:
+    """A page without slices, documents, probes, accuracy or provenance has no heading for them, and says no None."""
+    for name, present in (("bare", {"difference", "origin"}), ("broken", {"origin"}), ("equal", _NO_FIGURES)):
+        page = Page(sources[name])
+        sections = {"difference", "slices", "documents", "probes", "accuracy", "origin"}
+        assert sections & set(page.all("id")) == present
+        assert not re.search(r"\bNone\b(?! of)|\bnan\b", page.words)
+    assert "40.412 → NaN" in Page(sources["broken"]).words
+
+
+def test_every_figure_has_a_text_alternative_and_the_colours_of_the_page(sources: dict[str, str]) -> None:
+    """Each drawing has a title, a description, its numbers as a table, and no colour or font of its own."""
+    drawn = re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', sources["full"], re.DOTALL)
+    assert len(drawn) == sources["full"].count("<summary>numbers</summary>") == 2
+    for svg in drawn:
+        assert re.search(r'<title id="[\w-]+">[^<]{10,}</title><desc id="[\w-]+">[^<]{20,}</desc>', svg)
+        assert re.findall(r"#[0-9a-fA-F]{6}\b|font-family", svg) == []
+        assert "← better" in svg
+        assert "worse →" in svg
+    assert all(code not in sources["full"] for code in SERIES)
+
+
+def test_the_interval_plot_holds_the_numbers() -> None:
+    """The table behind the plot has estimate, both ends, margin and smallest effect, in nats and in per cent."""
+    figure = interval(checks.check())
+    assert figure is not None
+    assert [row[0] for row in figure.rows] == [
+        "estimate",
+        "low end of the interval",
+        "high end of the interval",
+        "margin",
+        "smallest change it could see",
+    ]
+    assert figure.rows[0][1:] == ("0.0305", "+3.10 %")
+    assert figure.rows[3][2] == "+1.00 %"
+    bits = interval(checks.in_words())
+    assert bits is not None
+    assert bits.rows[0][1:] == ("0.003", f"{0.003 / math.log(2):+.2g}")
+    assert "%" not in "".join(row[2] for row in bits.rows)
+
+
+@pytest.mark.parametrize("end", [math.inf, math.nan, 1e4])
+def test_an_interval_without_end_is_not_drawn(end: float) -> None:
+    """Numbers that no axis holds leave the figure out, not an error."""
+    result = checks.check(paired=dataclasses.replace(checks.paired(0.1), high=end))
+    assert interval(result) is None
+    assert [drawing.name for drawing in drawings(result)] == ["forest"]
+    assert Page(render_check_html(result)).problems == []
+
+
+def test_the_forest_marks_changes_by_more_than_colour() -> None:
+    """A changed slice has a word in the drawing; the table has every slice with its interval and p-value."""
+    figure = forest(checks.check())
+    assert figure is not None
+    texts = re.findall(r"<text[^>]*>([^<]*)<", figure.svg)
+    assert [text for text in texts if text.endswith(("worse", "better")) and "%" in text] == [
+        "+2.12 % worse",
+        "-3.05 % better",
+        "+5.34 % worse",
+    ]
+    assert "+0.40 %" in texts
+    assert {"topic", "token frequency", "physics", "once"} <= set(texts)
+    assert len(figure.rows) == 5
+    assert figure.rows[0][:4] == ("physics", "topic", "worse", "+2.12 %")
+    assert "3 of 5 slices changed after Holm's correction" in figure.description
+
+
+def test_of_many_slices_the_most_changed_are_drawn() -> None:
+    """Two hundred slices give a figure of bounded height that says so, with all of them in its table."""
+    many = [checks.part(f"t{n}", 0.01) for n in range(200)]
+    many[150] = checks.part("t150", 0.2, "worse")
+    figure = forest(checks.check(slices=tuple(many)))
+    assert figure is not None
+    assert "+22.14 % worse" in figure.svg
+    assert len(figure.rows) == 200
+    assert "Drawn are the 30 that changed most" in figure.description
+
+
+def test_a_slice_of_few_documents_does_not_flatten_the_others() -> None:
+    """An interval a hundred times as wide ends at the edge, so the estimates keep their distance."""
+    wide = checks.part("wide", 0.0, error=1.0)
+    assert _spread(forest(checks.check(slices=(*checks.SLICES, wide)))) > 0.2
+    assert _spread(forest(checks.check())) > 0.2
+
+
+def _spread(figure: Drawing | None) -> float:
+    """Return the distance of the two filled diamonds that lie farthest apart, as a share of the figure's width."""
+    assert figure is not None
+    diamonds = [use for use in re.findall("<use [^>]*>", figure.svg) if re.search(r"fill: var\(--c[12]\)", use)]
+    places = [float(x) for use in diamonds for x in re.findall(r' x="([\d.]+)"', use)]
+    (width,) = re.findall(r'viewBox="0 0 ([\d.]+)', figure.svg)
+    assert len(places) == 3
+    return (max(places) - min(places)) / float(width)
+
+
+def passage(result: CheckResult) -> list[tuple[str, str, str]]:
+    """Return (class, title, text) of each token of the first document."""
+    source = render_check_html(result)
+    first = re.search(r'<p class="passage" dir="auto">(.*?)</p>', source, re.DOTALL)
+    assert first is not None
+    spans = re.findall(r'<span class="([\w-]+)"(?: title="([^"]*)")?>(.*?)</span>', first[1], re.DOTALL)
+    return [(css, html.unescape(title), html.unescape(text)) for css, title, text in spans]
+
+
+def test_tokens_are_shaded_by_their_change_with_both_losses() -> None:
+    """The shade follows the change in nats, the pointer tells both losses, what was not masked is plain."""
+    spans = passage(checks.check())
+    assert [css for css, _, _ in spans] == [
+        "plain",
+        "calm",
+        "worse-1",
+        "worse-2",
+        "worse-3",
+        "worse-4",
+        "better-1",
+        "better-2",
+        "better-3",
+        "better-4",
+    ]
+    assert spans[0] == ("plain", "", "The")
+    assert spans[5] == ("worse-4", "4.00 → 7.50 nats (+3.50)", " mat")
+    assert spans[6] == ("better-1", "1.00 → 0.70 nats (-0.30)", ".↵\n")
+    legend = re.search(r'<ul class="legend shades">.*?</ul>', render_check_html(checks.check()), re.DOTALL)
+    assert legend is not None
+    for meaning in (
+        "better by 2 or more nats",
+        "changed by less than 0.1 nats",
+        "worse by 0.5 to 1 nats",
+        "not masked",
+    ):
+        assert meaning in legend[0]
+
+
+def test_the_direction_does_not_rest_on_colour() -> None:
+    """Worse tokens have a solid line below, better ones a dotted one; each step of the scale has a rule."""
+    style = (TEMPLATES / "check.css").read_text(encoding="utf-8")
+    assert '[class^="worse-"] { text-decoration: underline solid' in style
+    assert '[class^="better-"] { text-decoration: underline dotted' in style
+    for n in range(1, len(STEPS) + 1):
+        assert f".worse-{n} {{ background: var(--worse-{n})" in style
+        assert f".better-{n} {{ background: var(--better-{n})" in style
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\n", "↵\n"),
+        ("a\tb", "a⇥\tb"),
+        ("  ", "␣␣"),
+        ("", "∅"),
+        ("\u202e", "\\u202e"),
+        ("\x00", "\\x00"),
+        (" a", " a"),
+        ("\u00a0", "\\xa0"),
+    ],
+)
+def test_what_is_invisible_in_a_token_is_shown(text: str, shown: str) -> None:
+    """Line breaks, tabs, lone spaces, nothing at all, direction marks and control characters all leave a sign."""
+    tokens = (TokenChange("x"), TokenChange(text, 1.0, 1.0))
+    assert passage(checks.check(worst=(DocumentChange("d", "", 0.1, tokens),)))[1][2] == shown
+
+
+@pytest.mark.parametrize(("after", "css"), [(math.inf, "worse-4"), (math.nan, "worse-4"), (1.0, "calm")])
+def test_losses_that_are_no_numbers_are_the_worst(after: float, css: str) -> None:
+    """A loss that is infinite or NaN has the strongest shade, an equal one none."""
+    tokens = (TokenChange("x", 1.0, after),)
+    assert passage(checks.check(worst=(DocumentChange("d", "", 0.1, tokens),)))[0][0] == css
+
+
+def test_words_stand_apart(sources: dict[str, str]) -> None:
+    """Words, which come without the spaces between them, are shown with some; tokens bring their own."""
+    assert "Words without spaces" in Page(sources["words"]).words
+    assert "The cat sat on the mat." in Page(sources["full"]).words
+
+
+def test_text_from_right_to_left_is_isolated(sources: dict[str, str]) -> None:
+    """Documents and prompts take their own direction, names and tokens cannot turn what stands beside them."""
+    page = Page(sources["hostile"])
+    assert all(a.get("dir") == "auto" for tag, a in page.tags if a.get("class") == "passage")
+    assert sources["hostile"].count('<h3 dir="auto">') == 4
+    assert '<bdi class="token spaces">\u05e9\u05dc\u05d5\u05dd</bdi>' in sources["hostile"]
+    assert "<h3><bdi>&lt;script&gt;" in sources["hostile"]
+
+
+def test_hostile_text_stays_text(sources: dict[str, str]) -> None:
+    """A document, prompt, token, slice, note or name from outside is shown, never obeyed."""
+    page = Page(sources["hostile"])
+    assert "<script>alert(1)</script>" in page.words
+    assert "{{7*7}}" in page.words
+    assert not re.search(r"[\x00\x1b\u202e]", sources["hostile"])
+    assert page.words.count("<script>alert(1)</script>") >= 15
+
+
+def cells(source: str, prompt: str) -> list[str]:
+    """Return the words of each cell of a prompt's table: rank, before, after, rank, ..."""
+    card = next(part for part in source.split('<article class="probe">')[1:] if prompt in part).split("</article>")[0]
+    return [Page(cell).words for cell in re.findall(r"<t[hd][^>]*>(?:(?!</t[hd]>).)*</t[hd]>", card, re.DOTALL)][3:]
+
+
+def test_probes_stand_side_by_side(sources: dict[str, str]) -> None:
+    """Each row has both words with probabilities, where they moved, and the right answer marked; most changed first."""
+    rows = cells(sources["full"], "Water boils")
+    assert rows[:3] == ["1", "temperature now 2 0.6", "pressure was 2 0.6"]
+    assert rows[-3:] == ["5", "point gone 0.0375", "x new 0.0375"]
+    assert cells(sources["full"], "Plants need")[:3] == ["1", "water gone ✓ right answer 0.6", "time new 0.6"]
+    assert cells(sources["full"], "The sun")[:3] == ["1", "star ✓ right answer 0.6", "star ✓ right answer 0.6"]
+    text = Page(sources["full"]).words
+    assert text.index("Plants need") < text.index("Water boils") < text.index("The sun is")
+    assert (
+        "rank-biased overlap 0; common to both: top 1 0 %, top 5 0 %; right answer water: rank 1 → beyond rank 5"
+        in text
+    )
+    assert re.findall(r'style="width: ([\d.]+)%"', sources["full"])[:2] == ["60.0", "60.0"]
+
+
+def test_rankings_of_different_lengths_leave_a_gap() -> None:
+    """A side with fewer rows has empty cells."""
+    short = probe_change("A <mask>.", [Prediction(1, "one", 0.5)], [])
+    assert cells(render_check_html(checks.check(probes=(short,))), "A &lt;mask") == ["1", "one gone 0.5", ""]
+
+
+def test_many_probes_and_long_documents_are_cut() -> None:
+    """Thousands of tokens and hundreds of prompts give a page of bounded size, with what is left out counted."""
+    tokens = tuple(TokenChange(f" w{n}", 1.0, 2.0) for n in range(3000))
+    probes = tuple(checks.probe(f"Prompt {n} <mask>.", "a b", "b a") for n in range(120))
+    source = render_check_html(checks.check(worst=(DocumentChange("long", "", 1.0, tokens),) * 30, probes=probes))
+    assert len(re.findall('<article class="document">', source)) == check_html._DOCUMENTS
+    assert f"and {3000 - check_html._TOKENS} more" in source
+    assert "45 more prompts" in source
+    assert "and 70 prompts that changed less" in source
+    assert len(source) < 1_500_000
+
+
+def test_what_differs_between_the_checkpoints_is_told_first(sources: dict[str, str]) -> None:
+    """Checkpoints, digests and packages that differ stand in the open, what is equal is folded with a count."""
+    spaced = sources["full"].replace("<td", " <td")
+    text = Page(spaced).words.partition("Where the two checkpoints come from")[2]
+    assert "checkpoint models/old models/new" in text
+    assert "packages torch 2.6.0 2.7.0" in text
+    assert text.index("models/new") < text.index("1 fact is the same of both")
+    assert "settings p 0.15 0.15" in text
+    assert 'class="text mono differs"' in sources["full"]
+
+
+def test_equal_results_give_equal_bytes(sources: dict[str, str], tmp_path: Path) -> None:
+    """The page is the same in another process, with another order of sets, and is written as it is rendered."""
+    script = (
+        "import sys; from pathlib import Path; from tests.report.checks import check\n"
+        "from mlmrepro.report.check_html import write_check_html; write_check_html(check(), Path(sys.argv[1]))"
+    )
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])
+    environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": paths}
+    path = tmp_path / "out" / "check.html"
+    subprocess.run([sys.executable, "-c", script, str(path)], cwd=tmp_path, env=environment, check=True)
+    assert path.read_text(encoding="utf-8") == sources["full"]
+
+
+def test_every_answer_has_its_own_page(tmp_path: Path) -> None:
+    """Each answer's page is titled by its headline."""
+    titles = set()
+    for answer in Answer:
+        write_check_html(checks.bare(answer), tmp_path / "check.html")
+        titles |= set(re.findall("<title>(.*?) · mlmrepro</title>", (tmp_path / "check.html").read_text("utf-8")))
+    assert len(titles) == len(Answer)
+    assert all(title.partition(":")[0] in {a.value for a in Answer} for title in titles)
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """Return the colours of the light and the dark mode, those of all pages and those of this one."""
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("drift.css", "check.css"))
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    roots = [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in blocks]
+    return {"light": roots[0] | roots[2], "dark": roots[1] | roots[3]}
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_can_be_read_on_every_shade(mode: str) -> None:
+    """Text reaches a contrast of 4.5 to 1 on each shade, and the shades grow steadily away from the page."""
+    colours = palettes()[mode]
+    for side in ("worse", "better"):
+        shades = [colours[f"{side}-{n}"] for n in range(1, len(STEPS) + 1)]
+        assert min(contrast(colours["ink"], shade) for shade in shades) >= 4.5
+        distances = [contrast(colours["surface"], shade) for shade in shades]
+        assert distances == sorted(distances)
+        assert all(b > 1.1 * a for a, b in pairwise(distances))
+
+
+def test_both_modes_name_the_same_colours() -> None:
+    """Dark mode forgets no shade, and every colour that is used is named."""
+    light, dark = palettes().values()
+    assert set(light) == set(dark)
+    used = set(re.findall(r"var\(--([\w-]+)\)", (TEMPLATES / "check.css").read_text(encoding="utf-8")))
+    assert used <= set(light)

@@ -1,0 +1,244 @@
+"""A check on the terminal, for a pull request and for CI: one answer in words, and nothing that was not measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from mlmrepro.gate.probes import probe_change
+from mlmrepro.gate.result import Answer, CheckResult
+from mlmrepro.report import markdown
+from mlmrepro.report.check_ci import check_annotation, check_junit
+from mlmrepro.report.check_view import check_markdown, print_check
+from mlmrepro.report.check_words import HEADLINE, VERDICT, Scale, changed_probes, facts, origins
+from mlmrepro.report.words import SYMBOL
+
+from . import checks
+
+ALL = [checks.check(), checks.bare(), checks.equal(), checks.broken(), checks.in_words(), checks.hostile()]
+
+
+def shown(result: CheckResult, width: int = 80, colour: bool = False) -> str:
+    out = io.StringIO()
+    system = "standard" if colour else None
+    print_check(result, Console(file=out, markup=False, width=width, force_terminal=colour, color_system=system))
+    return out.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("answer", Answer)
+def test_the_answer_stands_first_and_the_advice_last(answer: Answer) -> None:
+    """The first words are a symbol of its own, the answer and its reason; the last ones are what to do next."""
+    for text in (words(shown(checks.check(answer))), words(check_markdown(checks.check(answer)))):
+        assert text.removeprefix("### ").startswith(f"{SYMBOL[VERDICT[answer]]} {answer.value}")
+        assert "The perplexity rose by 3.10 %, and its whole interval lies above the margin of 1 %." in text
+    assert words(shown(checks.check(answer))).endswith("Next: Look at the slices and documents that got worse.")
+    assert len({SYMBOL[VERDICT[a]] for a in Answer}) == len(set(HEADLINE.values())) == len(Answer)
+
+
+def test_colour_only_underlines_the_answer() -> None:
+    """A regression is bold and red, better is green, inconclusive yellow; without colour the text is the same."""
+    for answer, code in ((Answer.REGRESSION, "1;31"), (Answer.BETTER, "32"), (Answer.INCONCLUSIVE, "33")):
+        text = shown(checks.check(answer), colour=True)
+        assert f"\x1b[{code}m{SYMBOL[VERDICT[answer]]} {answer.value}\x1b[0m" in text
+        assert re.sub(r"\x1b\[[\d;]*m", "", text) == shown(checks.check(answer))
+
+
+def test_the_numbers_are_those_of_the_result() -> None:
+    """Both perplexities, relative change, interval, margin, smallest effect, evidence, accuracy and calibration."""
+    text = words(shown(checks.check()))
+    result = checks.check()
+    assert result.paired is not None
+    change, low, high, least = (
+        math.expm1(nats) for nats in (0.0305, result.paired.low, result.paired.high, result.paired.smallest_effect)
+    )
+    for part in (
+        f"perplexity 40.412 → {40.412 * (1 + change):.5g}, {change:+.2%}".replace("%", " %"),
+        f"(98 % interval {100 * low:+.2f} to {100 * high:+.2f} %), margin 1 %",
+        f"12,345 masked tokens in 321 documents; the smallest change it could see is {100 * least:.3g} % (power 95 %)",
+        "38.1 % → 37.2 % right, -0.90 points",
+        "calibration error 0.021 → 0.034; Brier 0.19 → 0.201",
+    ):
+        assert part in text
+        assert part in words(check_markdown(result)).replace("**:", "").replace("**", "")
+
+
+def test_slices_that_changed_are_named_and_no_others() -> None:
+    """After Holm's correction two got worse, the worst first, one got better; the rest is counted, never listed."""
+    text = words(shown(checks.check()))
+    worse = "2 of 5 worse: token frequency once +5.34 %, topic physics +2.12 %"
+    assert f"{worse}; 1 of 5 better: topic biology -3.05 %" in text
+    assert "chemistry" not in text
+    assert "no slice of 5 changed" in words(shown(checks.equal()))
+    many = tuple(checks.part(f"topic {n}", 0.1 + n / 100, "worse") for n in range(60))
+    line = dict(facts(checks.check(slices=many)))["slices"]
+    assert line.startswith("60 of 60 worse: topic topic 59 +99.37 %, ")
+    assert line.endswith("and 56 more slices")
+
+
+def test_probes_that_changed_are_told_the_most_changed_first() -> None:
+    """How many have another first word, the lowest overlap, three of them, and where the right answer went."""
+    extra = [checks.probe(f"Prompt {n} <mask>.", "a b c d", "b a d c") for n in range(4)]
+    text = words(shown(checks.check(probes=(*checks.PROBES, *extra))))
+    assert "6 of 7 prompts have another first word; the lowest rank-biased overlap is 0 " in text
+    assert (
+        "“Plants need <mask> to grow.” water 0.6 → time 0.6, overlap 0; right answer water: rank 1 → beyond rank 5"
+        in text
+    )
+    assert text.count("overlap 0") == 3
+    assert "The sun" not in text
+    assert [p.prompt for p in changed_probes(checks.check())] == [checks.PROBES[2].prompt, checks.PROBES[1].prompt]
+    assert "none of 1 prompt has another first word" in words(shown(checks.equal()))
+
+
+def test_a_swap_of_tied_words_is_no_other_first_word() -> None:
+    """Two words within the tie band are equally first, whichever stands above."""
+    rows = [dataclasses.replace(row, probability=0.3) for row in checks.predictions("one", "two")]
+    tied = checks.check(probes=(probe_change("A <mask>.", rows, rows[::-1]),))
+    assert "none of 1 prompt has another first word" in dict(facts(tied))["probes"]
+    assert changed_probes(tied) == []
+
+
+def test_what_was_not_measured_is_not_told() -> None:
+    """No slices, probes, accuracy, notes or advice: no line for them, and no None, nan or empty heading."""
+    for result in (checks.bare(), checks.broken()):
+        for text in (shown(result), check_markdown(result)):
+            for word in ("None", "nan", "slices", "probes", "accuracy", "note", "Next", "<details>", "interval of"):
+                assert word not in text
+    assert "perplexity 40.412 → NaN" in words(shown(checks.broken()))
+    assert "98 %" not in shown(checks.broken())
+
+
+def test_the_same_checkpoint_has_no_interval() -> None:
+    """Where no loss differs beyond rounding, the line says so, and claims no sight of a change of 0."""
+    text = words(shown(checks.equal()))
+    assert "40.412 → 40.412, no difference" in text
+    assert "could see" not in text
+    assert "interval 0" not in text
+
+
+def test_too_few_documents_to_see_anything() -> None:
+    """A smallest effect that is infinite is said in words."""
+    blind = dataclasses.replace(checks.paired(0.1, 0.5, documents=2), smallest_effect=math.inf)
+    text = words(shown(checks.check(Answer.INCONCLUSIVE, paired=blind)))
+    assert "in 2 documents; too little to see a change of any size" in text
+    assert "inf" not in text.replace("inconclusive", "")
+
+
+def test_words_are_compared_in_bits_per_byte() -> None:
+    """Across tokenizers differences are in bits per byte, words are counted, and the note says why."""
+    text = words(shown(checks.in_words()))
+    bits = 0.003 / math.log(2)
+    assert f"bits per byte 1.032 → 1.0363, {bits:+.2g} (98 % interval" in text
+    assert "masked words in" in text
+    assert "The tokenizer changed, so words were compared, in bits per byte." in text
+    assert "0.2 %" not in text
+
+
+@pytest.mark.parametrize(
+    ("nats", "shown_as"),
+    [(0.0, "0 %"), (math.log(1.005), "+0.50 %"), (1e-6, "+0.0001 %"), (-0.5, "-39.35 %"), (1e3, "inf %")],
+)
+def test_a_relative_change_has_digits_that_tell(nats: float, shown_as: str) -> None:
+    """Small changes keep two digits, large ones two decimals; what no float holds is infinite, not an error."""
+    assert Scale("perplexity").signed(nats) == shown_as
+
+
+def test_a_full_result_fits_a_screen() -> None:
+    """With everything there, 80 columns and 24 lines are enough."""
+    lines = shown(checks.check()).splitlines()
+    assert len(lines) <= 24
+
+
+@pytest.mark.parametrize("width", [80, 40])
+@pytest.mark.parametrize("number", range(len(ALL)))
+def test_no_line_is_wider_than_the_terminal(number: int, width: int) -> None:
+    """Lines fold, whatever text is in them."""
+    assert max(map(len, shown(ALL[number], width).splitlines())) <= width
+
+
+def test_hostile_text_is_harmless() -> None:
+    """No control character reaches a terminal; no tag, table cell, heading or mention forms in Markdown."""
+    result = checks.hostile()
+    assert not re.search(r"[\x00\x1b\u202e]", shown(result))
+    page = check_markdown(result)
+    assert not re.search(r"[\x00\x1b\u202e]", page)
+    outside_code = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", page)
+    assert "<script" not in outside_code
+    assert not re.search(r"@\w", outside_code)
+    assert "\n# y" not in page
+    for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+@pytest.mark.parametrize("limit", [2500, 60_000])
+def test_markdown_keeps_within_its_limit(limit: int) -> None:
+    """However many slices and prompts there are, the comment is whole, short enough, and keeps answer and advice."""
+    many = checks.check(
+        slices=tuple(checks.part(f"topic {n} {'x' * 60}", 0.01) for n in range(800)),
+        probes=tuple(checks.probe(f"Prompt {n} <mask>.", "a b", "b a") for n in range(800)),
+    )
+    page = check_markdown(many, limit=limit)
+    assert len(page) <= limit
+    assert page.count("<details>") == page.count("</details>")
+    assert page.startswith("### ✗ REGRESSION")
+    assert "**Next:**" in page
+    assert "more lines, in the HTML report" in page
+    assert len(check_markdown(many, limit=10**6)) > 60_000 > markdown.PR_LIMIT - 1
+
+
+def test_origins_are_flat_and_what_differs_comes_first() -> None:
+    """Nested facts have their path as a name; a fact that one side lacks is absent there."""
+    candidate = {"checkpoint": "b", "settings": {"p": 0.15, "bf16": True}}
+    rows = origins(
+        checks.check(provenance={"candidate": candidate, "baseline": {"settings": {"p": 0.15}}, "text": "t"})
+    )
+    assert [(row.name, row.before, row.after) for row in rows] == [
+        ("checkpoint", "absent", "b"),
+        ("settings bf16", "absent", "True"),
+        ("settings p", "0.15", "0.15"),
+        ("text", "t", "t"),
+    ]
+    assert [row.differs for row in rows] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("answer", Answer)
+def test_junit_fails_where_the_gate_is_shut(answer: Answer, tmp_path: Path) -> None:
+    """One case; it fails for a regression and for inconclusive, whose message says that nothing could be concluded."""
+    path = tmp_path / "out" / "junit.xml"
+    check_junit(checks.check(answer), path, "my\x00model")
+    (suite,) = ElementTree.parse(path).getroot()
+    (case,) = suite.findall("testcase")
+    failures = case.findall("failure")
+    assert suite.attrib["name"] == "my?model"
+    assert (suite.attrib["tests"], suite.attrib["errors"], suite.attrib["skipped"]) == ("1", "0", "0")
+    assert len(failures) == int(suite.attrib["failures"]) == (answer.exit_code != 0)
+    if failures:
+        assert answer.value in failures[0].attrib["message"]
+        assert "1 of 5 better: topic biology" in (failures[0].text or "")
+    if answer is Answer.INCONCLUSIVE:
+        assert "cannot tell whether the new checkpoint is worse" in failures[0].attrib["message"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [(Answer.REGRESSION, "error"), (Answer.INCONCLUSIVE, "warning"), (Answer.SAME, None), (Answer.BETTER, None)],
+)
+def test_github_is_told_what_does_not_pass(answer: Answer, level: str | None) -> None:
+    """An error for a regression, a warning for inconclusive, one line each; what passes is no annotation."""
+    line = check_annotation(checks.check(answer, reason="Up 3 %,\nsee: below."))
+    assert (line is None) == (level is None)
+    if line is not None:
+        assert line.startswith(f"::{level} title=mlmrepro check%3A {answer.value}%3A ")
+        assert line.endswith("::Up 3 %25, see: below. Look at the slices and documents that got worse.")
+        assert "\n" not in line
