@@ -1,6 +1,7 @@
-"""The pytest plugin: the `golden` fixture, its options, and what a full run says of goldens that no test used.
+"""The pytest plugin: the `golden` fixture, what a full run says of goldens that no test used, and the retraining gate.
 
-Loading it imports neither torch nor numpy; the goldens' own code is imported when a test first asks for the fixture.
+Loading it imports neither torch nor numpy; the goldens' own code is imported when a test first asks for the fixture,
+the gate's when its options are given.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _NAMES = ("mlmrepro", __name__)
 # Options that leave tests out, whether or not they do so in this run; and what `-o` may not say in a full one.
 _NARROWING = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob", "collectonly")
 _COLLECTING = ("testpaths", "norecursedirs", "python_files", "python_classes", "python_functions")
+_GATE = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
 _SHOWN = 20  # lines of one section of the summary
 
 _SESSION = pytest.StashKey["GoldenSession"]()
@@ -35,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     for name in _NAMES:
         if name != pluginmanager.get_name(sys.modules[__name__]):
             pluginmanager.set_blocked(name)
-    group = parser.getgroup("mlmrepro", "goldens")
+    group = parser.getgroup("mlmrepro", "goldens and the retraining gate")
     group.addoption(
         "--golden-update",
         nargs="?",
@@ -46,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         "before a path write --golden-update=all",
     )
     group.addoption("--golden-dir", metavar="DIR", help="the directory of the goldens (default: golden_dir of the ini)")
+    for name, metavar, text in (
+        ("checkpoint", "DIR", "check this masked language model, a test beside the others; may be repeated"),
+        ("baseline", "DIR", "what to check it against: a folder that `mlmrepro baseline` wrote, one for all or each"),
+        ("html", "FILE", "write the page of the check; for several checks give one for each"),
+    ):
+        group.addoption(f"--mlm-{name}", action="append", default=[], metavar=metavar, help=text)
     parser.addini("golden_dir", "the directory of the goldens, below rootdir", default="golden")
 
 
@@ -53,6 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin the book-keeping of one session."""
     config.stash[_SESSION] = GoldenSession(config)
     config.pluginmanager.register(config.stash[_SESSION], "mlmrepro-goldens")
+    if any(config.getoption(name) for name in _GATE):
+        from mlmrepro.gate_plugin import GateSession
+
+        config.pluginmanager.register(GateSession(config), "mlmrepro-gate")
 
 
 @pytest.fixture

@@ -28,9 +28,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": {"errors"},
     "scores": set(),
     "guide": {"config", "errors", "files", "loading", "provenance", "record"},
-    "scoring": {"config", "errors", "loading", "scores"},
+    "scoring": {"config", "errors", "files", "loading", "scores"},
     "gate": {"errors", "files", "record", "scores"},
-    "retraining": {"config", "errors", "files", "gate", "guide", "loading", "provenance", "record", "scores", "scoring"},
+    "retraining": {
+        "config",
+        "errors",
+        "files",
+        "gate",
+        "guide",
+        "loading",
+        "provenance",
+        "record",
+        "scores",
+        "scoring",
+    },
     "embedded": {"config", "errors", "files", "provenance"},
     "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
     "cli": {
@@ -41,7 +52,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"config", "errors", "guide", "record"},
     "__main__": {"cli"},
 }
-TORCH_FREE = {"errors", "files", "config", "provenance", "record", "scores", "compare", "gate", "report", "environments"}
+TORCH_FREE = {
+    "errors",
+    "files",
+    "config",
+    "provenance",
+    "record",
+    "scores",
+    "compare",
+    "gate",
+    "report",
+    "environments",
+}
 TORCH_FREE |= {"pytest_plugin"}
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from mlmrepro.cli import drift, guide
+from mlmrepro.cli import drift, gate, guide
 from mlmrepro.errors import UserError, causes, first_line
 
 __all__ = ["app", "main"]
@@ -33,6 +33,9 @@ for command, title in (
     (drift.matrix, "matrix"),
     (drift.report, "report"),
     (drift.expect, "expect"),
+    (gate.baseline, "baseline"),
+    (gate.check, "check"),
+    (gate.score, "score"),
     (guide.pretrain, "pretrain"),
 ):
     app.command(title)(command)

@@ -129,7 +129,7 @@ def worst_documents(
     )
 
 
-def _by_document(before: Scores, after: Scores) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+def _by_document(before: Scores, after: Scores) -> tuple[NDArray, NDArray, NDArray]:
     """Return, of each document that has units, its index, the sum of its differences and that of its sizes."""
     indices, place = np.unique(before.document, return_inverse=True)
     weights = _differences(before, after), before.size

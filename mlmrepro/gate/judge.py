@@ -88,7 +88,7 @@ def _advice(found: Answer, paired: Paired, margin_nats: float, sight: str) -> st
     if found is Answer.REGRESSION:
         return f"Look at the slices and documents that got worse; in this text {sight}."
     if found is not Answer.INCONCLUSIVE:
-        return f"In this text {sight}."
+        return ""
     needed = documents_needed(paired, margin_nats)
     if needed is None:
         return (
@@ -130,4 +130,6 @@ class _Scale:
 
 def _digits(figure: float) -> str:
     """Return two decimals where they tell enough, two digits below, three for large numbers."""
-    return f"{figure:.2f}" if figure == 0 or 0.1 <= abs(figure) < 1000 else f"{figure:.2g}" if abs(figure) < 1 else f"{figure:.3g}"
+    if figure == 0 or 0.1 <= abs(figure) < 1000:
+        return f"{figure:.2f}"
+    return f"{figure:.2g}" if abs(figure) < 1 else f"{figure:.3g}"

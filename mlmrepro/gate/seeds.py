@@ -1,4 +1,4 @@
-"""Retraining variance: did the recipe get worse, or was a seed unlucky?
+"""Retraining variance: whether the recipe got worse, or a seed was unlucky.
 
 Each value is the mean loss of one training run on one fixed mask plan, in nats. Runs of two recipes are compared by a
 permutation test, which supposes no distribution of the values and knows what so few of them cannot tell.
@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,6 @@ class SeedComparison:
     """Two recipes, each run with several seeds; differences are after minus before, in nats, positive is worse."""
 
     answer: Answer
-    reason: str  # one sentence with the numbers
-    advice: str  # "" where nothing is to do
     before: tuple[float, ...]  # mean loss of each seed, raw
     after: tuple[float, ...]
     margin_nats: float
@@ -47,13 +46,15 @@ class SeedComparison:
     power: float
     smallest_p: float  # the least p-value that so many seeds can reach
     difference: float  # of the means
-    low: float | None  # interval of level 1 - 2 alpha, from the same test; None where smallest_p is above alpha
-    high: float | None
-    p_better: float | None  # one-sided; None where values are no numbers
-    p_worse: float | None  # worse by more than the margin
-    p_same: float | None  # not worse than the margin
-    deviation: float | None  # standard deviation between seeds, pooled; None where a side has one seed
-    smallest_effect: float | None  # the true difference that is told from 0 with this power; None as above
+    reason: str = ""  # one sentence with the numbers
+    advice: str = ""  # "" where nothing is to do
+    low: float | None = None  # interval of level 1 - 2 alpha, from the same test; None where smallest_p is above alpha
+    high: float | None = None
+    p_better: float | None = None  # one-sided; None where values are no numbers
+    p_worse: float | None = None  # worse by more than the margin
+    p_same: float | None = None  # not worse than the margin
+    deviation: float | None = None  # standard deviation between seeds, pooled; None where a side has one seed
+    smallest_effect: float | None = None  # the true difference that is told from 0 with this power; None as above
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; a float that JSON cannot hold becomes a string."""
@@ -77,13 +78,14 @@ def compare_seeds(
     with np.errstate(invalid="ignore"):
         difference = float(new.mean() - old.mean())
     result = SeedComparison(
-        Answer.REGRESSION,
-        *("", ""),
-        *(tuple(old.tolist()), tuple(new.tolist())),
-        *(margin_nats, alpha, power),
-        1 / comb(len(old) + len(new), len(new), exact=True),
-        difference,
-        *[None] * 7,
+        answer=Answer.REGRESSION,
+        before=tuple(old.tolist()),
+        after=tuple(new.tolist()),
+        margin_nats=margin_nats,
+        alpha=alpha,
+        power=power,
+        smallest_p=1 / comb(len(old) + len(new), len(new), exact=True),
+        difference=difference,
     )
     if not np.isfinite(new).all():
         return dataclasses.replace(
@@ -141,17 +143,23 @@ def _thresholds(old: Floats, new: Floats) -> tuple[Floats, int]:
     as great as the observed one exactly where the shift is at least the mean of those k after minus that of the k
     before. The observed arrangement has k = 0, is counted, and has no threshold.
     """
-    runs = len(old) + len(new)
-    arrangements: int = min(comb(runs, len(new), exact=True), _MOST_ARRANGEMENTS)
-    if arrangements < _MOST_ARRANGEMENTS:
-        chosen = np.array(list(itertools.combinations(range(runs), len(new))))
+    gone, come, arrangements = _arrangements(len(old), len(new))
+    return np.sort((gone @ new - come @ old) / come.sum(axis=1)), arrangements
+
+
+@lru_cache(maxsize=4)
+def _arrangements(before: int, after: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], int]:
+    """Return which runs after, and which before, each arrangement but the observed swaps; and how many there are."""
+    runs = before + after
+    number: int = min(comb(runs, after, exact=True), _MOST_ARRANGEMENTS)
+    if number < _MOST_ARRANGEMENTS:
+        chosen = np.array(list(itertools.combinations(range(runs), after)))
     else:
-        chosen = np.argsort(np.random.default_rng(0).random((arrangements - 1, runs)), axis=1)[:, : len(new)]
-    after = np.zeros((len(chosen), runs), bool)
-    np.put_along_axis(after, chosen, True, axis=1)
-    after = after[after[:, : len(old)].any(axis=1)]
-    moved = ~after[:, len(old) :] @ new - after[:, : len(old)] @ old
-    return np.sort(moved / after[:, : len(old)].sum(axis=1)), arrangements
+        chosen = np.argsort(np.random.default_rng(0).random((number - 1, runs)), axis=1)[:, :after]
+    taken = np.zeros((len(chosen), runs), bool)
+    np.put_along_axis(taken, chosen, True, axis=1)
+    taken = taken[taken[:, :before].any(axis=1)]
+    return ~taken[:, before:], taken[:, :before], number
 
 
 def _deviation(old: Floats, new: Floats) -> float | None:

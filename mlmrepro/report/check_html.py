@@ -37,7 +37,7 @@ _DOCUMENTS = 10
 _TOKENS = 1000  # of a document
 _LISTED = 12  # tokens of a document whose losses are listed
 _PROBES = 50
-_OPEN = 5  # probes that stand unfolded
+_OPEN = 6  # probes that stand unfolded
 _ROWS = 10  # of a probe
 _VISIBLE = {"\n": "↵\n", "\t": "⇥\t", "\r": "␍"}
 

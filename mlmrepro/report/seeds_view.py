@@ -1,4 +1,4 @@
-"""Two recipes with several seeds each, on the terminal and as Markdown: every raw value, the test, what it could see."""
+"""Two recipes with several seeds each, on the terminal and as Markdown: every raw value, the test, and its power."""
 
 from __future__ import annotations
 
@@ -70,27 +70,24 @@ def _facts(comparison: SeedComparison) -> Iterator[tuple[str, str]]:
     """Return (name, line): the raw losses of both sides, their difference, the test, and what it could see."""
     for name, losses in (("before", comparison.before), ("after", comparison.after)):
         yield name, f"{', '.join(number(loss, 7) for loss in losses)} nats (mean {number(_mean(losses), 7)})"
-    if math.isfinite(comparison.difference):
-        yield "difference", _difference(comparison)
+    change = f"{comparison.difference:+.3g} nats"
+    if math.isfinite(comparison.difference) and change not in comparison.reason:
+        yield "difference", f"{change}{_interval(comparison)}, margin {number(comparison.margin_nats, 3)}"
+    if comparison.deviation is not None:
+        yield "spread", f"standard deviation between seeds {number(comparison.deviation, 3)} nats"
     yield "test", _test(comparison)
-    if comparison.smallest_effect is not None and math.isfinite(comparison.smallest_effect):
-        power = f"power {100 * comparison.power:.4g} %"
-        yield "sight", f"a true difference of {number(comparison.smallest_effect, 2)} nats could be told ({power})"
+    yield from _sight(comparison)
 
 
 def _mean(losses: Sequence[float]) -> float:
     return sum(losses) / len(losses)
 
 
-def _difference(comparison: SeedComparison) -> str:
-    line = f"{comparison.difference:+.3g} nats"
-    if comparison.low is not None and comparison.high is not None:
-        level = f"{100 * (1 - 2 * comparison.alpha):.4g} %"
-        line += f" ({level} interval {comparison.low:+.3g} to {comparison.high:+.3g})"
-    line += f", margin {number(comparison.margin_nats, 3)}"
-    if comparison.deviation is not None:
-        line += f"; standard deviation between seeds {number(comparison.deviation, 3)}"
-    return line
+def _interval(comparison: SeedComparison) -> str:
+    if comparison.low is None or comparison.high is None:
+        return ""
+    level = f"{100 * (1 - 2 * comparison.alpha):.4g} %"
+    return f" ({level} interval {comparison.low:+.3g} to {comparison.high:+.3g})"
 
 
 def _test(comparison: SeedComparison) -> str:
@@ -99,7 +96,15 @@ def _test(comparison: SeedComparison) -> str:
         ("worse by more than the margin", comparison.p_worse),
         ("not worse than the margin", comparison.p_same),
     )
-    told = ", ".join(f"p {number(p, 3)} for {claim}" for claim, p in found if p is not None)
-    runs = f"{len(comparison.before)} against {count(len(comparison.after), 'run')}"
-    reach = f"the smallest p that {runs} can reach is {number(comparison.smallest_p, 3)}"
-    return f"permutation of runs{': ' if told else ''}{told}; {reach}, {number(comparison.alpha, 3)} is asked for"
+    told = "; ".join(f"p of {claim} {number(p, 3)}" for claim, p in found if p is not None)
+    seeds = f"{len(comparison.before)} against {count(len(comparison.after), 'seed')}"
+    reach = f"{seeds} can reach {number(comparison.smallest_p, 3)} at best, alpha is {number(comparison.alpha, 3)}"
+    return f"permutation test; {told}; {reach}" if told else f"permutation test; {reach}"
+
+
+def _sight(comparison: SeedComparison) -> Iterator[tuple[str, str]]:
+    if comparison.smallest_p > comparison.alpha:
+        yield "sight", "no difference, however large, could be told with so few seeds"
+    elif comparison.smallest_effect is not None and math.isfinite(comparison.smallest_effect):
+        power = f"power {100 * comparison.power:.4g} %"
+        yield "sight", f"a true difference of {number(comparison.smallest_effect, 3)} nats could be told ({power})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from mlmrepro.scoring.documents import Document, Text
 from mlmrepro.scoring.encode import Encoded, words_of
 from mlmrepro.scoring.filling import Probe, fill
 from mlmrepro.scoring.plan import MASK_RATE, Plan, token_plan, word_plan
-from mlmrepro.scoring.scorer import ROUNDING, Scorer
+from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
 
@@ -113,18 +114,26 @@ def check_checkpoint(
     folder: Path,
     settings: Settings | None = None,
     *,
+    name: str = "",
     device: str = "auto",
     dtype: str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
     progress: Progress = _silent,
 ) -> CheckResult:
-    """Check a checkpoint, a folder or hub name, against the baseline in `folder`.
+    """Check a checkpoint, a folder or hub name, against the baseline in `folder`; the report calls it `name`.
 
     Raises UserError for a baseline or a checkpoint that cannot be used.
     """
     baseline = Baseline.read(folder)
     wanted = baseline.settings
-    scorer = Scorer.load(checkpoint, device=device, dtype=dtype or wanted["dtype"], max_length=wanted["max_length"])
-    return check(scorer, baseline, settings, checkpoint=checkpoint, progress=progress)
+    scorer = Scorer.load(
+        checkpoint,
+        device=device,
+        dtype=dtype or wanted["dtype"],
+        max_length=wanted["max_length"],
+        batch_tokens=batch_tokens,
+    )
+    return check(scorer, baseline, settings, checkpoint=name or checkpoint, progress=progress)
 
 
 def check(
@@ -152,7 +161,7 @@ def check(
         measure, scale = "bits per byte", float(baseline.settings["tokens_per_byte"])
     else:
         before, after = baseline.tokens, _same_tokens(scorer, baseline, encoded, progress)
-        units, measure, scale = _token_texts(scorer, encoded), "perplexity", 1.0
+        units, measure, scale = _token_texts(texts, encoded), "perplexity", 1.0
     if scorer.dtype != baseline.settings["dtype"]:
         notes.append(f"the baseline was scored in {baseline.settings['dtype']}, this checkpoint in {scorer.dtype}")
     candidate = {"checkpoint": checkpoint, **scorer.about, "provenance": collect()}
@@ -250,10 +259,12 @@ def _probe_changes(scorer: Scorer, baseline: Baseline, *, by_text: bool) -> list
     ]
 
 
-def _token_texts(scorer: Scorer, encoded: Sequence[Encoded]) -> list[list[str]]:
-    used = np.unique(np.concatenate([document.ids for document in encoded])).tolist()
-    text = {token: str(scorer.tokenizer.decode([token])) for token in used}
-    return [[text[token] for token in document.ids.tolist()] for document in encoded]
+def _token_texts(texts: Sequence[str], encoded: Sequence[Encoded]) -> list[list[str]]:
+    """Return the text of each token, with the spaces before it: joined they are the document."""
+    return [
+        [text[start:stop] for start, stop in pairwise([0, *document.ends.tolist()])]
+        for text, document in zip(texts, encoded, strict=True)
+    ]
 
 
 def _shown(documents: Sequence[Document], units: Sequence[Sequence[str]]) -> list[DocumentText]:

@@ -33,6 +33,7 @@ class Encoded:
     maskable: NDArray[np.bool_]  # False for special tokens that the text itself holds, unknown ones among them
     words: NDArray[np.int32]  # index of the white-space word that a token belongs to
     pieces: NDArray[np.int32]  # index of the tokenizer's own word, where it splits punctuation off
+    ends: NDArray[np.int32]  # character of the text at which a token ends: from one end to the next is all the text
     windows: tuple[tuple[int, int], ...]  # (start, stop) of what the model reads at once
 
     def __len__(self) -> int:
@@ -81,7 +82,8 @@ class Encoder:
         words = _word_indices(text, offsets)
         # A token that belongs to no word of the tokenizer's is one of its own.
         own = np.array([-n - 1 if piece is None else piece for n, piece in enumerate(pieces)], dtype=np.int32)
-        return Encoded(array, ~np.isin(array, self.special), words, own, self._windows(words))
+        ends = np.array([stop for _, stop in offsets], dtype=np.int32)
+        return Encoded(array, ~np.isin(array, self.special), words, own, ends, self._windows(words))
 
     def _windows(self, words: NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
         """Cut into as few windows as will do, of about equal length, between words where that is possible."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import html
 import math
 import os
@@ -13,15 +12,17 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mlmrepro.gate.assess import DocumentText, assess
 from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, Prediction, TokenChange
 from mlmrepro.report import check_html
 from mlmrepro.report.check_html import STEPS, render_check_html, write_check_html
-from mlmrepro.report.check_plots import drawings, forest, interval
 from mlmrepro.report.page import TEMPLATES
-from mlmrepro.report.svg import SERIES, Drawing
+from mlmrepro.report.svg import SERIES
+from mlmrepro.scores import Scores
 
 from . import checks
 from .test_html import Page, contrast
@@ -101,79 +102,6 @@ def test_every_figure_has_a_text_alternative_and_the_colours_of_the_page(sources
         assert "← better" in svg
         assert "worse →" in svg
     assert all(code not in sources["full"] for code in SERIES)
-
-
-def test_the_interval_plot_holds_the_numbers() -> None:
-    """The table behind the plot has estimate, both ends, margin and smallest effect, in nats and in per cent."""
-    figure = interval(checks.check())
-    assert figure is not None
-    assert [row[0] for row in figure.rows] == [
-        "estimate",
-        "low end of the interval",
-        "high end of the interval",
-        "margin",
-        "smallest change it could see",
-    ]
-    assert figure.rows[0][1:] == ("0.0305", "+3.10 %")
-    assert figure.rows[3][2] == "+1.00 %"
-    bits = interval(checks.in_words())
-    assert bits is not None
-    assert bits.rows[0][1:] == ("0.003", f"{0.003 / math.log(2):+.2g}")
-    assert "%" not in "".join(row[2] for row in bits.rows)
-
-
-@pytest.mark.parametrize("end", [math.inf, math.nan, 1e4])
-def test_an_interval_without_end_is_not_drawn(end: float) -> None:
-    """Numbers that no axis holds leave the figure out, not an error."""
-    result = checks.check(paired=dataclasses.replace(checks.paired(0.1), high=end))
-    assert interval(result) is None
-    assert [drawing.name for drawing in drawings(result)] == ["forest"]
-    assert Page(render_check_html(result)).problems == []
-
-
-def test_the_forest_marks_changes_by_more_than_colour() -> None:
-    """A changed slice has a word in the drawing; the table has every slice with its interval and p-value."""
-    figure = forest(checks.check())
-    assert figure is not None
-    texts = re.findall(r"<text[^>]*>([^<]*)<", figure.svg)
-    assert [text for text in texts if text.endswith(("worse", "better")) and "%" in text] == [
-        "+2.12 % worse",
-        "-3.05 % better",
-        "+5.34 % worse",
-    ]
-    assert "+0.40 %" in texts
-    assert {"topic", "token frequency", "physics", "once"} <= set(texts)
-    assert len(figure.rows) == 5
-    assert figure.rows[0][:4] == ("physics", "topic", "worse", "+2.12 %")
-    assert "3 of 5 slices changed after Holm's correction" in figure.description
-
-
-def test_of_many_slices_the_most_changed_are_drawn() -> None:
-    """Two hundred slices give a figure of bounded height that says so, with all of them in its table."""
-    many = [checks.part(f"t{n}", 0.01) for n in range(200)]
-    many[150] = checks.part("t150", 0.2, "worse")
-    figure = forest(checks.check(slices=tuple(many)))
-    assert figure is not None
-    assert "+22.14 % worse" in figure.svg
-    assert len(figure.rows) == 200
-    assert "Drawn are the 30 that changed most" in figure.description
-
-
-def test_a_slice_of_few_documents_does_not_flatten_the_others() -> None:
-    """An interval a hundred times as wide ends at the edge, so the estimates keep their distance."""
-    wide = checks.part("wide", 0.0, error=1.0)
-    assert _spread(forest(checks.check(slices=(*checks.SLICES, wide)))) > 0.2
-    assert _spread(forest(checks.check())) > 0.2
-
-
-def _spread(figure: Drawing | None) -> float:
-    """Return the distance of the two filled diamonds that lie farthest apart, as a share of the figure's width."""
-    assert figure is not None
-    diamonds = [use for use in re.findall("<use [^>]*>", figure.svg) if re.search(r"fill: var\(--c[12]\)", use)]
-    places = [float(x) for use in diamonds for x in re.findall(r' x="([\d.]+)"', use)]
-    (width,) = re.findall(r'viewBox="0 0 ([\d.]+)', figure.svg)
-    assert len(places) == 3
-    return (max(places) - min(places)) / float(width)
 
 
 def passage(result: CheckResult) -> list[tuple[str, str, str]]:
@@ -290,7 +218,7 @@ def test_probes_stand_side_by_side(sources: dict[str, str]) -> None:
     text = Page(sources["full"]).words
     assert text.index("Plants need") < text.index("Water boils") < text.index("The sun is")
     assert (
-        "rank-biased overlap 0; common to both: top 1 0 %, top 5 0 %; right answer water: rank 1 → beyond rank 5"
+        "rank-biased overlap 0; common to both: top 1: 0 %, top 5: 0 %; right answer water: rank 1 → beyond rank 5"
         in text
     )
     assert re.findall(r'style="width: ([\d.]+)%"', sources["full"])[:2] == ["60.0", "60.0"]
@@ -309,7 +237,7 @@ def test_many_probes_and_long_documents_are_cut() -> None:
     source = render_check_html(checks.check(worst=(DocumentChange("long", "", 1.0, tokens),) * 30, probes=probes))
     assert len(re.findall('<article class="document">', source)) == check_html._DOCUMENTS
     assert f"and {3000 - check_html._TOKENS} more" in source
-    assert "45 more prompts" in source
+    assert "44 more prompts" in source
     assert "and 70 prompts that changed less" in source
     assert len(source) < 1_500_000
 
@@ -374,3 +302,42 @@ def test_both_modes_name_the_same_colours() -> None:
     assert set(light) == set(dark)
     used = set(re.findall(r"var\(--([\w-]+)\)", (TEMPLATES / "check.css").read_text(encoding="utf-8")))
     assert used <= set(light)
+
+
+def test_what_the_gate_finds_is_a_page() -> None:
+    """Scores judged by the gate, with a topic that got worse, give a page that names it and shades its documents."""
+    random = np.random.default_rng(0)
+    documents, units = 20, 30
+    place = np.repeat(np.arange(documents, dtype=np.int32), units)
+    loss = random.exponential(3, documents * units).astype(np.float32)
+    worse = loss + np.where(place % 2 == 0, 0.8, 0).astype(np.float32)
+    rest = {
+        "document": place,
+        "position": np.tile(np.arange(units, dtype=np.int32), documents),
+        "token": random.integers(0, 99, documents * units).astype(np.int32),
+        "size": np.ones(documents * units, np.int32),
+        "correct": loss < 1,
+        "confidence": np.exp(-loss),
+    }
+    texts = [
+        DocumentText(f"d{n}", ("odd", "even")[n % 2 == 0], [f" w{u}" for u in range(units)]) for n in range(documents)
+    ]
+    before, after = Scores(loss=loss, **rest), Scores(loss=worse, **rest)
+    result = assess(
+        before,
+        after,
+        measure="perplexity",
+        margin=0.01,
+        margin_nats=math.log(1.01),
+        alpha=0.01,
+        power=0.95,
+        rounding=1e-4,
+        documents=texts,
+    )
+    assert result.answer is Answer.REGRESSION
+    source = render_check_html(result)
+    page = Page(source)
+    assert page.problems == []
+    assert "topic even" in page.words.partition("How large")[0]
+    assert f"{result.before:.5g} → {result.after:.5g}" in page.words
+    assert source.count('class="worse-2" title=') == units * len(result.worst)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from mlmrepro.gate.judge import explain
 from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult
 from mlmrepro.report import markdown
@@ -117,6 +118,16 @@ def test_what_was_not_measured_is_not_told() -> None:
                 assert word not in text
     assert "perplexity 40.412 → NaN" in words(shown(checks.broken()))
     assert "98 %" not in shown(checks.broken())
+
+
+def test_what_the_reason_tells_is_not_told_again() -> None:
+    """The gate's own reason holds both perplexities, interval and margin: the line with the same is left out."""
+    result = checks.check()
+    assert result.paired is not None
+    reason, _ = explain(result.paired, result.margin, result.margin_nats, "perplexity", result.before, result.after)
+    text = words(shown(dataclasses.replace(result, reason=reason)))
+    assert text.startswith(f"✗ REGRESSION {reason}. evidence 12,345 masked tokens")
+    assert text.count("40.412 → 41.664") == text.count("% interval +2.40 to +3.80 %") == 1
 
 
 def test_the_same_checkpoint_has_no_interval() -> None:

@@ -40,5 +40,5 @@ def introductions() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="session")
 def minicons_is_there() -> None:
-    """minicons is installed."""
+    """The scorer that ours is compared with is installed."""
     _file("minicons", "minicons/scorer.py")

@@ -47,8 +47,8 @@ def theirs(checkpoint: str) -> Any:
 
 @pytest.fixture(scope="module")
 def sentences(introductions: list[dict[str, str]]) -> list[str]:
-    """First sentences of 24 introductions: the embedded model reads 128 tokens, and minicons cuts nothing."""
-    return [row["extract"].split(". ")[0][:250] for row in introductions[::420]]
+    """First sentences of 16 introductions: the embedded model reads 128 tokens, and minicons cuts nothing."""
+    return [row["extract"].split(". ")[0][:250] for row in introductions[::640]]
 
 
 def _ours(scorer: Scorer, texts: Sequence[str], metric: str) -> list[np.ndarray]:
@@ -58,6 +58,7 @@ def _ours(scorer: Scorer, texts: Sequence[str], metric: str) -> list[np.ndarray]
 
 
 def _theirs(scorer: Any, texts: Sequence[str], metric: str) -> list[np.ndarray]:
+    """Return what minicons gives for texts that it reads at once."""
     # minicons 0.3.39 would call batch_encode_plus, which transformers 5 has no more. It also takes what that returned.
     encoding = scorer.tokenizer(list(texts), padding="longest", return_attention_mask=True)
     return [np.array(row) for row in scorer.compute_stats(scorer.prepare_text(encoding, PLL_metric=metric))]
@@ -66,7 +67,7 @@ def _theirs(scorer: Any, texts: Sequence[str], metric: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("metric", METRICS)
 def test_scores_are_those_of_minicons(ours: Scorer, theirs: Any, sentences: list[str], metric: str) -> None:
     """Each token's log-probability, and each sentence's sum, within 1e-4 nats."""
-    expected = _theirs(theirs, sentences, metric)
+    expected = [row for sentence in sentences for row in _theirs(theirs, [sentence], metric)]
     obtained = _ours(ours, sentences, metric)
     for one, other in zip(obtained, expected, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
@@ -93,13 +94,14 @@ def _seconds(run: Callable[[], Any]) -> float:
 @pytest.mark.parametrize("together", [1, 8])
 def test_it_is_faster_than_minicons(ours: Scorer, theirs: Any, sentences: list[str], together: int) -> None:
     """At least 1.7 times as fast, in float32 and side by side, whether minicons reads sentences singly or in eights."""
+    sentences = sentences[::2]
     groups = [sentences[n : n + together] for n in range(0, len(sentences), together)]
     pairs = [
         (
             _seconds(lambda: [_theirs(theirs, group, "original") for group in groups]),
             _seconds(lambda: _ours(ours, sentences, "original")),
         )
-        for _ in range(6)
+        for _ in range(5)
     ][1:]  # the first is warm-up
     ratio = statistics.median(slow for slow, _ in pairs) / statistics.median(fast for _, fast in pairs)
     assert ours.dtype == "float32"

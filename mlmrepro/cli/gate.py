@@ -1,0 +1,242 @@
+"""Commands that judge a checkpoint on a text: baseline, check, score."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.errors import UserError
+
+__all__ = ["baseline", "check", "score"]
+
+Checkpoint = Annotated[str, typer.Argument(help="A folder or hub name of a masked language model, or: embedded.")]
+Text = Annotated[str, typer.Option(help="A .txt, .jsonl, .csv or .parquet file, a saved data set, or: embedded.")]
+Column = Annotated[str | None, typer.Option(help="Column of the texts (default: text, or the only one of strings).")]
+Topic = Annotated[str | None, typer.Option(help="Column of topics, which the report tells apart (default: none).")]
+Split = Annotated[str | None, typer.Option(help="Split of a saved data set (default: test, validation).")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take the first documents only (default: all).")]
+MaxLength = Annotated[int, typer.Option(min=4, help="Tokens of a window; less where the model takes less.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda ...")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's own choice).")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch; the result does not depend on it.")]
+
+
+class Dtype(str, Enum):
+    """Number format of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Method(str, Enum):
+    """What is masked together."""
+
+    masked = "masked"  # every token once, 15 % at a time
+    pseudo = "pseudo"  # each token alone
+    within_word = "within-word"  # each token with the later ones of its word
+
+
+def baseline(
+    checkpoint: Checkpoint,
+    text: Text,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    text_column: Column = None,
+    topic_column: Topic = None,
+    split: Split = None,
+    limit: Limit = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Prompts with <mask>, one a line, or .jsonl with prompt and expected.")
+    ] = None,
+    mask_rate: Annotated[float, typer.Option(help="Share of the tokens that is masked at once.")] = 0.15,
+    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
+    random_passes: Annotated[
+        int | None, typer.Option(min=1, help="Draw masks at random, so often (default: mask each token exactly once).")
+    ] = None,
+    max_length: MaxLength = 512,
+    dtype: Annotated[Dtype, typer.Option(help="Number format; bfloat16 is faster on a GPU.")] = Dtype.float32,
+    device: Device = "auto",
+    threads: Threads = None,
+    batch_tokens: BatchTokens = 4096,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a baseline that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Score a checkpoint on your text, for later ones to be checked against.
+
+    Example: mlmrepro baseline old-model --text eval.jsonl -o golden/my-model
+    """
+    path = _prepared(checkpoint, threads)
+    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.retraining.check import make_baseline
+    from mlmrepro.scoring.documents import read_text
+    from mlmrepro.scoring.filling import read_probes
+    from mlmrepro.scoring.scorer import Scorer
+
+    documents = read_text(text, column=text_column, topic=topic_column, split=split, limit=limit)
+    probes = read_probes(prompts) if prompts else []
+    scorer = Scorer.load(path, device=device, dtype=dtype.value, max_length=max_length, batch_tokens=batch_tokens)
+    with ScoringDisplay(quiet=as_json) as display:
+        made = make_baseline(
+            scorer,
+            documents,
+            checkpoint=checkpoint,
+            rate=mask_rate,
+            seed=seed,
+            random_passes=random_passes,
+            probes=probes,
+            progress=display,
+        )
+    made.write(output, overwrite=overwrite)
+    figures = {name: made.about[name] for name in ("perplexity", "bits_per_byte", "tokens", "documents")}
+    if as_json:
+        print(json.dumps(figures | {"baseline": str(output), "notes": made.about["notes"]}, ensure_ascii=False))
+        return
+    print(
+        f"{output}: perplexity {figures['perplexity']:.4f} over {figures['tokens']:,} masked tokens of "
+        f"{figures['documents']:,} documents; {figures['bits_per_byte']:.4f} bits per byte"
+    )
+    for note in made.about["notes"]:
+        print(note)
+
+
+def check(
+    checkpoint: Checkpoint,
+    baseline: Annotated[Path, typer.Option(help="The folder that mlmrepro baseline wrote.")],
+    margin: Annotated[
+        float | None, typer.Option(help="How much worse, of perplexity, counts as the same (default: 0.01).")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="Chance of a false claim (default: 0.01).")] = None,
+    power: Annotated[
+        float | None, typer.Option(help="With which the smallest effect is stated (default: 0.95).")
+    ] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Number format (default: the baseline's).")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    batch_tokens: BatchTokens = 4096,
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+) -> None:
+    """Say whether a checkpoint is better, the same, or worse than the baseline's, on the same masks.
+
+    Exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded, 2 for bad input. Margin,
+    alpha and power may also stand in pyproject.toml under [tool.mlmrepro].
+    Example: mlmrepro check new-model --baseline golden/my-model --html check.html
+    """
+    from mlmrepro.retraining.settings import Settings
+
+    settings = Settings.find(margin=margin, alpha=alpha, power=power)
+    path = _prepared(checkpoint, threads)
+    from mlmrepro.report.check_ci import check_annotation, check_junit
+    from mlmrepro.report.check_html import write_check_html
+    from mlmrepro.report.check_view import check_markdown, print_check
+    from mlmrepro.report.ci import append_step_summary
+    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.retraining.check import check_checkpoint
+
+    with ScoringDisplay(quiet=as_json or markdown) as display:
+        result = check_checkpoint(
+            path,
+            baseline,
+            settings,
+            name=checkpoint,
+            device=device,
+            dtype=dtype.value if dtype else None,
+            batch_tokens=batch_tokens,
+            progress=display,
+        )
+    if as_json:
+        print(json.dumps(result.to_dict(), ensure_ascii=False))
+    elif markdown:
+        print(check_markdown(result))
+    else:
+        print_check(result)
+    if html:
+        write_check_html(result, html)
+    if junit:
+        check_junit(result, junit, checkpoint)
+    if os.environ.get("GITHUB_ACTIONS") == "true" and (line := check_annotation(result)):
+        print(line, file=sys.stderr if as_json or markdown else sys.stdout)
+    append_step_summary(lambda: check_markdown(result))
+    raise typer.Exit(result.exit_code)
+
+
+def score(
+    checkpoint: Checkpoint,
+    text: Text,
+    method: Annotated[Method, typer.Option(help="What is masked together.")] = Method.masked,
+    text_column: Column = None,
+    split: Split = None,
+    limit: Limit = None,
+    max_length: MaxLength = 512,
+    device: Device = "auto",
+    threads: Threads = None,
+    batch_tokens: BatchTokens = 4096,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the loss of each masked token to this .csv file.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a text: masked perplexity, or pseudo-perplexity from pseudo-log-likelihoods, raw losses on request.
+
+    Example: mlmrepro score my-model --text eval.txt --method pseudo
+    """
+    path = _prepared(checkpoint, threads)
+    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.scoring.documents import read_text
+    from mlmrepro.scoring.losses import write_losses
+    from mlmrepro.scoring.plan import one_by_one, token_plan
+    from mlmrepro.scoring.scorer import Scorer
+
+    documents = read_text(text, column=text_column, split=split, limit=limit)
+    scorer = Scorer.load(path, device=device, max_length=max_length, batch_tokens=batch_tokens)
+    texts = [document.text for document in documents.documents]
+    encoded = scorer.encode(texts)
+    plan = token_plan(texts, encoded) if method is Method.masked else one_by_one(encoded)
+    with ScoringDisplay(quiet=as_json) as display:
+        scores = scorer.score(
+            plan,
+            encoded,
+            within_word=method is Method.within_word,
+            progress=lambda done, total: display("tokens", done, total),
+        )
+    total = float(scores.loss.sum(dtype="float64"))
+    size = sum(len(t.encode("utf-8", "surrogatepass")) for t in texts)
+    kind = "perplexity" if method is Method.masked else "pseudo_perplexity"
+    figures: dict[str, Any] = {kind: scores.perplexity, "log_likelihood": -total, "tokens": len(scores)}
+    figures |= {"documents": len(texts), "bits_per_byte": total / size / math.log(2)}
+    if output:
+        write_losses(output, scores, [document.name for document in documents.documents], scorer.tokenizer)
+    if as_json:
+        print(json.dumps(figures | {"notes": documents.notes}, ensure_ascii=False))
+        return
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' ')}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")
+    for note in documents.notes:
+        print(note)
+
+
+def _prepared(checkpoint: str, threads: int | None) -> str:
+    """Set the process up for scoring and return the checkpoint's place."""
+    from mlmrepro.config import EMBEDDED
+
+    path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint
+    offline_unless(not Path(path).is_dir())
+    try:
+        import torch
+
+        from mlmrepro.guide import versions
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed", remedy="pip install mlmrepro") from error
+    versions.set_up()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return path

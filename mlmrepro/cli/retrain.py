@@ -1,0 +1,216 @@
+"""The command that fine-tunes a recipe with several seeds: retrain."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.errors import UserError
+
+if TYPE_CHECKING:
+    from mlmrepro.gate.seeds import SeedComparison
+    from mlmrepro.retraining.runs import Retraining
+
+__all__ = ["retrain"]
+
+
+def retrain(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the seeds; continues what is there.")],
+    seeds: Annotated[
+        str, typer.Option(metavar="N|LIST", help="How many, from the recipe's own on (5: 42 to 46), or which (1,2,3).")
+    ] = "5",
+    against: Annotated[Path | None, typer.Option(help="Another --output: is this recipe worse than that?")] = None,
+    profile: Annotated[
+        str, typer.Option(help="embedded (offline) or guide (model and data from the hub).")
+    ] = "embedded",
+    eli5_category: Annotated[
+        bool, typer.Option("--eli5-category", help="Take the successor of the eli5 data set from the hub.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a literal of the recipe; seed is the split's."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads; results are equal for equal numbers only.")] = 2,
+    save_models: Annotated[bool, typer.Option("--save-models", help="Keep each model, in seed-N/.")] = False,
+    as_json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+) -> None:
+    """Fine-tune the guide's recipe with several seeds and keep every value: did the recipe get worse, or a seed?
+
+    With --against exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded; without it
+    with 0, or 1 where a training diverged; with 2 for bad input. A killed command continues with its next seed.
+    Example: mlmrepro retrain --output runs/new --against runs/old --set learning_rate=1e-5
+    """
+    from mlmrepro.config import SUCCESSOR, parse_setting, resolve
+    from mlmrepro.retraining.recipe import OURS, parse_seeds
+    from mlmrepro.retraining.recipe import retrain as train
+
+    changes = list(SUCCESSOR) if eli5_category else []
+    given = [(*parse_setting(text), "--set") for text in settings or []]
+    config = resolve(profile, output_dir=output, changes=[*changes, *OURS, *given], threads=threads)
+    offline_unless(config.needs_hub)
+
+    from mlmrepro.report.ci import append_step_summary
+    from mlmrepro.retraining.runs import Retraining, compare
+    from mlmrepro.retraining.settings import Settings
+
+    strictness = Settings.find()
+    if against is not None and against.resolve() == output.resolve():
+        raise UserError("--against and --output are one folder", remedy="give --against the other recipe's")
+    before = None if against is None else (str(against), Retraining.read(against))
+    chosen = parse_seeds(seeds, config.guide.seed or 0)
+    with _Display(quiet=as_json or markdown) as display:
+        result = train(config, chosen, against=before, save_models=save_models, progress=display)
+    comparison = compare(before[1], result, strictness, before[0]) if before else None
+    page = _markdown(result, before, comparison)
+    if as_json:
+        print(json.dumps(_content(result, before, comparison), ensure_ascii=False))
+    elif markdown:
+        print(page)
+    else:
+        _print(result, before, comparison, output)
+    append_step_summary(lambda: page)
+    diverged = [run.seed for run in result.seeds if not math.isfinite(run.loss)]
+    if diverged:
+        print(f"mlmrepro: the training diverged with seed {', '.join(map(str, diverged))}", file=sys.stderr)
+    raise typer.Exit(comparison.answer.exit_code if comparison else int(bool(diverged)))
+
+
+_HEAD = ("seed", "loss (nats)", "perplexity", "eval_loss", "training loss", "seconds")
+
+
+def _rows(result: Retraining) -> Iterator[tuple[str, ...]]:
+    from mlmrepro.guide.evaluate import perplexity
+
+    yield "before training", f"{result.start.loss:.6f}", f"{perplexity(result.start.loss):.3f}", "", "", ""
+    for run in result.seeds:
+        figures = (f"{run.loss:.6f}", f"{perplexity(run.loss):.3f}", f"{run.eval_loss:.6f}", f"{run.train_loss:.4f}")
+        yield str(run.seed), *figures, f"{run.seconds:.1f}"
+
+
+def _figures(result: Retraining) -> dict[str, Any]:
+    """Return the summary of the losses in nats: it stands beside the raw values, never in their place."""
+    losses = result.losses
+    return {
+        "seeds": len(losses),
+        "mean": sum(losses) / len(losses),
+        "deviation": statistics.stdev(losses) if len(losses) > 1 and all(map(math.isfinite, losses)) else None,
+        "lowest": min(losses),
+        "highest": max(losses),
+    }
+
+
+def _summary(result: Retraining) -> str:
+    figures = _figures(result)
+    spread = "" if figures["deviation"] is None else f", standard deviation {figures['deviation']:.3g}"
+    between = f"range {figures['lowest']:.6f} to {figures['highest']:.6f}"
+    text = f"{sum(result.held_out.tokens):,} masked tokens of {len(result.held_out.documents):,} held-out documents"
+    return f"mean loss {figures['mean']:.6f} nats{spread}, {between}; {text}, the same for all seeds"
+
+
+def _content(result: Retraining, before: Any, comparison: SeedComparison | None) -> dict[str, Any]:
+    from mlmrepro.record import plain
+
+    content: dict[str, Any] = {"retraining": result.to_dict(), "figures": plain(_figures(result))}
+    if comparison is not None:
+        pairs = before[1].differences(result)
+        content |= {"against": before[0], "differing_settings": plain(pairs), "comparison": comparison.to_dict()}
+    return content
+
+
+def _differing(before: tuple[str, Retraining], result: Retraining) -> str:
+    from mlmrepro.report.words import pairs_line
+
+    pairs = before[1].differences(result)
+    return f"Settings: {pairs_line(pairs, len(pairs))}." if pairs else "Settings: none differ but the seeds."
+
+
+def _print(result: Retraining, before: Any, comparison: SeedComparison | None, output: Path) -> None:
+    from rich.table import Table
+
+    from mlmrepro.report.console import say, standard_output
+    from mlmrepro.report.seeds_view import print_seeds
+
+    console = standard_output()
+    table = Table()
+    for column in _HEAD:
+        table.add_column(column, justify="left" if column == "seed" else "right", overflow="fold")
+    for row in _rows(result):
+        table.add_row(*row)
+    console.print(table)
+    say(console, _summary(result))
+    if comparison is not None:
+        say(console, _differing(before, result))
+        print_seeds(comparison, console)
+    say(console, f"All values are in {output / 'retraining.json'}.")
+
+
+def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None) -> str:
+    from mlmrepro.report.markdown import prose, table
+    from mlmrepro.report.seeds_view import seeds_markdown
+
+    parts = [] if comparison is None else [seeds_markdown(comparison).strip(), prose(_differing(before, result))]
+    return "\n\n".join([*parts, table(_HEAD, _rows(result)), prose(_summary(result))])
+
+
+class _Display:
+    """Shows each seed as it is trained; plain lines where the output is no terminal, nothing when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+        self.console = Console(stderr=True, quiet=quiet, markup=False)
+        self.bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.current: TaskID | None = None
+        self.name = self.note = ""
+        self.started = time.monotonic()
+
+    def __enter__(self) -> _Display:
+        self.bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self.bars.stop()
+
+    def stage(self, name: str) -> None:
+        """Close what went on before, open this."""
+        self._finish()
+        self.name, self.note, self.started = name, "", time.monotonic()
+        self.current = self.bars.add_task(f"{name:<32}", total=None, note="")
+
+    def step(self, done: int, total: int, loss: float) -> None:
+        """Move the bar of the training."""
+        self.note = f"{done}/{total}  loss {loss:.3f}"
+        if self.current is not None:
+            self.bars.update(self.current, completed=done, total=total, note=self.note)
+
+    def _finish(self) -> None:
+        if self.current is None:
+            return
+        note = f"{time.monotonic() - self.started:6.1f} s  {self.note}"
+        self.bars.update(self.current, completed=1, total=1, note=note)
+        if self.bars.disable:
+            self.console.print(f"{self.name:<32} {note}", highlight=False)
+        self.current = None

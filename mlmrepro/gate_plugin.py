@@ -1,0 +1,182 @@
+"""The retraining gate in pytest: each check of a checkpoint is one test beside the project's own.
+
+Imported when its options are given only; what it checks with is imported when the first of its tests runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from mlmrepro.gate.result import CheckResult
+
+__all__ = ["Check", "Gate", "GateSession", "checks_of"]
+
+_COLOUR = {"better": "green", "same": "green", "REGRESSION": "red", "inconclusive": "yellow"}
+_WIDTH = 100  # of a failure's message: a worker of pytest-xdist has no terminal to ask
+
+
+@dataclass(frozen=True)
+class Check:
+    """What one test checks; paths as they were given."""
+
+    name: str
+    checkpoint: str
+    baseline: str
+    page: str | None = None
+
+
+def checks_of(checkpoints: Sequence[str], baselines: Sequence[str], pages: Sequence[str] = ()) -> list[Check]:
+    """Return the checks: the n-th checkpoint against the n-th baseline; where one side has one, it is everyone's.
+
+    A name is the checkpoint's, with its baseline in brackets where it has several. Raises pytest.UsageError where
+    one side is absent or the numbers do not fit.
+    """
+    if not checkpoints:
+        raise pytest.UsageError("--mlm-baseline and --mlm-html need --mlm-checkpoint DIR, the checkpoint to check")
+    if not baselines:
+        raise pytest.UsageError("--mlm-checkpoint needs --mlm-baseline DIR, the folder that mlmrepro baseline wrote")
+    count = max(len(checkpoints), len(baselines))
+    for option, given in (("--mlm-checkpoint", checkpoints), ("--mlm-baseline", baselines)):
+        if len(given) not in (1, count):
+            raise pytest.UsageError(
+                f"{option} is given {len(given)} times, for {count} checks: give it once or for each"
+            )
+    if pages and len(pages) != count:
+        raise pytest.UsageError(
+            f"--mlm-html is given {len(pages)} times, for {count} checks: each has a page of its own"
+        )
+    pairs = zip(_each(checkpoints, count), _each(baselines, count), pages or [None] * count, strict=True)
+    distinct = {(checkpoint, baseline): page for checkpoint, baseline, page in pairs}
+    times = Counter(checkpoint for checkpoint, _ in distinct)
+    return [
+        Check(checkpoint if times[checkpoint] == 1 else f"{checkpoint}[{baseline}]", checkpoint, baseline, page)
+        for (checkpoint, baseline), page in distinct.items()
+    ]
+
+
+def _each(given: Sequence[str], count: int) -> Sequence[str]:
+    return given if len(given) == count else [*given] * count
+
+
+class GateSession:
+    """Adds the checks to what is collected, and sums their answers up."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        names = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
+        self.checks = checks_of(*(config.getoption(name) for name in names))
+        self.answers: dict[str, dict[str, Any]] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Put the gate behind whatever the arguments name, also where they name nothing."""
+        report = yield
+        if isinstance(collector, pytest.Session) and report.passed:
+            gate = Gate.from_parent(collector, name="mlm-gate", nodeid="mlm-gate", checks=self.checks)
+            report.result = [*(report.result or ()), gate]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note each answer; under pytest-xdist it came from a worker, with its report."""
+        properties = dict(report.user_properties)
+        if "mlm_answer" in properties:
+            self.answers[report.nodeid] = properties
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Give each answer a line."""
+        if self.answers:
+            terminalreporter.section("retraining gate")
+        for node, properties in self.answers.items():
+            answer = properties["mlm_answer"]
+            terminalreporter.write(answer, bold=True, **{_COLOUR[answer]: True})
+            terminalreporter.line(f"  {node}: {properties['mlm_reason']}")
+
+
+class Gate(pytest.Collector):
+    """What the checks stand under: no file, only a name."""
+
+    def __init__(self, *, checks: Sequence[Check], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.checks = checks
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Iterate over one test a check."""
+        for check in self.checks:
+            yield CheckItem.from_parent(self, name=check.name, check=check)
+
+
+class CheckItem(pytest.Item):
+    """Scores in its setup, so that bad input is an error of the test, and judges in its call."""
+
+    def __init__(self, *, check: Check, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.check = check
+        self.result: CheckResult | None = None
+
+    def setup(self) -> None:
+        """Check the checkpoint, and write the page that was asked for."""
+        from mlmrepro.errors import UserError
+
+        try:
+            self.result = self._checked()
+        except UserError as error:
+            _fail(str(error))
+        properties = {
+            "answer": self.result.answer.value,
+            "reason": self.result.reason,
+            "measure": self.result.measure,
+            "before": self.result.before,
+            "after": self.result.after,
+            "baseline": self.check.baseline,
+        }
+        self.user_properties = [(f"mlm_{name}", value) for name, value in properties.items()]
+
+    def runtest(self) -> None:
+        """Fail with the whole answer where it is neither better nor the same."""
+        assert self.result is not None
+        if self.result.exit_code:
+            _fail(_in_words(self.result))
+
+    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
+        """Return what stands above a failure: no file and no line, but what was checked."""
+        return self.path, None, f"check of {self.name}"
+
+    def _checked(self) -> CheckResult:
+        from mlmrepro.report.check_html import write_check_html
+        from mlmrepro.retraining.check import check_checkpoint
+        from mlmrepro.retraining.settings import Settings
+
+        here = self.config.invocation_params.dir
+        folder = here / self.check.checkpoint
+        # A name that is no folder is the hub's.
+        checkpoint = str(folder) if folder.is_dir() else self.check.checkpoint
+        settings = Settings.find(self.config.rootpath)
+        result = check_checkpoint(checkpoint, here / self.check.baseline, settings)
+        if self.check.page is not None:
+            write_check_html(result, here / self.check.page)
+        return result
+
+
+def _in_words(result: CheckResult) -> str:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from mlmrepro.report.check_view import print_check
+
+    text = StringIO()
+    print_check(result, Console(file=text, width=_WIDTH, markup=False, color_system=None))
+    return text.getvalue().strip()
+
+
+def _fail(message: str) -> NoReturn:
+    raise pytest.fail.Exception(message, pytrace=False) from None

@@ -1,0 +1,105 @@
+"""Two recipes with several seeds: every raw value, the answer, the test, and what it could see."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from mlmrepro.gate.result import Answer
+from mlmrepro.gate.seeds import SeedComparison, compare_seeds
+from mlmrepro.report.check_words import VERDICT
+from mlmrepro.report.seeds_view import print_seeds, seeds_markdown
+from mlmrepro.report.words import SYMBOL
+
+OLD = (3.7, 3.7101, 3.7052, 3.7023, 3.6994)
+WORSE = (3.75, 3.7601, 3.7552, 3.7523, 3.7494)
+MARGIN = math.log(1.01)
+
+
+def compared(before: tuple[float, ...] = OLD, after: tuple[float, ...] = WORSE) -> SeedComparison:
+    return compare_seeds(before, after, margin_nats=MARGIN)
+
+
+def shown(comparison: SeedComparison, width: int = 80) -> str:
+    out = io.StringIO()
+    print_seeds(comparison, Console(file=out, markup=False, width=width))
+    return out.getvalue()
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("after", "answer"),
+    [
+        (WORSE, Answer.REGRESSION),
+        (OLD, Answer.SAME),
+        (tuple(loss - 0.2 for loss in OLD), Answer.BETTER),
+        ((3.7, 3.76, 3.72), Answer.INCONCLUSIVE),
+    ],
+)
+def test_the_answer_stands_first(after: tuple[float, ...], answer: Answer) -> None:
+    """Symbol, answer and reason are the first words on the terminal and in Markdown."""
+    comparison = compared(after=after)
+    assert comparison.answer is answer
+    assert words(shown(comparison)).startswith(f"{SYMBOL[VERDICT[answer]]} {answer.value} {comparison.reason}.")
+    assert seeds_markdown(comparison).startswith(f"### {SYMBOL[VERDICT[answer]]} {answer.value}: ")
+
+
+def test_every_raw_value_is_listed() -> None:
+    """Each seed's loss stands on the terminal and in the table, those of the longer side too."""
+    comparison = compared(after=WORSE[:3])
+    for text in (words(shown(comparison)), seeds_markdown(comparison)):
+        assert all(re.search(rf"\b{loss:g}\b", text) for loss in (*OLD, *WORSE[:3]))
+    assert "| 4 | 3.7023 |  |" in seeds_markdown(comparison)
+    assert f"| mean | {sum(OLD) / 5:.7g} | {sum(WORSE[:3]) / 3:.7g} |" in seeds_markdown(comparison)
+
+
+def test_the_test_and_its_power_are_stated() -> None:
+    """Each claim's p-value, the least that can be reached, alpha, and the difference seen with the stated power."""
+    comparison = compared()
+    assert comparison.smallest_effect is not None
+    for text in (words(shown(comparison)), seeds_markdown(comparison)):
+        for part in (
+            "p of worse by more than the margin 0.00397",
+            "5 against 5 seeds can reach 0.00397 at best, alpha is 0.05",
+            f"a true difference of {comparison.smallest_effect:.3g} nats could be told (power 95 %)",
+            f"standard deviation between seeds {comparison.deviation:.3g} nats",
+        ):
+            assert part in text
+
+
+def test_two_against_two_can_tell_nothing() -> None:
+    """So few seeds are refused, with the least p-value they reach, and no difference is said to be large enough."""
+    text = words(shown(compared(OLD[:2], (9.0, 9.1))))
+    assert text.startswith("? inconclusive")
+    assert "2 against 2 seeds can reach 0.167 at best, alpha is 0.05" in text
+    assert "no difference, however large, could be told with so few seeds" in text
+    assert "power" not in text
+
+
+def test_a_loss_that_is_no_number_is_shown() -> None:
+    """A NaN is listed as it is; nothing is computed from it, and no None is printed."""
+    comparison = compared(after=(3.7, math.nan, 3.72))
+    for text in (words(shown(comparison)), seeds_markdown(comparison)):
+        assert "NaN" in text
+        assert not re.search(r"\bNone\b|\bnan\b|p of", text)
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    """Lines fold below 80 columns."""
+    assert max(map(len, shown(compared(), width).splitlines())) <= width
+
+
+def test_markdown_keeps_within_its_limit() -> None:
+    """A table that does not fit is left out with a note, never cut."""
+    page = seeds_markdown(compared(), limit=1000)
+    assert len(page) <= 1000
+    assert "left out here" in page
+    assert "| run |" not in page
