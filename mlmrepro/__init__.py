@@ -12,16 +12,34 @@ if TYPE_CHECKING:
     from mlmrepro.errors import UserError
     from mlmrepro.guide.run import run
     from mlmrepro.record import Lane, Observation, RunRecord
+    from mlmrepro.retraining.callback import GateCallback
+    from mlmrepro.retraining.check import check_checkpoint
+    from mlmrepro.scoring.scorer import Scorer
 
-__all__ = ["GuideConfig", "Lane", "Observation", "RunConfig", "RunRecord", "UserError", "resolve", "run"]
+__all__ = [
+    "GateCallback",
+    "GuideConfig",
+    "Lane",
+    "Observation",
+    "RunConfig",
+    "RunRecord",
+    "Scorer",
+    "UserError",
+    "check_checkpoint",
+    "resolve",
+    "run",
+]
 
 _HOMES = {
+    "GateCallback": "mlmrepro.retraining.callback",
     "GuideConfig": "mlmrepro.config",
     "Lane": "mlmrepro.record",
     "Observation": "mlmrepro.record",
     "RunConfig": "mlmrepro.config",
     "RunRecord": "mlmrepro.record",
+    "Scorer": "mlmrepro.scoring.scorer",
     "UserError": "mlmrepro.errors",
+    "check_checkpoint": "mlmrepro.retraining.check",
     "resolve": "mlmrepro.config",
     "run": "mlmrepro.guide.run",
 }

@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -53,7 +52,8 @@ def checks_of(checkpoints: Sequence[str], baselines: Sequence[str], pages: Seque
         raise pytest.UsageError(
             f"--mlm-html is given {len(pages)} times, for {count} checks: each has a page of its own"
         )
-    pairs = zip(_each(checkpoints, count), _each(baselines, count), pages or [None] * count, strict=True)
+    own: Sequence[str | None] = pages or [None] * count
+    pairs = zip(_each(checkpoints, count), _each(baselines, count), own, strict=True)
     distinct = {(checkpoint, baseline): page for checkpoint, baseline, page in pairs}
     times = Counter(checkpoint for checkpoint, _ in distinct)
     return [
@@ -158,9 +158,9 @@ class CheckItem(pytest.Item):
         here = self.config.invocation_params.dir
         folder = here / self.check.checkpoint
         # A name that is no folder is the hub's.
-        checkpoint = str(folder) if folder.is_dir() else self.check.checkpoint
+        place = str(folder) if folder.is_dir() else self.check.checkpoint
         settings = Settings.find(self.config.rootpath)
-        result = check_checkpoint(checkpoint, here / self.check.baseline, settings)
+        result = check_checkpoint(place, here / self.check.baseline, settings, name=self.check.checkpoint)
         if self.check.page is not None:
             write_check_html(result, here / self.check.page)
         return result
@@ -175,7 +175,7 @@ def _in_words(result: CheckResult) -> str:
 
     text = StringIO()
     print_check(result, Console(file=text, width=_WIDTH, markup=False, color_system=None))
-    return text.getvalue().strip()
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
 def _fail(message: str) -> NoReturn:

@@ -48,8 +48,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
         *("loading", "gate", "retraining", "scoring"),
     },
-    "pytest_plugin": {"compare", "errors", "gate", "report", "retraining"},
-    "__init__": {"config", "errors", "guide", "record"},
+    "pytest_plugin": {"compare", "gate_plugin"},
+    "gate_plugin": {"errors", "gate", "report", "retraining"},
+    "__init__": {"config", "errors", "guide", "record", "retraining", "scoring"},
     "__main__": {"cli"},
 }
 TORCH_FREE = {
@@ -64,7 +65,7 @@ TORCH_FREE = {
     "report",
     "environments",
 }
-TORCH_FREE |= {"pytest_plugin"}
+TORCH_FREE |= {"pytest_plugin", "gate_plugin"}
 
 
 def imports(source: str) -> tuple[set[str], set[str]]:

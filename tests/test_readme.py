@@ -12,6 +12,7 @@ import pytest
 
 from mlmrepro import cli
 from mlmrepro.compare.golden import read_golden
+from mlmrepro.config import EMBEDDED
 from mlmrepro.environments.spec import catalogue
 from mlmrepro.record import STAGES, RunRecord
 
@@ -27,8 +28,8 @@ COMMANDS = [
 SMALL = ["--set", "split=train_asks[:20]", "--set", "num_train_epochs=1", "--set", "num_proc=1"]
 
 # What takes minutes or hours, or needs a change to declare, is only parsed here; other tests run it.
-EXTRA = {"reproduce": SMALL, "fill-mask": [], "compare": [], "report": []}
-EXTRA |= {name: ["--help"] for name in ("pretrain", "record", "matrix", "expect")}
+EXTRA = {"reproduce": SMALL, "fill-mask": [], "compare": [], "report": [], "baseline": [], "check": [], "score": []}
+EXTRA |= {name: ["--help"] for name in ("pretrain", "record", "matrix", "expect", "retrain")}
 
 
 def _main(arguments: list[str]) -> int:
@@ -47,6 +48,9 @@ def test_every_mlmrepro_command_runs(
     shutil.copytree(ROOT / "golden", tmp_path / "golden")
     for name in ("before", "today"):  # what `record` writes; test_goldens runs it
         shutil.copy(ROOT / "golden" / "matrix" / "t5.23.0-d5.2.0.json", tmp_path / f"{name}.json")
+    for name in ("old-model", "new-model"):
+        shutil.copytree(EMBEDDED / "checkpoint", tmp_path / name)
+    (tmp_path / "eval.jsonl").write_text('{"text": "The sea is salt."}\n{"text": "The sky is blue."}\n')
     commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("mlmrepro ")]
     assert {arguments[0] for arguments in commands} == EXTRA.keys()
     for arguments in commands:
@@ -66,7 +70,7 @@ def test_every_tox_environment_it_names_exists() -> None:
     catalogued = {f"record-{environment.name}" for environment in catalogue().pairs}
     assert records
     assert records <= catalogued
-    assert {"reproduce", "tests", "matrix", "report"} <= named - records <= known
+    assert {"reproduce", "tests", "matrix", "report", "simulation"} <= named - records <= known
 
 
 FINDINGS = re.findall(r"^\| (transformers|datasets) ([^|]+) \| `(\w+)\.([^`]+)` \|", README, flags=re.MULTILINE)

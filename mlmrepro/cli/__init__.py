@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from mlmrepro.cli import drift, gate, guide
+from mlmrepro.cli.retrain import retrain
 from mlmrepro.errors import UserError, causes, first_line
 
 __all__ = ["app", "main"]
@@ -36,6 +37,7 @@ for command, title in (
     (gate.baseline, "baseline"),
     (gate.check, "check"),
     (gate.score, "score"),
+    (retrain, "retrain"),
     (guide.pretrain, "pretrain"),
 ):
     app.command(title)(command)

@@ -45,7 +45,7 @@ def retrain(
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
 ) -> None:
-    """Fine-tune the guide's recipe with several seeds and keep every value: did the recipe get worse, or a seed?
+    """Fine-tune the guide's recipe with several seeds and keep every value, to tell a worse recipe from a bad seed.
 
     With --against exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded; without it
     with 0, or 1 where a training diverged; with 2 for bad input. A killed command continues with its next seed.
@@ -86,13 +86,13 @@ def retrain(
     raise typer.Exit(comparison.answer.exit_code if comparison else int(bool(diverged)))
 
 
-_HEAD = ("seed", "loss (nats)", "perplexity", "eval_loss", "training loss", "seconds")
+_HEAD = ("seed", "loss (nats)", "perplexity", "eval_loss", "train loss", "seconds")
 
 
 def _rows(result: Retraining) -> Iterator[tuple[str, ...]]:
     from mlmrepro.guide.evaluate import perplexity
 
-    yield "before training", f"{result.start.loss:.6f}", f"{perplexity(result.start.loss):.3f}", "", "", ""
+    yield "start", f"{result.start.loss:.6f}", f"{perplexity(result.start.loss):.3f}", "", "", ""
     for run in result.seeds:
         figures = (f"{run.loss:.6f}", f"{perplexity(run.loss):.3f}", f"{run.eval_loss:.6f}", f"{run.train_loss:.4f}")
         yield str(run.seed), *figures, f"{run.seconds:.1f}"
@@ -158,8 +158,11 @@ def _print(result: Retraining, before: Any, comparison: SeedComparison | None, o
 def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None) -> str:
     from mlmrepro.report.markdown import prose, table
     from mlmrepro.report.seeds_view import seeds_markdown
+    from mlmrepro.report.words import count
 
-    parts = [] if comparison is None else [seeds_markdown(comparison).strip(), prose(_differing(before, result))]
+    parts = [f"### Retraining: {count(len(result.seeds), 'seed')}"]
+    if comparison is not None:
+        parts = [seeds_markdown(comparison).strip(), prose(_differing(before, result))]
     return "\n\n".join([*parts, table(_HEAD, _rows(result)), prose(_summary(result))])
 
 

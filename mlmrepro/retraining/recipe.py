@@ -95,19 +95,16 @@ def retrain(
         done = [run.seed for run in result.seeds] if result else []
         if save_models:
             _check_models(output, [seed for seed in seeds if seed in done])
-        todo = [seed for seed in seeds if seed not in done]
-        recipe = None
-        if todo:
+        todo = [seed for seed in dict.fromkeys(seeds) if seed not in done]
+        if result is None or todo:
             progress.stage("load the data, score the start")
             recipe = _Recipe(config, work)
             if result is not None:
                 result.refuse_other(recipe.begun.settings, output)
             result = result or recipe.begun
-        assert result is not None  # there are seeds to train, or their file was read
         if against is not None:
             check_comparable(against[1], result, against[0])
         for n, seed in enumerate(todo, start=len(done) + 1):
-            assert recipe is not None
             progress.stage(f"seed {seed} ({n} of {len(done) + len(todo)})")
             run = recipe.run(seed, progress, output / f"seed-{seed}" if save_models else None)
             result = result.with_run(run)
@@ -162,7 +159,7 @@ class _Recipe:
         scores = start.score(self.plan, self.encoded)
         if not math.isfinite(scores.mean_loss):
             raise UserError(
-                f"the loss of the checkpoint {self.config.guide.checkpoint!r} is {scores.mean_loss} before any training",
+                f"the checkpoint {self.config.guide.checkpoint!r} has the loss {scores.mean_loss} before any training",
                 remedy="start from another checkpoint",
             )
         return Retraining(
@@ -187,7 +184,7 @@ class _Recipe:
         )
 
     def run(self, seed: int, progress: Progress, model_dir: Path | None) -> SeedRun:
-        """Fine-tune a fresh copy of the start with one seed and score it; the model is saved where a folder is given."""
+        """Fine-tune a fresh copy of the start with one seed and score it; save it where a folder is given."""
         started = time.perf_counter()
         losses: list[float] = []
 
