@@ -151,6 +151,7 @@ class CheckItem(pytest.Item):
         return self.path, None, f"check of {self.name}"
 
     def _checked(self) -> CheckResult:
+        from mlmrepro.errors import UserError
         from mlmrepro.report.check_html import write_check_html
         from mlmrepro.retraining.check import check_checkpoint
         from mlmrepro.retraining.settings import Settings
@@ -162,7 +163,11 @@ class CheckItem(pytest.Item):
         settings = Settings.find(self.config.rootpath)
         result = check_checkpoint(place, here / self.check.baseline, settings, name=self.check.checkpoint)
         if self.check.page is not None:
-            write_check_html(result, here / self.check.page)
+            try:
+                write_check_html(result, here / self.check.page)
+            except OSError as error:
+                problem = f"the page {self.check.page} cannot be written: {error.strerror}"
+                raise UserError(problem, remedy="give --mlm-html another file") from error
         return result
 
 

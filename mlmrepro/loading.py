@@ -25,6 +25,7 @@ _POSITIONS_AFTER_PADDING = (
     "data2vec-text",
     "ibert",
     "esm",
+    "luke",
 )
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 

@@ -1,6 +1,7 @@
 """The mean of paired differences and its interval, where documents, not tokens, are what varies independently.
 
-Every choice here was made by simulation; `mlmrepro.gate.simulation` measures the promises again, and where they end.
+Every choice here was made by simulation; `mlmrepro.gate.simulation` measures the promises again, and where they end:
+documents that themselves have a long tail to one side must be many hundreds (`cautions`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ Floats = NDArray[np.float64]
 
 # Below it, a kind of document that makes up 5 % of all may be missing from the text (chance above 1 %).
 FEW_DOCUMENTS = 90
+# Standard errors of the skewness that it is taken to be greater than seen: the least that keeps false alarms at alpha
+# with few documents of equal size whose tokens are skewed.
+UNSURE = 0.5
 # A standard error below this share of the difference is the rounding of equal differences.
 _ROUNDING = 1e-12
 
@@ -30,8 +34,9 @@ def paired(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, power: flo
     `sums` and `sizes`, shape (documents,), hold for each document the sum of its units' differences, in nats or as
     a share, and the sum of their sizes; the estimate is ``sums.sum() / sizes.sum()``. Its standard error is the
     jackknife over documents (CR3; Bell and McCaffrey 2002), the degrees of freedom are theirs, for documents of
-    unequal sizes. Where few documents pull to one side, that side of the interval is widened by Hall's
-    transformation (1992, "On the removal of skewness by transformation"); no side is ever narrower than Student's t.
+    unequal sizes. A side on which a few documents may pull is widened by Hall's transformation (1992, "On the removal
+    of skewness by transformation"), for the skewness seen and half a standard error more; no side is ever narrower
+    than Student's t. `smallest_effect` is the true difference at which such data exclude 0 with `power`.
     Raises UserError for fewer than two documents.
     """
     if not (0 < alpha < 0.5 and alpha < power < 1):
@@ -46,7 +51,10 @@ def paired(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, power: flo
         residual, error = np.zeros_like(residual), 0.0
     degrees = _degrees(share)
     quantile = float(stdtrit(degrees, 1 - alpha))
-    below, above = (error * quantile * width for width in _widths(_skewness(residual), float(ndtri(1 - alpha))))
+    skewness, unsure = _skewness(residual), UNSURE * math.sqrt(6) / len(size)
+    below = error * quantile * _widening(unsure - skewness, 1 - alpha)
+    above = error * quantile * _widening(unsure + skewness, 1 - alpha)
+    beyond = error * (detectable(degrees, alpha, power) - quantile) * _widening(unsure + skewness, power)
     return Paired(
         difference=difference,
         standard_error=error,
@@ -55,7 +63,7 @@ def paired(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, power: flo
         high=difference + above,
         alpha=alpha,
         power=power,
-        smallest_effect=below + (detectable(degrees, alpha, power) - quantile) * error,
+        smallest_effect=below + beyond,
         units=units,
         documents=len(size),
     )
@@ -153,9 +161,10 @@ def _degrees(share: Floats) -> float:
     return float((weight @ diagonal) ** 2 / squares)
 
 
-def _widths(skewness: float, normal: float) -> tuple[float, float]:
-    """Return by how much the interval below and above the estimate is wider than Student's t: 1 or more."""
-    return max(1.0, _untransformed(normal, skewness) / normal), max(1.0, -_untransformed(-normal, skewness) / normal)
+def _widening(skewness: float, level: float) -> float:
+    """Return by how much the side of the interval that the skewness points to is wider than Student's t: 1 or more."""
+    normal = float(ndtri(level))
+    return max(1.0, -_untransformed(-normal, skewness) / normal)
 
 
 def _untransformed(normal: float, skewness: float) -> float:

@@ -107,15 +107,15 @@ class Document:
 
 def _document(document: DocumentChange, result: CheckResult) -> Document:
     scale = Scale(result.measure)
-    masked = [token for token in document.tokens if _was_masked(token)]
+    tokens = [token for token in document.tokens if token.text]  # a character's later bytes have no text of their own
     return Document(
         document.name,
         document.topic,
         scale.signed(document.difference),
         not scale.relative,
-        [_shade(token) for token in document.tokens[:_TOKENS]],
-        max(len(document.tokens) - _TOKENS, 0),
-        sorted(masked, key=lambda token: -_size(token))[:_LISTED],
+        [_shade(token) for token in tokens[:_TOKENS]],
+        max(len(tokens) - _TOKENS, 0),
+        sorted(filter(_was_masked, tokens), key=lambda token: -_size(token))[:_LISTED],
     )
 
 
@@ -157,7 +157,7 @@ def _legend(worst: Sequence[Document]) -> list[tuple[str, str]]:
 def _visible(text: str) -> str:
     """Return a token with its spaces, its line breaks marked, and escapes for what does not print."""
     if not text.strip(" "):
-        return "␣" * len(text) or "∅"
+        return "␣" * len(text)
     return "".join(_VISIBLE.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
 
 

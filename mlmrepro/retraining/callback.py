@@ -137,7 +137,7 @@ def _aside(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _set_as_before(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Set padding and truncation again afterwards: a call changes them for whoever uses the fast tokenizer below it."""
+    """Set padding and truncation again afterwards: scoring switches them off in the fast tokenizer below."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
@@ -146,8 +146,6 @@ def _set_as_before(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     try:
         yield
     finally:
-        backend.no_padding()
-        backend.no_truncation()
         if padding:
             backend.enable_padding(**padding)
         if truncation:

@@ -54,7 +54,10 @@ def _table(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{file} cannot be read: {first_line(error)}", remedy="mend its TOML") from error
-    table = content.get("tool", {}).get("mlmrepro", {})
+    tools = content.get("tool", {})
+    table = tools.get("mlmrepro", {}) if isinstance(tools, dict) else tools
+    if not isinstance(table, dict):
+        raise UserError(f"{file}: [tool.mlmrepro] is no table", remedy="write [tool.mlmrepro] and margin = 0.01 below")
     known = [f.name for f in dataclasses.fields(Settings)]
     for name in table:
         if name not in known:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mlmrepro.errors import UserError, first_line
 from mlmrepro.scores import Scores
 from mlmrepro.scoring.encode import Encoded, Encoder
 from mlmrepro.scoring.plan import Plan, Row, rows
+from mlmrepro.scoring.shortcuts import Forward, still
 
 if TYPE_CHECKING:
     import torch
@@ -34,9 +34,9 @@ _SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly 
 class Scorer:
     """A model with its tokenizer, ready to score.
 
-    The language-model head is run on the masked positions only, in batches of about one length. Neither the global
-    random generators nor the model's training mode are touched, so that a training may go on afterwards as if
-    nothing had been scored.
+    Behind the last attention there are only the masked positions, and batches are of about one length, where
+    `Forward` finds that neither changes the result. Neither the global random generators nor the model's training
+    mode are touched, so that a training may go on afterwards as if nothing had been scored.
     """
 
     def __init__(
@@ -49,11 +49,9 @@ class Scorer:
     ) -> None:
         if batch_tokens < 1:
             raise UserError(f"the batch has {batch_tokens} tokens", remedy="give 1 or more")
-        embeddings: Any = model.get_input_embeddings()
-        rows_of_embedding = embeddings.weight.shape[0]
-        if len(tokenizer) > rows_of_embedding:
+        if len(tokenizer) > model.config.vocab_size:
             raise UserError(
-                f"the tokenizer has {len(tokenizer)} tokens, the model only {rows_of_embedding}",
+                f"the tokenizer has {len(tokenizer)} tokens, the model only {model.config.vocab_size}",
                 remedy="give the tokenizer that the model was trained with, or resize its embeddings",
             )
         self.model = model
@@ -62,8 +60,12 @@ class Scorer:
         self.batch_tokens = batch_tokens
         self.mask_id: int = tokenizer.mask_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.mask_token_id
-        with still(model):
-            self.prunes_head = self._pruned_head_is_equal()
+        self.forward = Forward(model, *self._trial_batches(), rounding=self.rounding)
+
+    @property
+    def prunes_head(self) -> bool:
+        """Whether the language-model head is run on the masked positions only."""
+        return self.forward.cut is not None
 
     @classmethod
     def load(
@@ -191,14 +193,17 @@ class Scorer:
     def _sorted(self, chunk: list[Row]) -> Iterator[list[Row]]:
         around = len(self.encoder.prefix) + len(self.encoder.suffix)
         chunk.sort(key=lambda row: row.start - row.stop)
-        positions = _LOGITS // self.model.config.vocab_size if self.prunes_head else self.batch_tokens
+        positions = _LOGITS // self.model.config.vocab_size
+        most_tokens = self.batch_tokens if self.prunes_head else min(self.batch_tokens, positions)
         batch: list[Row] = []
-        scored = 0
+        longest = scored = 0
         for row in chunk:
-            tokens = (len(batch) + 1) * ((batch or [row])[0].stop - (batch or [row])[0].start + around)
-            if batch and (tokens > self.batch_tokens or scored + len(row.scored) > positions):
+            length = row.stop - row.start + around
+            full = (len(batch) + 1) * longest > most_tokens or scored + len(row.scored) > positions
+            if batch and (full or (length < longest and not self.forward.pads)):
                 yield batch
                 batch, scored = [], 0
+            longest = longest if batch else length
             batch.append(row)
             scored += len(row.scored)
         if batch:
@@ -243,55 +248,16 @@ class Scorer:
 
     def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         """Return the logits, (positions, vocabulary), of the positions `at`: (2, positions) of row and column."""
-        if not self.prunes_head:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[at[0], at[1]]
-        with _head_sees_only(self.model, at):
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
+        return self.forward(input_ids, attention_mask, at)
 
-    def _pruned_head_is_equal(self) -> bool:
-        """Tell whether the head gives the same on masked positions alone: true of every head that sees no neighbours.
-
-        Measured once, on two short rows, so that an architecture nobody thought of is scored right, if slower.
-        """
-        import torch
-
-        usable = [n for n in range(len(self.tokenizer)) if n not in set(self.encoder.special.tolist())][:5]
-        ids = [
-            self.encoder.with_special_tokens(np.array(row, dtype=np.int32))
-            for row in ([*usable, self.mask_id], [self.mask_id, *usable[:2]])
-        ]
-        input_ids, attention_mask = self.padded(ids)
-        at = torch.tensor([[0, 0, 1], [1, len(ids[0]) - 1, 1]], device=input_ids.device)
-        full = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        if full.dim() != 3 or full.shape[:2] != input_ids.shape:
-            raise UserError(
-                f"{type(self.model).__name__} gives no score for each token of each position",
-                remedy="give a checkpoint of a masked language model",
-            )
-        try:
-            with _head_sees_only(self.model, at):
-                pruned = self.model(input_ids=input_ids, attention_mask=attention_mask).logits[0]
-        except Exception:  # whatever an unknown architecture does with fewer positions
-            return False
-        wanted = full[at[0], at[1]]
-        return pruned.shape == wanted.shape and torch.allclose(
-            pruned.float(), wanted.float(), rtol=0, atol=self.rounding, equal_nan=True
-        )
-
-
-@contextmanager
-def still(model: PreTrainedModel) -> Iterator[None]:
-    """Put the model into evaluation mode, without gradients; afterwards every module has its own mode again."""
-    import torch
-
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad():  # no inference_mode: a cache made there would break a later training step
-            model.eval()
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    def _trial_batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return two batches of two short rows: of one length, and with the second cut short and padded."""
+        special = set(self.encoder.special.tolist())
+        usable = [n for n in range(len(self.tokenizer)) if n not in special][:12] or [self.mask_id]
+        first = [*usable, self.mask_id][-self.encoder.room :]
+        second = [self.mask_id, *reversed(usable)][: len(first)]
+        pairs = ((first, second), (first, second[: len(second) // 2]))
+        return [self.padded([self.encoder.with_special_tokens(np.array(row)) for row in rows]) for rows in pairs]
 
 
 def _digest(model: PreTrainedModel) -> str:
@@ -303,20 +269,3 @@ def _digest(model: PreTrainedModel) -> str:
         sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
         sha.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()[:16]
-
-
-def _taken(output: Any, at: torch.Tensor) -> Any:
-    """Return the encoder's output as if there were only the positions `at`, in one row."""
-    hidden = output[0][at[0], at[1]].unsqueeze(0)
-    if isinstance(output, tuple):
-        return (hidden, *output[1:])
-    return type(output)(last_hidden_state=hidden)
-
-
-@contextmanager
-def _head_sees_only(model: PreTrainedModel, at: torch.Tensor) -> Iterator[None]:
-    hook = model.base_model.register_forward_hook(lambda module, given, output: _taken(output, at))
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -18,7 +18,7 @@ from mlmrepro.gate_plugin import checks_of
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
 from mlmrepro.scoring.scorer import Scorer
 
-from ..report.checks import bare, check
+from ..report.checks import bare, check, paired
 from ..retraining import tiny
 from .projects import parallel, run
 
@@ -65,7 +65,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def answered(checkpoint: str, *arguments: Any, name: str) -> CheckResult:
         names.append(name)
-        return check() if name == "worse" else bare()
+        return check() if name == "worse" else bare(paired=paired(0.0, 0.0), largest_change=0.0)
 
     monkeypatch.setattr("mlmrepro.retraining.check.check_checkpoint", answered)
     return names
@@ -110,9 +110,9 @@ def test_a_regression_fails_with_the_whole_answer(gated: pytest.Pytester, checkp
 
 def test_the_margin_is_the_projects_and_inconclusive_fails(gated: pytest.Pytester, checkpoints: Path) -> None:
     """With the measured difference as the margin nothing can be concluded; with a wider one it is the same."""
-    paired = measured(checkpoints, "worse").paired
-    assert paired is not None
-    for margin, answer in ((math.expm1(paired.difference), "inconclusive"), (1.0, "same")):
+    worse = measured(checkpoints, "worse").paired
+    assert worse is not None
+    for margin, answer in ((math.expm1(worse.difference), "inconclusive"), (1.0, "same")):
         gated.makepyprojecttoml(f"[tool.mlmrepro]\nmargin = {margin}\n")
         result = run(gated, *against("worse"))
         result.assert_outcomes(passed=1 + (answer == "same"), failed=int(answer != "same"))
@@ -212,6 +212,14 @@ def test_paths_are_where_the_user_stands(gated: pytest.Pytester) -> None:
     page = (gated.path / "below" / "pages" / "check.html").read_text(encoding="utf-8")
     assert "<!doctype html>" in page.lower()
     assert "../old" in page
+
+
+def test_a_page_that_cannot_be_written_is_an_error(pytester: pytest.Pytester, scored: list[str]) -> None:
+    """It is told in one message, like any bad input."""
+    result = run(pytester, *against("old"), "--mlm-html=.")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["the page . cannot be written: * Remedy: give --mlm-html another file."])
+    result.stdout.no_fnmatch_line("*Traceback*")
 
 
 def test_a_machine_reads_the_answer(pytester: pytest.Pytester, scored: list[str]) -> None:

@@ -158,7 +158,6 @@ def test_the_direction_does_not_rest_on_colour() -> None:
         ("\n", "↵\n"),
         ("a\tb", "a⇥\tb"),
         ("  ", "␣␣"),
-        ("", "∅"),
         ("\u202e", "\\u202e"),
         ("\x00", "\\x00"),
         (" a", " a"),

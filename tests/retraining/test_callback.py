@@ -161,12 +161,22 @@ def test_the_numbers_are_in_the_log(tmp_path: Path, baseline: Path) -> None:
     assert made.state.best_model_checkpoint
 
 
-def test_a_model_is_scored_once_for_all_data_sets(tmp_path: Path, baseline: Path) -> None:
+def test_a_model_is_scored_once_for_all_data_sets(
+    tmp_path: Path, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several evaluations of one step share a result; changed weights have a new one, also without a step."""
     gate = GateCallback(baseline)
+    checked: list[str] = []
+
+    def counted(*arguments: Any, checkpoint: str) -> CheckResult:
+        checked.append(checkpoint)
+        return check(*arguments, checkpoint=checkpoint)
+
+    monkeypatch.setattr(room, "check", counted)
     rows = [{"input_ids": TOKENIZER(document.text)["input_ids"][:24]} for document in tiny.TEXT.documents]
     made = trained(tmp_path, gate, evaluated={"a": rows[:4], "b": rows[4:8]})
     assert [step for step, _ in gate.results] == [2, 4]
+    assert checked == ["step 2", "step 4"]
     with torch.no_grad():
         made.model.lm_head.bias[0] += 1.0
     metrics = made.evaluate(rows[:4])
@@ -203,13 +213,14 @@ class Compiled(torch.nn.Module):
 
 
 def test_a_wrapped_model_is_unwrapped(baseline: Path) -> None:
-    """Data parallelism and compilation around a model change nothing of its result, nor its replaced call."""
+    """Data parallelism, compilation and autocast around a model change nothing of its result, nor its own state."""
     plain, wrapped = GateCallback(baseline), GateCallback(baseline)
     evaluated(plain, tiny.model())
     model = tiny.model().train()
     model._compiled_call_impl = lambda **inputs: pytest.fail("the compiled model was called")
     replaced = model._compiled_call_impl
-    evaluated(wrapped, torch.nn.DataParallel(Compiled(model)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        evaluated(wrapped, torch.nn.DataParallel(Compiled(model)))
     assert wrapped.results == plain.results
     assert wrapped.results[0][1].paired.difference == 0.0  # type: ignore[union-attr]
     assert model._compiled_call_impl is replaced

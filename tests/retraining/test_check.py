@@ -188,6 +188,7 @@ def test_words_that_a_tokenizer_does_not_know_are_left_out(checkpoint: Maker, te
 def test_a_random_plan_is_stored_and_followed(checkpoint: Maker, text: Text) -> None:
     """Drawn as the guide draws, with a seed: about 15 % of the tokens a pass, and the check uses the same ones."""
     made = make_baseline(Scorer.load(checkpoint(0.8)), text, checkpoint="old", seed=7, random_passes=2)
+    assert "without --random-passes every one is scored" in made.about["notes"][-1]
     assert 0.25 < len(made.tokens) / sum(map(len, made.ids)) < 0.35
     assert check(Scorer.load(checkpoint(0.7)), made).answer is Answer.REGRESSION
     assert check(Scorer.load(checkpoint(0.8)), made).largest_change < 1e-5

@@ -94,7 +94,7 @@ def _scorer(
         raise UserError(f"batch_size is {batch_size}", remedy="give 1 or more")
     place = {None: "auto", "gpu": "cuda"}.get(device, device) or "auto"
     tokens = batch_size * (max_length or MAX_LENGTH)
-    return Scorer.load(str(model_id), device=place, max_length=max_length, batch_tokens=tokens)
+    return Scorer.load(str(model_id), device=place, max_length=max_length or MAX_LENGTH, batch_tokens=tokens)
 
 
 def _by_text(scores: Scores, texts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,138 @@
+"""What of a model's work may be left out without a change in the result: measured on each model, not assumed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+__all__ = ["Forward", "still"]
+
+# The last module of an encoder that lets positions see each other, as BERT and those after it, and DistilBERT, name
+# it, with its residual connection. What comes behind it, a feed-forward layer as a rule, takes each position alone.
+_LAST_TO_MIX = ("attention", "sa_layer_norm")
+
+
+class Forward:
+    """Runs a model for the logits of some positions, with the shortcuts that were found not to change them.
+
+    `cut` is the module behind which those positions alone go on: the last attention, else the encoder, so that the
+    head sees nothing else, else none. `pads` tells whether a row may stand beside a longer one: padding changes the
+    result of convolutions (ConvBERT), Fourier layers (FNet) and others that do not mask it everywhere.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        even: tuple[torch.Tensor, torch.Tensor],
+        ragged: tuple[torch.Tensor, torch.Tensor],
+        *,
+        rounding: float,
+    ) -> None:
+        """Try the shortcuts on two batches, each input_ids and attention_mask of shape (2, length).
+
+        The rows of `even` are of one length, the second of `ragged` is padded. Two results are equal where their
+        logits differ by at most `rounding`. Raises UserError where the model gives no logits for each token.
+        """
+        self.model = model
+        self.rounding = rounding
+        self.cut: torch.nn.Module | None = None
+        self._masks_padding = "attention_mask" in inspect.signature(model.forward).parameters
+        with still(model):
+            self.cut = self._found_cut(*even, full=self._tried(*even))
+            self.pads = self._padding_is_harmless(*ragged)
+
+    def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (positions, vocabulary), of the positions `at`: (2, positions) of row and column."""
+        if self.cut is None:
+            return self._logits(input_ids, attention_mask)[at[0], at[1]]
+        return self._cut_logits(self.cut, input_ids, attention_mask, at)
+
+    def _logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        masks = {"attention_mask": attention_mask} if self._masks_padding else {}
+        return self.model(input_ids=input_ids, **masks).logits
+
+    def _cut_logits(
+        self, module: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
+        hook = module.register_forward_hook(lambda module, given, output: _taken(output, at))
+        try:
+            return self._logits(input_ids, attention_mask)[0]
+        finally:
+            hook.remove()
+
+    def _tried(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        name = type(self.model).__name__
+        remedy = "give a checkpoint of a masked language model"
+        try:
+            logits = self._logits(input_ids, attention_mask)
+        except Exception as error:  # whatever an architecture that is made for other input raises
+            raise UserError(f"{name} cannot read a row of tokens: {first_line(error)}", remedy=remedy) from error
+        if logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
+            raise UserError(f"{name} gives no score for each token of each position", remedy=remedy)
+        return logits
+
+    def _found_cut(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, full: torch.Tensor
+    ) -> torch.nn.Module | None:
+        import torch
+
+        encoder: torch.nn.Module = self.model.base_model
+        mixers = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] in _LAST_TO_MIX]
+        # More positions than a row has, and out of order: no head that counts or looks at neighbours gets them right.
+        at = torch.ones_like(input_ids).nonzero().flip(0).T
+        for module in [*mixers[-1:], encoder]:
+            try:
+                logits = self._cut_logits(module, input_ids, attention_mask, at)
+            except Exception:  # whatever an unknown architecture does with fewer positions
+                continue
+            if self._equal(logits, full[at[0], at[1]]):
+                return module
+        return None
+
+    def _padding_is_harmless(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+        short = int(attention_mask[1].sum())
+        alone = self._logits(input_ids[1:, :short], attention_mask[1:, :short])
+        return self._equal(self._logits(input_ids, attention_mask)[1:, :short], alone)
+
+    def _equal(self, left: torch.Tensor, right: torch.Tensor) -> bool:
+        import torch
+
+        if left.shape != right.shape:
+            return False
+        last_digits = 8 * torch.finfo(left.dtype).eps  # large logits are rounded more
+        return torch.allclose(left.float(), right.float(), rtol=last_digits, atol=self.rounding, equal_nan=True)
+
+
+@contextmanager
+def still(model: PreTrainedModel) -> Iterator[None]:
+    """Put the model into evaluation mode, without gradients; afterwards every module has its own mode again."""
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad():  # no inference_mode: a cache made there would break a later training step
+            model.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _taken(output: Any, at: torch.Tensor) -> Any:
+    """Return a module's output as if there were only the positions `at`, in one row."""
+    import torch
+
+    if isinstance(output, torch.Tensor):
+        return output[at[0], at[1]].unsqueeze(0)
+    hidden = output[0][at[0], at[1]].unsqueeze(0)
+    if isinstance(output, tuple):
+        return (hidden, *output[1:])
+    return type(output)(last_hidden_state=hidden)

@@ -1,0 +1,185 @@
+"""Retraining variance: what few seeds can tell, and that they say what they cannot."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import permutation_test
+
+from mlmrepro.errors import UserError
+from mlmrepro.gate.result import Answer
+from mlmrepro.gate.seeds import SeedComparison, compare_seeds, seeds_needed
+
+few = settings(max_examples=25)
+loss = st.integers(0, 10_000).map(lambda n: 4 + n / 10_000)
+losses = st.lists(loss, min_size=1, max_size=5)
+several = st.lists(loss, min_size=2, max_size=4)
+
+
+def compare(before: list[float], after: list[float], margin: float = 0.01, **options: float) -> SeedComparison:
+    return compare_seeds(before, after, margin_nats=margin, **options)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ([4.05, 4.06, 4.07], Answer.REGRESSION),
+        ([3.96, 3.97, 3.98], Answer.BETTER),
+        ([4.000, 4.001, 4.004], Answer.SAME),
+        ([3.98, 4.02, 4.03], Answer.INCONCLUSIVE),
+    ],
+)
+def test_three_against_three_can_tell(after: list[float], expected: Answer) -> None:
+    """With 1/20 as smallest p-value, three seeds on each side reach alpha 0.05 where the losses part in full."""
+    found = compare([4.0, 4.002, 4.003], after)
+    assert found.answer is expected
+    assert found.smallest_p == 1 / 20
+
+
+@few
+@given(several, several, st.floats(0, 0.5))
+def test_p_values_are_scipys(before: list[float], after: list[float], margin: float) -> None:
+    """All three equal scipy's exact permutation test of the difference of means, shifted by the margin."""
+    found = compare(before, after, margin)
+
+    def p(moved: float, side: str) -> float:
+        samples = (np.array(after) - moved, np.array(before))
+        test = permutation_test(
+            samples,
+            lambda x, y, axis: x.mean(axis) - y.mean(axis),
+            alternative=side,
+            vectorized=True,
+            n_resamples=math.inf,
+        )
+        return float(test.pvalue)
+
+    thresholds = [
+        abs(np.mean(a) - np.mean(b) - shift)
+        for k in range(1, min(len(before), len(after)) + 1)
+        for a in itertools.combinations(after, k)
+        for b in itertools.combinations(before, k)
+        for shift in (0, margin)
+    ]
+    if min(thresholds) > 1e-9:  # no ties that rounding decides
+        assert found.p_worse == pytest.approx(p(margin, "greater"))
+        assert found.p_same == pytest.approx(p(margin, "less"))
+        assert found.p_better == pytest.approx(p(0, "less"))
+
+
+@few
+@given(losses, losses, st.floats(0, 0.5), st.sampled_from([0.02, 0.05, 0.1]))
+def test_the_answer_is_that_of_the_p_values(
+    before: list[float], after: list[float], margin: float, alpha: float
+) -> None:
+    """A claim is made exactly where its p-value is at most alpha, so the interval and the test never disagree."""
+    found = compare(before, after, margin, alpha=alpha)
+    if sorted(before) == sorted(after):
+        expected = Answer.SAME
+    elif found.p_better <= alpha:
+        expected = Answer.BETTER
+    elif found.p_worse <= alpha:
+        expected = Answer.REGRESSION
+    else:
+        expected = Answer.SAME if found.p_same <= alpha else Answer.INCONCLUSIVE
+    assert found.answer is expected
+    assert (found.low is None) == (found.smallest_p > alpha)
+
+
+@few
+@given(st.floats(1e-6, 0.1), st.floats(0.001, 100))
+def test_two_against_two_always_refuse(alpha: float, difference: float) -> None:
+    """However far apart, and whatever the alpha: 1/6 is the smallest p-value, and how many would do is said."""
+    found = compare([4.0, 4.001], [4 + difference, 4.001 + difference], alpha=alpha)
+    assert found.answer is Answer.INCONCLUSIVE
+    assert (found.low, found.high, found.smallest_effect) == (None, None, None)
+    assert "2 against 2 seeds cannot give a p-value below 0.17" in found.reason
+    assert found.advice == f"Run at least {seeds_needed(alpha)} seeds on each side."
+
+
+def test_one_unlucky_seed_is_a_rank_and_no_verdict() -> None:
+    """One seed against five: where it stands among them is a fact, but 1/6 is no evidence; nineteen give 1/20."""
+    before = [4.0, 4.01, 4.02, 4.03, 4.04]
+    found = compare(before, [4.5])
+    assert found.answer is Answer.INCONCLUSIVE
+    assert found.deviation is found.smallest_effect is None
+    assert "the one after is number 6 of 6 from the best" in found.reason
+    assert "the one before is number 1 of 6 from the best" in compare([3.0], before).reason
+    assert compare(list(np.linspace(4, 4.01, 19)), [4.5]).answer is Answer.REGRESSION
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.1, 3), (0.05, 3), (0.04, 4), (0.01, 5), (0.001, 7)])
+def test_the_seeds_needed_reach_alpha(alpha: float, needed: int) -> None:
+    """They are the fewest on each side whose smallest p-value is at most alpha."""
+    assert seeds_needed(alpha) == needed
+    apart = np.linspace(0, 0.001, needed)
+    assert compare(list(4 + apart), list(5 + apart), alpha=alpha).answer is Answer.REGRESSION
+    fewer = compare(list(4 + apart[1:]), list(5 + apart[1:]), alpha=alpha)
+    assert fewer.answer is Answer.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_a_regression(broken: float) -> None:
+    """A training that broke is worse, whatever the other seeds gave; its value is kept, and is JSON."""
+    found = compare([4.0, 4.1, 4.2], [3.0, broken, 3.1])
+    assert found.answer is Answer.REGRESSION
+    assert found.reason == "1 of 3 seeds after gave a loss that is no number"
+    assert "NaN" in json.dumps(found.to_dict(), allow_nan=False) or broken == math.inf
+
+
+def test_every_raw_value_is_kept() -> None:
+    """The result holds the loss of each seed as it was given, in its order, and can be written as JSON."""
+    before, after = [4.1, 4.0, 4.2], [4.4, 4.3, 4.5]
+    plain = json.loads(json.dumps(compare(before, after).to_dict(), allow_nan=False))
+    assert (plain["before"], plain["after"], plain["answer"]) == (before, after, "REGRESSION")
+
+
+def test_the_same_losses_are_the_same() -> None:
+    """Equal values on both sides are the same, with any number of seeds; nearly equal ones are not for two."""
+    assert compare([4.0, 4.1], [4.1, 4.0]).answer is Answer.SAME
+    assert compare([4.0], [4.0]).answer is Answer.SAME
+    assert compare([4.0, 4.1], [4.1, 4.0000001]).answer is Answer.INCONCLUSIVE
+
+
+def test_what_could_be_seen_is_stated() -> None:
+    """The smallest effect is in the advice, and moves with the spread between seeds; more seeds are asked for."""
+    found = compare([4.0, 4.01, 4.02], [4.0, 4.011, 4.021], 0.005)
+    wider = compare([4.0, 4.02, 4.04], [4.0, 4.022, 4.042], 0.005)
+    assert found.answer is wider.answer is Answer.INCONCLUSIVE
+    assert wider.smallest_effect == pytest.approx(2 * found.smallest_effect)
+    assert f"so many seeds see a difference of {found.smallest_effect:.3g} nats with 95 % power" in found.advice
+    assert "seeds on each side would decide" in found.advice
+
+
+def test_many_seeds_are_sampled_and_agree() -> None:
+    """Beyond what can be tried in full, arrangements are drawn, the same in every run, and p-values hardly move."""
+    rng = np.random.default_rng(0)
+    before, after = rng.normal(4, 1, 12), rng.normal(4.9, 1, 12)
+    drawn, again = compare(list(before), list(after), 0.0), compare(list(before), list(after), 0.0)
+    assert drawn == again
+    test = permutation_test(
+        (after, before), lambda x, y: x.mean() - y.mean(), alternative="greater", n_resamples=4000, rng=1
+    )
+    assert drawn.p_worse == pytest.approx(test.pvalue, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "options", "problem"),
+    [
+        ([], [4.0], {}, "without any run"),
+        ([4.0], [], {}, "without any run"),
+        ([4.0, math.nan], [4.0], {}, "of the recipe before is no number"),
+        ([4.0], [4.0], {"margin": -1.0}, "is no bound"),
+        ([4.0], [4.0], {"alpha": 0.168}, "are no error rates"),
+        ([4.0], [4.0], {"alpha": 0.05, "power": 0.01}, "are no error rates"),
+    ],
+)
+def test_bad_input_is_told(before: list[float], after: list[float], options: dict[str, float], problem: str) -> None:
+    """No runs, a baseline that broke, and arguments out of range are bad input; 2 against 2 cannot be forced."""
+    with pytest.raises(UserError, match=problem):
+        compare(before, after, **options)
