@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "check_writable"]
+
+
+def check_writable(path: Path) -> None:
+    """Raise the OSError that writing `path` would end in, before the work whose result it is to hold."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    with tempfile.NamedTemporaryFile(dir=above, prefix=f".{path.name}."):
+        pass
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

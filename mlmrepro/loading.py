@@ -44,7 +44,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise UserError(
             f"the tokenizer of {checkpoint!r} cannot be loaded: {first_line(error)}",
             remedy="give a folder that holds tokenizer.json, or a name that the hub can be reached for; "
-            "the embedded checkpoint (--profile embedded) works offline",
+            "the embedded one works offline",
         ) from error
     if tokenizer.mask_token is None:
         raise UserError(
@@ -111,5 +111,5 @@ def _unloadable(checkpoint: str, error: Exception) -> UserError:
     return UserError(
         f"the checkpoint {checkpoint!r} cannot be loaded: {reason}",
         remedy="give a folder with config.json and model.safetensors of a masked language model, or a name that the "
-        "hub can be reached for; --profile embedded works offline",
+        "hub can be reached for; the embedded one works offline",
     )

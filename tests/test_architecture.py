@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
     "cli": {
         *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
-        *("loading", "gate", "retraining", "scoring"),
+        *("files", "loading", "gate", "retraining", "scoring"),
     },
     "pytest_plugin": {"compare", "gate_plugin"},
     "gate_plugin": {"errors", "gate", "report", "retraining"},

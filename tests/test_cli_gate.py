@@ -153,7 +153,10 @@ def test_score_prints_and_writes_raw_losses(run: Run, tmp_path: Path) -> None:
         (["baseline", "embedded", "--text", "one.txt", "-o", "b"], "is one document"),
         (["baseline", "embedded", "--text", "a.pdf", "-o", "b"], "of no known kind"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--mask-rate", "0"], "mask rate is 0"),
-        (["baseline", "embedded", "--text", "two.txt", "-o", "used"], "is no baseline"),
+        (["baseline", "embedded", "--text", "two.txt", "-o", "used"], "something other than a baseline"),
+        (["baseline", "embedded", "--text", "two.txt", "-o", "/proc/x/b"], "No such file"),
+        (["baseline", "embedded", "--text", "special.txt", "-o", "b"], "only one document"),
+        (["baseline", "embedded", "--text", "deep.jsonl", "-o", "b"], "line 1 is no JSON object"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--text-column", "x"], ""),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--prompts", "two.txt"], "holds no <mask>"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--device", "cuda:7"], "cannot be put on"),
@@ -162,7 +165,11 @@ def test_score_prints_and_writes_raw_losses(run: Run, tmp_path: Path) -> None:
         (["check", "embedded", "--baseline", "used"], "used holds no baseline"),
         (["check", "embedded", "--baseline", "used", "--margin", "-1"], "margin is -1"),
         (["check", "embedded", "--baseline", "used", "--alpha", "0.7"], "alpha is 0.7"),
+        (["check", "embedded", "--baseline", "used", "--html", "used/x.html"], "would replace what is read"),
+        (["check", "embedded", "--baseline", "used", "--junit", "used"], "would replace what is read"),
+        (["check", "embedded", "--baseline", "used", "--html", "."], "Is a directory"),
         (["score", "embedded", "--text", "absent.txt"], "absent.txt does not exist"),
+        (["score", "embedded", "--text", "two.txt", "-o", "./two.txt"], "would replace what is read"),
     ],
 )
 def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], problem: str) -> None:
@@ -170,6 +177,8 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], p
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "one.txt").write_text("The sea is salt.\n")
     (tmp_path / "two.txt").write_text("The sea is salt.\nThe sky is blue.\n")
+    (tmp_path / "special.txt").write_text("The sea is salt.\n\n<mask><s>\n")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "a.pdf").write_text("x")
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine").write_text("mine")

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -43,7 +44,11 @@ for command, title in (
     app.command(title)(command)
 
 _UNWRITABLE = tuple(
-    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EPERM", "ENOTDIR", "EEXIST", "EISDIR")
+    getattr(errno, name)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EACCES", "EROFS", "EPERM", "ENOTDIR", "EEXIST", "EISDIR"),
+        *("ENOENT", "EBUSY", "ENAMETOOLONG", "ELOOP"),
+    )
 )
 
 
@@ -63,7 +68,8 @@ def _errors_in_one_line() -> Iterator[None]:
                 _fail(f"{cause.strerror}{where}. Remedy: give a place that can be written and has room.")
             if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
                 _fail(f"{first_line(cause)}. Remedy: give an output that has room.")
-        raise
+        traceback.print_exception(error)
+        _fail("this is a bug of mlmrepro, no answer. Remedy: report it with the lines above.")
 
 
 def _fail(message: str) -> NoReturn:

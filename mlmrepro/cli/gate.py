@@ -26,7 +26,9 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Take the first documents
 MaxLength = Annotated[int, typer.Option(min=4, help="Tokens of a window; less where the model takes less.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's own choice).")]
-BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens of a batch; the result does not depend on it.")]
+BatchTokens = Annotated[
+    int, typer.Option(min=1, help="Tokens of a batch; in float32 the result does not depend on it.")
+]
 
 
 class Dtype(str, Enum):
@@ -72,6 +74,9 @@ def baseline(
 
     Example: mlmrepro baseline old-model --text eval.jsonl -o golden/my-model
     """
+    from mlmrepro.retraining.baseline import check_target
+
+    check_target(output, overwrite=overwrite)
     path = _prepared(checkpoint, threads)
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.retraining.check import make_baseline
@@ -134,6 +139,7 @@ def check(
     from mlmrepro.retraining.settings import Settings
 
     settings = Settings.find(margin=margin, alpha=alpha, power=power)
+    _check_targets(html, junit, beside=[baseline])
     path = _prepared(checkpoint, threads)
     from mlmrepro.report.check_ci import check_annotation, check_junit
     from mlmrepro.report.check_html import write_check_html
@@ -189,9 +195,12 @@ def score(
 
     Example: mlmrepro score my-model --text eval.txt --method pseudo
     """
+    _check_targets(output, beside=[Path(text)])
     path = _prepared(checkpoint, threads)
+    from mlmrepro.record import plain
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.scoring.documents import read_text
+    from mlmrepro.scoring.encode import unmasked
     from mlmrepro.scoring.losses import write_losses
     from mlmrepro.scoring.plan import one_by_one, token_plan
     from mlmrepro.scoring.scorer import Scorer
@@ -209,19 +218,33 @@ def score(
             progress=lambda done, total: display("tokens", done, total),
         )
     total = float(scores.loss.sum(dtype="float64"))
-    size = sum(len(t.encode("utf-8", "surrogatepass")) for t in texts)
     kind = "perplexity" if method is Method.masked else "pseudo_perplexity"
-    figures: dict[str, Any] = {kind: scores.perplexity, "log_likelihood": -total, "tokens": len(scores)}
-    figures |= {"documents": len(texts), "bits_per_byte": total / size / math.log(2)}
+    figures: dict[str, Any] = {kind: scores.perplexity, "log_likelihood": -total}
+    figures |= {"tokens": len(scores), "documents": len(texts)}
+    notes = [*documents.notes, *unmasked(encoded)]
     if output:
         write_losses(output, scores, [document.name for document in documents.documents], scorer.tokenizer)
     if as_json:
-        print(json.dumps(figures | {"notes": documents.notes}, ensure_ascii=False))
-        return
-    for name, value in figures.items():
-        print(f"{name.replace('_', ' ')}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")
-    for note in documents.notes:
-        print(note)
+        print(json.dumps(plain(figures | {"notes": notes}), ensure_ascii=False, allow_nan=False))
+    else:
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' ')}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")
+        for note in notes:
+            print(note)
+    if not math.isfinite(total):
+        print("mlmrepro: losses of this checkpoint are no finite numbers", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _check_targets(*targets: Path | None, beside: list[Path]) -> None:
+    """Raise before anything is scored where a result could not be written, or would replace what is read."""
+    from mlmrepro.files import check_writable
+
+    for target in filter(None, targets):
+        for read in beside:
+            if target.resolve().is_relative_to(read.resolve()):
+                raise UserError(f"{target} would replace what is read from {read}", remedy="give another file")
+        check_writable(target)
 
 
 def _prepared(checkpoint: str, threads: int | None) -> str:

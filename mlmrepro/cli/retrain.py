@@ -47,8 +47,8 @@ def retrain(
 ) -> None:
     """Fine-tune the guide's recipe with several seeds and keep every value, to tell a worse recipe from a bad seed.
 
-    With --against exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded; without it
-    with 0, or 1 where a training diverged; with 2 for bad input. A killed command continues with its next seed.
+    With --against: exit code 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded, by a
+    permutation test at 5 %. Without: 0, or 1 where a training diverged. A killed command continues with its next seed.
     Example: mlmrepro retrain --output runs/new --against runs/old --set learning_rate=1e-5
     """
     from mlmrepro.config import SUCCESSOR, parse_setting, resolve

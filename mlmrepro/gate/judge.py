@@ -66,12 +66,15 @@ def explain(
     change = f"{measure} {before:.5g} → {after:.5g}"
     if paired.difference == 0 and paired.standard_error == 0:
         return f"{change}, no difference at all", ""
-    limit = f"{100 * margin:.3g} %" if scale.relative else f"{scale.plain(margin_nats)} ({100 * margin:.3g} %)"
+    limit = (
+        f"{100 * margin:.3g} %"
+        if scale.relative
+        else f"{scale.plain(margin_nats)} ({100 * margin:.3g} % of the old perplexity)"
+    )
     low, high = scale.signed(paired.low).removesuffix(scale.unit), scale.signed(paired.high)
     level = f"{100 * (1 - 2 * paired.alpha):.4g} % interval"
     numbers = f"{change}, {scale.signed(paired.difference)} ({level} {low} to {high}), margin {limit}"
-    sight = f"a change of {scale.plain(paired.smallest_effect)} or more is seen with {100 * paired.power:.3g} % power"
-    return f"{numbers}: {_finding(found, paired)}", _advice(found, paired, margin_nats, sight)
+    return f"{numbers}: {_finding(found, paired)}", _advice(found, paired, margin_nats)
 
 
 def _finding(found: Answer, paired: Paired) -> str:
@@ -84,20 +87,17 @@ def _finding(found: Answer, paired: Paired) -> str:
     return "measurably worse, but within the margin" if paired.low > 0 else "not worse than the margin allows"
 
 
-def _advice(found: Answer, paired: Paired, margin_nats: float, sight: str) -> str:
+def _advice(found: Answer, paired: Paired, margin_nats: float) -> str:
     if found is Answer.REGRESSION:
-        return f"Look at the slices and documents that got worse; in this text {sight}."
+        return "Look at the slices and documents that got worse."
     if found is not Answer.INCONCLUSIVE:
         return ""
     needed = documents_needed(paired, margin_nats)
     if needed is None:
-        return (
-            f"The difference is as good as the margin itself: {MOST_TIMES} times as much text would not decide; "
-            f"in this text {sight}."
-        )
+        return f"The difference is as good as the margin itself: {MOST_TIMES} times as much text would not decide."
     return (
         f"If the difference is as it looks, {needed:,} documents of this kind, {_times(needed / paired.documents)} as "
-        f"many, would decide; in this text {sight}."
+        "many, would decide."
     )
 
 

@@ -110,8 +110,10 @@ def cautions(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01) -> tuple
     if len(size) < FEW_DOCUMENTS:
         rare = 1 / (1 - alpha ** (1 / len(size)))
         found.append(
-            f"With {len(size)} documents, a kind of document as rare as 1 in {rare:.0f} may be missing from the text, "
-            "and what changed there is not seen."
+            f"{len(size)} documents are too few to stand for any other text."
+            if rare < 3
+            else f"With {len(size)} documents, a kind of document as rare as 1 in {rare:.0f} may be missing from the "
+            "text, and what changed there is not seen."
         )
     skewness = _skewness(_residuals(total / (float(np.abs(total).max()) or 1.0), size))
     normal = float(ndtri(1 - alpha))

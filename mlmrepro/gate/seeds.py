@@ -205,7 +205,7 @@ def _advice(result: SeedComparison, answer: Answer) -> str:
     if result.low is None and answer is Answer.INCONCLUSIVE:
         return f"Run at least {seeds_needed(result.alpha)} seeds on each side."
     if answer is not Answer.INCONCLUSIVE:
-        return f"{seen[:1].upper()}{seen[1:]}." if seen else ""
+        return ""
     needed = _seeds_to_decide(result)
     more = f"about {needed} seeds on each side" if needed else f"more than {_MOST_SEEDS} seeds on each side"
     return f"If the difference is as it looks, {more} would decide{f'; {seen}' if seen else ''}."

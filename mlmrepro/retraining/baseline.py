@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmrepro.errors import UserError, first_line
+from mlmrepro.files import check_writable
 from mlmrepro.gate.result import Prediction
 from mlmrepro.scores import Scores
 from mlmrepro.scoring.documents import Document
 
-__all__ = ["MANIFEST", "SCHEMA", "Baseline", "ProbeRows", "first_difference"]
+__all__ = ["MANIFEST", "SCHEMA", "Baseline", "ProbeRows", "check_target", "first_difference"]
 
 SCHEMA = 1
 MANIFEST = "baseline.json"
@@ -62,13 +63,8 @@ class Baseline:
 
         Raises UserError where something is there already; with `overwrite` another baseline is replaced.
         """
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            if not (folder / MANIFEST).is_file():
-                raise UserError(f"{folder} is there already and is no baseline", remedy="give -o a new folder")
-            if not overwrite:
-                raise UserError(
-                    f"{folder} holds a baseline already", remedy="give -o a new folder, or --overwrite to replace it"
-                )
+        check_target(folder, overwrite=overwrite)
+        folder = folder.resolve()  # behind a link lies what is replaced
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -148,6 +144,20 @@ class Baseline:
         )
 
 
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Raise UserError where a baseline cannot be written to `folder` without losing what lies there."""
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if (folder.exists() and not folder.is_dir()) or inside - {MANIFEST, _DOCUMENTS, _SCORES}:
+        raise UserError(
+            f"{folder} is there already and holds something other than a baseline", remedy="give -o a new folder"
+        )
+    if inside and not overwrite:
+        raise UserError(
+            f"{folder} holds a baseline already", remedy="give -o a new folder, or --overwrite to replace it"
+        )
+    check_writable(folder.resolve().parent / MANIFEST)
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
@@ -158,7 +168,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         schema = manifest["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {first_line(error)}") from error
     if schema != SCHEMA:
         raise UserError(

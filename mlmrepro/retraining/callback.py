@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +32,11 @@ class GateCallback(TrainerCallback):
     """Checks the model against a baseline at each evaluation of a Trainer, and leaves the training as it would be.
 
     `results` holds (step, result), on every process. Numbers go into the evaluation's metrics and its entry of the
-    trainer's log history: ``eval_gate_exit_code`` (0, 1 or 3), ``eval_gate_difference_percent``, and
-    ``eval_gate_perplexity`` or ``eval_gate_bits_per_byte``; so ``metric_for_best_model="gate_difference_percent"``
-    works. Trackers have been told of the evaluation before any callback is asked, so they do not see them. The word
-    goes to the logger of this module.
+    trainer's log history: ``eval_gate_exit_code`` (0, 1 or 3), ``eval_gate_difference_percent``,
+    ``eval_gate_perplexity`` or ``eval_gate_bits_per_byte``, and ``eval_gate_loss``, the logarithm of either; so
+    ``metric_for_best_model="gate_loss"`` loads the best model (of a name that does not end in "loss" Trainer takes the
+    greatest). Trackers have been told of the evaluation before any callback is asked, so they do not see them. The
+    word goes to the logger of this module.
 
     `settings` are by default those of pyproject.toml, as in ``mlmrepro check``; `tokenizer` is the trainer's. Raises
     UserError for a baseline that cannot be read, and when the training begins for a model that cannot be scored.
@@ -111,6 +113,7 @@ def _note(result: CheckResult, state: TrainerState, metrics: dict[str, float]) -
     numbers = {
         "exit_code": float(result.exit_code),
         result.measure.replace(" ", "_"): result.after,
+        "loss": math.log(result.after) if result.after > 0 else math.nan,
         "difference_percent": 100 * (result.after / result.before - 1),
     }
     named = {f"eval_gate_{name}": number for name, number in numbers.items()}

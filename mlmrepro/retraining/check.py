@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -20,14 +21,14 @@ from mlmrepro.retraining.baseline import Baseline, ProbeRows, first_difference
 from mlmrepro.retraining.settings import Settings
 from mlmrepro.scores import Scores
 from mlmrepro.scoring.documents import Document, Text
-from mlmrepro.scoring.encode import Encoded, words_of
+from mlmrepro.scoring.encode import Encoded, unmasked, words_of
 from mlmrepro.scoring.filling import Probe, fill
 from mlmrepro.scoring.plan import MASK_RATE, Plan, token_plan, word_plan
 from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
 
-_ENOUGH = 0.5  # share of the baseline's words that a changed tokenizer has to be able to score
+_ENOUGH = 0.99  # share of the baseline's words that a changed tokenizer has to score, and to give back as they were
 
 
 class Progress(Protocol):
@@ -66,6 +67,11 @@ def make_baseline(
     encoded = scorer.encode(texts)
     plan = token_plan(texts, encoded, rate=rate, seed=seed, random_passes=random_passes)
     tokens = scorer.score(plan, encoded, progress=_named(progress, "tokens"))
+    if len(np.unique(plan.document)) < 2:
+        raise UserError(
+            f"only one document of the text {text.source} holds tokens that can be masked",
+            remedy="give text that the tokenizer knows",
+        )
     words, draws = _word_scores(scorer, texts, encoded, rate, seed, progress)
     for scores in (tokens, words):
         if broken := int((~np.isfinite(scores.loss)).sum()):
@@ -92,6 +98,9 @@ def make_baseline(
             "masks": "complementary" if random_passes is None else f"random, {random_passes} passes",
             "max_length": scorer.encoder.max_length,
             "mask_token": scorer.mask_id,
+            "around": [scorer.encoder.prefix, scorer.encoder.suffix],
+            "windows": _windows(encoded),
+            "words_kept": _words_kept(scorer, texts, encoded),
             "dtype": scorer.dtype,
             "tokens_per_byte": sum(map(len, encoded)) / sum(len(word) for t in texts for word in _bytes_of_words(t)),
         },
@@ -99,13 +108,13 @@ def make_baseline(
             "checkpoint": checkpoint,
             **scorer.about,
             "text": text.source,
-            "notes": [*text.notes, *_unknown(encoded), *_left_unmasked(plan, encoded)],
+            "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded)],
             "documents": len(texts),
             "tokens": len(tokens),
             "words": len(words),
             "perplexity": tokens.perplexity,
             "bits_per_byte": words.bits_per_byte,
-            "provenance": collect(),
+            **_where(),
         },
     )
 
@@ -161,11 +170,13 @@ def check(
         units = [words_of(text) for text in texts]
         measure, scale = "bits per byte", float(baseline.settings["tokens_per_byte"])
     else:
+        notes += _other_windows(scorer, baseline, encoded)
         before, after = baseline.tokens, _same_tokens(scorer, baseline, encoded, progress)
         units, measure, scale = _token_texts(texts, encoded), "perplexity", 1.0
     if scorer.dtype != baseline.settings["dtype"]:
         notes.append(f"the baseline was scored in {baseline.settings['dtype']}, this checkpoint in {scorer.dtype}")
-    candidate = {"checkpoint": checkpoint, **scorer.about, "provenance": collect()}
+    candidate = {"checkpoint": checkpoint, **scorer.about, **_where()}
+    notes += _moved(baseline.about, candidate)
     return assess(
         before,
         after,
@@ -208,6 +219,14 @@ def _same_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded],
 def _same_words(
     scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded], notes: list[str], progress: Progress
 ) -> tuple[Scores, Scores]:
+    texts = [document.text for document in baseline.documents]
+    kept_now, kept_then = _words_kept(scorer, texts, encoded), baseline.settings["words_kept"]
+    if kept_now < kept_then - (1 - _ENOUGH):
+        raise UserError(
+            f"the changed tokenizer gives back {kept_now:.1%} of the words as they were, the baseline's "
+            f"{kept_then:.1%}: bits per byte would reward what it throws away",
+            remedy="make the baseline of text that both keep, such as lower-cased text without accents",
+        )
     old = baseline.words
     plan = Plan("word", old.document, old.position, baseline.word_draws)
     new = scorer.score(plan, encoded, progress=_named(progress, "words"))
@@ -215,12 +234,12 @@ def _same_words(
     _, kept, _ = np.intersect1d(before, after, assume_unique=True, return_indices=True)
     if len(kept) < _ENOUGH * len(old):
         raise UserError(
-            f"the changed tokenizer can score {len(kept)} of the baseline's {len(old)} words: the others hold unknown "
-            "tokens or do not fit a window",
-            remedy="give text in the language of both tokenizers",
+            f"the changed tokenizer can score {len(kept)} of the baseline's {len(old)} words: the others hold tokens "
+            "unknown to it, or do not fit a window",
+            remedy="make the baseline of text that both tokenizers know",
         )
     if len(kept) < len(old):
-        notes.append(f"{len(old) - len(kept)} of {len(old)} words left out: one tokenizer does not know them whole")
+        notes.append(f"{len(old) - len(kept)} of {len(old)} words left out: the new tokenizer does not know them whole")
     shared = _taken(old, kept)
     return shared, dataclasses.replace(new, size=shared.size)
 
@@ -274,10 +293,46 @@ def _shown(documents: Sequence[Document], units: Sequence[Sequence[str]]) -> lis
     return [DocumentText(d.name, d.topic, words) for d, words in zip(documents, units, strict=True)]
 
 
-def _unknown(encoded: Sequence[Encoded]) -> list[str]:
-    """Return a note where the text holds tokens that are never masked: unknown ones, or special ones written out."""
-    count = sum(int((~document.maskable).sum()) for document in encoded)
-    return [f"{count} tokens of the text are special or unknown to the tokenizer, and never masked"] if count else []
+def _where() -> dict[str, Any]:
+    """Return where a score was taken: what may move it beside the weights."""
+    origin = collect()
+    return {name: origin[name] for name in ("packages", "python", "platform")}
+
+
+def _moved(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return a note where the libraries or the device changed: they read weights too, and not always alike."""
+    pairs = [(name, before["packages"].get(name), after["packages"].get(name)) for name in ("transformers", "torch")]
+    pairs.append(("device", before["device"], after["device"]))
+    told = ", ".join(f"{name} {old} → {new}" for name, old, new in pairs if old != new)
+    return [f"since the baseline changed {told}: a difference may be theirs"] if told else []
+
+
+def _other_windows(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded]) -> list[str]:
+    """Return a note where equal tokens are not read in equal surroundings."""
+    if [scorer.encoder.prefix, scorer.encoder.suffix] != baseline.settings["around"]:
+        return ["the tokenizer puts other special tokens around a text than the baseline's: a difference may be theirs"]
+    if _windows(encoded) != baseline.settings["windows"]:
+        return ["documents are cut into other windows than the baseline's: a difference may come from that"]
+    return []
+
+
+def _windows(encoded: Sequence[Encoded]) -> str:
+    """Return a digest of where documents are cut."""
+    return hashlib.sha256(repr([document.windows for document in encoded]).encode()).hexdigest()[:16]
+
+
+def _words_kept(scorer: Scorer, texts: Sequence[str], encoded: Sequence[Encoded]) -> float:
+    """Return the share of words that can be read from their tokens as they were, white space aside."""
+    total = kept = 0
+    for text, document in zip(texts, encoded, strict=True):
+        words = words_of(text)
+        bounds = np.searchsorted(document.words, np.arange(len(words) + 1))
+        decoded = scorer.tokenizer.batch_decode(
+            [document.ids[start:stop].tolist() for start, stop in pairwise(bounds)], clean_up_tokenization_spaces=False
+        )
+        kept += sum("".join(back.split()) == word for back, word in zip(decoded, words, strict=True))
+        total += len(words)
+    return kept / max(total, 1)
 
 
 def _left_unmasked(plan: Plan, encoded: Sequence[Encoded]) -> list[str]:

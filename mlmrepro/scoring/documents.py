@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ __all__ = ["Document", "Text", "read_text"]
 
 _KINDS = ".txt, .jsonl, .csv, .parquet"
 _NAMES = ("text", GuideConfig().text_column, "content", "sentence", "document")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one; UTF-8 and so the tokenizers cannot
 _TESTS = ("test", "validation", "eval")  # the split that is taken where a data set has several
 
 
@@ -52,19 +56,23 @@ def read_text(
     (``answers.text``). `topic` names a column whose values the report tells apart, `limit` takes the first documents.
     Empty documents and repeated ones are left out, and said so.
 
-    Raises UserError where the source cannot be read, has no such column, or holds no text.
+    Raises UserError where the source cannot be read, has no such column or split, or holds no text.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"the limit is {limit} documents", remedy="give 1 or more")
     name = str(source)
     path = EMBEDDED / "data" / "askscience.jsonl" if name == "embedded" else Path(source)
     if path.is_dir():
         rows: Iterable[tuple[str, dict[str, Any]]] = _saved_data_set(path, split)
     elif not path.is_file():
         raise UserError(f"the text {name} does not exist", remedy=f"give a file ({_KINDS}) or a saved data set")
-    elif path.suffix == ".txt":
+    elif split is not None:
+        raise UserError(f"the text {name} is a file, which has no splits", remedy="leave --split out")
+    elif path.suffix.lower() == ".txt":
         rows = _plain(path)
         column = "text"
-    elif path.suffix in _READERS:
-        rows = _READERS[path.suffix](path)
+    elif path.suffix.lower() in _READERS:
+        rows = _READERS[path.suffix.lower()](path)
     else:
         raise UserError(f"the text {name} is of no known kind", remedy=f"give a file that ends in {_KINDS}")
     return _collected(name, rows, column, topic, limit)
@@ -88,8 +96,8 @@ def _collected(
             repeated += 1
         else:
             seen.add(text)
-            about = "" if topic is None else str(_cell(row, topic, where))
-            documents.append(Document(where.rpartition(" ")[2], text, about))
+            about = None if topic is None else _cell(row, topic, where)
+            documents.append(Document(where.rpartition(" ")[2], text, "" if about is None else str(about)))
     if not documents:
         raise UserError(f"the text {source} is empty", remedy="give a file with text")
     left_out = ((empty, "empty document"), (repeated, "repeated document"))
@@ -129,34 +137,42 @@ def _joined(content: Any, column: str, where: str) -> str:
     if content is None:
         return ""
     if isinstance(content, list) and all(isinstance(part, str) for part in content):
-        return GuideConfig().separator.join(content)
+        content = GuideConfig().separator.join(content)
     if not isinstance(content, str):
         raise UserError(
             f"{where} holds {type(content).__name__} in the column {column!r}, not a text or a list of texts",
             remedy="name the column of texts with --text-column",
         )
+    if _SURROGATE.search(content):
+        raise UserError(
+            f"{where} holds half a character (a lone surrogate) in the column {column!r}",
+            remedy="write the text again from its source",
+        )
     return content
 
 
 def _plain(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = _decoded(path).splitlines()
-    blank = [n for n, line in enumerate(lines) if not line.strip()]
-    inner = [n for n in blank if any(line.strip() for line in lines[n:])]
-    if not inner:
-        yield from ((f"{path}, line {n}", {"text": line}) for n, line in enumerate(lines, start=1))
-        return
-    start = 0
-    for end in [*blank, len(lines)]:
-        if end > start:
-            yield f"{path}, line {start + 1}", {"text": "\n".join(lines[start:end])}
-        start = end + 1
+    lines = _decoded(path).split("\n")  # not splitlines: it takes U+2028 or a form feed for the end of a line
+    groups = groupby(enumerate(lines, start=1), key=lambda numbered: bool(numbered[1].strip()))
+    blocks = [list(group) for filled, group in groups if filled]
+    if len(blocks) == 1:
+        blocks = [[numbered] for numbered in blocks[0]]
+    for block in blocks:
+        yield f"{path}, line {block[0][0]}", {"text": "\n".join(line for _, line in block)}
 
 
 def _decoded(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            raise UserError(f"{path} ends within a character: it is truncated", remedy="copy it again") from error
         raise UserError(f"{path} is not UTF-8: byte {error.start} is no text", remedy="save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}", remedy="make it readable") from error
+    if "\0" in text:
+        raise UserError(f"{path} holds null bytes, as no text in UTF-8 does", remedy="save it as UTF-8")
+    return text
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,7 +183,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("it is no object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {n} is no JSON object: {first_line(error)}",
                 remedy="give one object a line; a truncated file has to be copied again",
@@ -176,8 +192,9 @@ def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(2**31 - 1)  # else 128 KiB: a document may be longer
     try:
-        reader = csv.DictReader(_decoded(path).splitlines(keepends=True), strict=True)
+        reader = csv.DictReader(io.StringIO(_decoded(path)), strict=True)
         for n, row in enumerate(reader, start=1):
             if None in row or None in row.values():
                 raise UserError(
@@ -221,6 +238,8 @@ def _saved_data_set(path: Path, split: str | None) -> Iterator[tuple[str, dict[s
                 remedy="name one of them with --split",
             )
         rows = rows[chosen]
+    elif split is not None:
+        raise UserError(f"the data set {path} has no splits", remedy="leave --split out")
     for n, row in enumerate(rows, start=1):
         yield f"{path}, row {n}", row
 

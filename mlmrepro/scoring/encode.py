@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from mlmrepro.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Encoded", "Encoder", "words_of"]
+__all__ = ["Encoded", "Encoder", "unmasked", "words_of"]
 
 _WORD = re.compile(r"\S+")
 
@@ -23,6 +24,12 @@ _WORD = re.compile(r"\S+")
 def words_of(text: str) -> list[str]:
     """Return what white space separates: words that do not depend on any tokenizer."""
     return _WORD.findall(text)
+
+
+def unmasked(encoded: Sequence[Encoded]) -> list[str]:
+    """Return a note where texts hold tokens that are never masked: unknown ones, or special ones written out."""
+    count = sum(int((~document.maskable).sum()) for document in encoded)
+    return [f"{count} tokens of the text are special or unknown to the tokenizer, and never masked"] if count else []
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,6 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if tokenizer.mask_token_id is None:
             raise UserError("the tokenizer has no mask token", remedy="give a masked language model's tokenizer")
-        if not tokenizer.is_fast:
-            raise UserError(
-                f"{type(tokenizer).__name__} cannot say which token stands where in the text",
-                remedy="give a checkpoint with a tokenizer.json",
-            )
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.special = np.array(sorted(set(tokenizer.all_special_ids)), dtype=np.int32)
@@ -60,7 +62,12 @@ class Encoder:
             raise UserError(f"max_length is {max_length}, too short for two tokens", remedy="give a larger one")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        """Return each text in tokens and windows."""
+        """Return each text in tokens and windows.
+
+        Raises UserError where a tokenizer without offsets (a slow one) cannot be followed word by word.
+        """
+        if not self.tokenizer.is_fast:
+            return [self._encoded(text, *_word_by_word(self.tokenizer, text)) for text in texts]
         encoding = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -106,6 +113,27 @@ def _word_indices(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.i
     last = np.array([max(stop - 1, start) for start, stop in offsets], dtype=np.int64)
     found = np.searchsorted(ends, last, side="right")
     return np.minimum(found, max(len(ends) - 1, 0)).astype(np.int32)
+
+
+def _word_by_word(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    """Return ids, offsets and words of a text as a slow tokenizer, such as ESM's, takes it apart."""
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    words: list[int] = []
+    for n, word in enumerate(_WORD.finditer(text)):
+        tokens = tokenizer.tokenize(word.group())
+        lengths = [len(token) for token in tokens]
+        if sum(lengths) != len(word.group()):  # it changed the spelling: the first token stands for the whole word
+            lengths = [len(word.group()), *[0] * (len(tokens) - 1)]
+        offsets.extend((word.start(), word.start() + end) for end in accumulate(lengths[: len(tokens)]))
+        words.extend([n] * len(tokens))
+        ids.extend(tokenizer.convert_tokens_to_ids(tokens))  # type: ignore[arg-type]
+    if ids != tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
+        raise UserError(
+            f"{type(tokenizer).__name__} cannot say which token stands where in the text",
+            remedy="give a checkpoint with a tokenizer.json",
+        )
+    return ids, offsets, words
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:

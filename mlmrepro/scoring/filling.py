@@ -29,7 +29,7 @@ def read_probes(path: Path) -> list[Probe]:
     Raises UserError where the file cannot be read, is empty, or a prompt has not exactly one ``<mask>``.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # U+2028 may stand in a JSON string
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"the prompts {path} cannot be read: {first_line(error)}", remedy="give a text file in UTF-8"
@@ -53,6 +53,7 @@ def _of_json(line: str, where: str) -> Probe:
         probe = Probe(row["prompt"], row.get("expected") or "")
         if not (isinstance(probe.prompt, str) and isinstance(probe.expected, str)):
             raise TypeError("prompt and expected have to be strings")
+        probe.prompt.encode()  # JSON can hold half a character, which no tokenizer takes
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{where} is no prompt: {type(error).__name__}: {first_line(error)}",

@@ -75,8 +75,10 @@ def token_plan(
     By default every token is masked exactly once, in ``passes_of(rate)`` complementary passes. With `random_passes`
     each pass draws every token with the chance `rate` by itself, as the guide's collator does.
 
-    Raises UserError where nothing is masked.
+    Raises UserError for a rate or a number of passes that is none, and where nothing is masked.
     """
+    if random_passes is not None and random_passes < 1:
+        raise UserError(f"there are {random_passes} passes", remedy="give 1 or more")
     maskable = [np.flatnonzero(document.maskable) for document in encoded]
     return _plan("token", texts, maskable, rate, seed, random_passes)
 

@@ -207,10 +207,10 @@ def test_thousands_of_documents_take_no_time() -> None:
     def seconds(documents: int) -> float:
         sums, sizes = np.linspace(-1, 1, documents) ** 3, np.full(documents, 7)
         taken = []
-        for _ in range(5):
-            start = time.perf_counter()
+        for _ in range(9):
+            start = time.thread_time()
             paired(sums, sizes, units=9)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.thread_time() - start)
         return min(taken)
 
     assert seconds(20_000) < 200 * seconds(100)

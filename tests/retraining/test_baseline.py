@@ -116,9 +116,22 @@ def test_what_is_there_is_kept(made: Baseline, folder: Path, tmp_path: Path) -> 
     made.write(folder, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").write_text("mine")
-    with pytest.raises(UserError, match="is no baseline"):
+    with pytest.raises(UserError, match="something other than a baseline"):
         made.write(tmp_path / "mine", overwrite=True)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["file"]
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(UserError, match="something other than a baseline"):
+        made.write(folder, overwrite=True)
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_behind_a_link_the_folder_is_replaced(made: Baseline, folder: Path, tmp_path: Path) -> None:
+    """A link to a baseline stays a link, and what it leads to is the new one."""
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "baseline.json").write_text("old")
+    made.write(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    Baseline.read(folder)
 
 
 @pytest.mark.parametrize("after", [0, 1])

@@ -86,7 +86,7 @@ def test_both_checkpoints_are_named(checkpoint: Maker, baseline: Baseline, tmp_p
     assert (old["checkpoint"], new["checkpoint"]) == ("old", "new")
     assert old["weights"] != new["weights"]
     assert old["settings"]["mask_rate"] == 0.15
-    assert "torch" in new["provenance"]["packages"]
+    assert "torch" in new["packages"]
 
 
 def test_worst_documents_hold_their_whole_text(worse: CheckResult, text: Text) -> None:
@@ -161,6 +161,51 @@ def test_a_changed_tokenizer_is_compared_by_words(
     assert 0.1 < baseline.settings["tokens_per_byte"] < 1
 
 
+def _words_only(vocabulary: dict[str, int], **normalizer: Any) -> Any:
+    """Return a tokenizer that knows these words, and no others."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<mask>": 1, **vocabulary}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    for name, value in normalizer.items():
+        setattr(words, name, value)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", mask_token="<mask>")
+    tokenizer.model_max_length = 128
+    return tokenizer
+
+
+def test_a_tokenizer_that_loses_text_is_refused(checkpoint: Maker, baseline: Baseline) -> None:
+    """Every word read as one and the same is easily predicted: bits per byte would call that better."""
+    from tokenizers import Regex, normalizers
+
+    lossy = _words_only({"the": 2}, normalizer=normalizers.Replace(Regex(r"\S+"), "the"))
+    with pytest.raises(UserError, match="bits per byte would reward what it throws away"):
+        check(Scorer(Scorer.load(checkpoint()).model, lossy), baseline)
+
+
+def test_words_unknown_to_a_new_tokenizer_do_not_vanish(checkpoint: Maker, baseline: Baseline, text: Text) -> None:
+    """A tokenizer that knows all words but the long ones is refused: the hard ones would be left out."""
+    words = dict.fromkeys(word for document in text.documents for word in document.text.split() if len(word) < 8)
+    few = _words_only({word: n for n, word in enumerate(words, start=2)})
+    scorer = Scorer.load(checkpoint())
+    scorer.model.resize_token_embeddings(len(few))
+    blind = Baseline(**(vars(baseline) | {"settings": baseline.settings | {"words_kept": 0.0}}))
+    with pytest.raises(UserError, match="the others hold tokens unknown to it"):
+        check(Scorer(scorer.model, few), blind)
+
+
+def test_other_surroundings_are_noted(checkpoint: Maker, baseline: Baseline) -> None:
+    """Special tokens, windows, libraries or device that differ from the baseline's are said: they are no weights."""
+    for setting, value, note in (("around", [[9], []], "other special tokens"), ("windows", "x", "other windows")):
+        moved = Baseline(**(vars(baseline) | {"settings": baseline.settings | {setting: value}}))
+        assert note in " ".join(check(Scorer.load(checkpoint(0.8)), moved).notes)
+    packages = baseline.about["packages"] | {"transformers": "4.0"}
+    moved = Baseline(**(vars(baseline) | {"about": baseline.about | {"packages": packages}}))
+    assert "transformers 4.0 → " in " ".join(check(Scorer.load(checkpoint(0.8)), moved).notes)
+    assert "differ" not in " ".join(check(Scorer.load(checkpoint(0.8)), baseline).notes)
+
+
 def test_words_of_the_same_checkpoint_are_equal(checkpoint: Maker, baseline: Baseline) -> None:
     """Scored by words, the baseline's own checkpoint has no difference: the mask token's id alone was changed."""
     moved = Baseline(**(vars(baseline) | {"settings": baseline.settings | {"mask_token": -1}}))
@@ -169,20 +214,6 @@ def test_words_of_the_same_checkpoint_are_equal(checkpoint: Maker, baseline: Bas
     assert result.paired is not None
     assert (result.answer, result.paired.difference) == (Answer.SAME, 0)
     assert result.before == result.after == baseline.words.bits_per_byte
-
-
-def test_words_that_a_tokenizer_does_not_know_are_left_out(checkpoint: Maker, text: Text, tmp_path: Path) -> None:
-    """A tokenizer that knows few of the words cannot be compared, and the message counts them."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<mask>": 1, "the": 2, "of": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    few: Any = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", mask_token="<mask>")
-    few.model_max_length = 128
-    baseline = make_baseline(Scorer.load(checkpoint()), text, checkpoint="old")
-    with pytest.raises(UserError, match="the changed tokenizer can score"):
-        check(Scorer(Scorer.load(checkpoint()).model, few), baseline)
 
 
 def test_a_random_plan_is_stored_and_followed(checkpoint: Maker, text: Text) -> None:

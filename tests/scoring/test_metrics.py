@@ -150,6 +150,15 @@ def test_loading_gives_the_same_as_the_function(folder: str, checkpoint: str) ->
     assert results == BOTH[folder](TEXTS, checkpoint, device="cpu", max_length=20)
 
 
+def test_a_window_is_no_longer_than_the_model_reads(folder: str, checkpoint: str) -> None:
+    """A larger `max_length` than the model's is the model's; a smaller one cuts a text, and so changes its value."""
+    whole = BOTH[folder](TEXTS, checkpoint)
+    assert BOTH[folder](TEXTS, checkpoint, max_length=1000) == whole
+    cut = BOTH[folder](TEXTS, checkpoint, max_length=6)
+    assert cut != whole
+    assert cut["token_counts"] == whole["token_counts"]
+
+
 def test_batches_give_the_same_as_all_at_once(folder: str, checkpoint: str) -> None:
     """Texts may come one by one or in batches, and the model may read any number of them at once."""
     at_once = BOTH[folder](TEXTS, checkpoint)
@@ -219,8 +228,8 @@ def test_the_card_runs(folder: str, checkpoint: str) -> None:
             "batch_size is 0",
         ),
         (
-            lambda metric, folder: metric.compute(predictions=["water"], model_id=folder, max_length=1000),
-            "max_length is 1000",
+            lambda metric, folder: metric.compute(predictions=["water"], model_id=folder, max_length=3),
+            "max_length is 3, too short",
         ),
         (lambda metric, folder: metric.compute(predictions=["water"], model_id=folder + "/no"), "does not exist"),
     ],

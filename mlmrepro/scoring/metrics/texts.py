@@ -31,14 +31,15 @@ def masked_perplexity(
     *,
     batch_size: int = 16,
     device: str | None = None,
-    max_length: int | None = None,
+    max_length: int = MAX_LENGTH,
     mlm_probability: float = MASK_RATE,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Return the perplexity of masked tokens, each masked once among ceil(1/`mlm_probability`) passes.
 
     "perplexity" is of all tokens, "perplexities" and "token_counts" are lists with an entry for each text. The batch,
-    in sequences of `max_length`, does not change the result; `device` None takes a GPU where there is one.
+    in sequences of `max_length`, does not change the result; `device` None takes a GPU where there is one. A window
+    has `max_length` tokens, less where the model takes less.
 
     Raises UserError for texts or a checkpoint that cannot be scored.
     """
@@ -59,14 +60,14 @@ def pseudo_perplexity(
     *,
     batch_size: int = 16,
     device: str | None = None,
-    max_length: int | None = None,
+    max_length: int = MAX_LENGTH,
     within_word: bool = False,
 ) -> dict[str, Any]:
     """Return the pseudo-perplexity: every token is masked alone, all others are seen (Salazar et al. 2020).
 
     "pseudo_perplexity" is of all tokens; "pseudo_perplexities", "pseudo_log_likelihoods" (natural logarithm, summed)
     and "token_counts" are lists with an entry for each text. With `within_word` the later tokens of the same word are
-    masked too (Kauf and Ivanova 2023). The batch, in sequences of `max_length`, does not change the result.
+    masked too (Kauf and Ivanova 2023). Batch, device and window are those of `masked_perplexity`.
 
     Raises UserError for texts or a checkpoint that cannot be scored.
     """
@@ -82,19 +83,17 @@ def pseudo_perplexity(
     }
 
 
-def _scorer(
-    predictions: Sequence[str], model_id: str, batch_size: int, device: str | None, max_length: int | None
-) -> Scorer:
+def _scorer(predictions: Sequence[str], model_id: str, batch_size: int, device: str | None, max_length: int) -> Scorer:
     if not predictions:
         raise UserError("there are no predictions", remedy="give one text or more")
     for n, text in enumerate(predictions):
         if not text.strip():
             raise UserError(f"prediction {n} is empty", remedy="leave empty texts out")
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}", remedy="give 1 or more")
+    for name, value in (("batch_size", batch_size), ("max_length", max_length)):
+        if value < 1:
+            raise UserError(f"{name} is {value}", remedy="give 1 or more")
     place = {None: "auto", "gpu": "cuda"}.get(device, device) or "auto"
-    tokens = batch_size * (max_length or MAX_LENGTH)
-    return Scorer.load(str(model_id), device=place, max_length=max_length or MAX_LENGTH, batch_tokens=tokens)
+    return Scorer.load(str(model_id), device=place, max_length=max_length, batch_tokens=batch_size * max_length)
 
 
 def _by_text(scores: Scores, texts: int) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,7 @@ Args:
     batch_size (int): sequences of max_length in one forward pass, more of shorter ones. Changes the speed, not the
         result. Defaults to 16.
     device (str): "cpu", "cuda" or "gpu"; defaults to a GPU where there is one.
-    max_length (int): tokens of a window, special ones included; defaults to what the model reads, 512 at most.
+    max_length (int): tokens of a window, special ones included; less where the model takes less. Defaults to 512.
     mlm_probability (float): the part of a text's tokens that is hidden at once, at most 0.5. Defaults to 0.15.
     seed (int): of the masks; defaults to 0.
 Returns:
