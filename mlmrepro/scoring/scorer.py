@@ -226,10 +226,11 @@ class Scorer:
         input_ids, attention_mask = self.padded(ids)
         at = torch.from_numpy(np.concatenate(places, axis=1)).to(input_ids.device)
         wanted = torch.from_numpy(targets.astype(np.int64)).to(input_ids.device)
-        log_probabilities = self.logits(input_ids, attention_mask, at).float().log_softmax(dim=-1)
-        true = log_probabilities.gather(-1, wanted[:, None])[:, 0]
-        best, token = log_probabilities.max(dim=-1)
-        loss, top, right = torch.stack([-true, best, (token == wanted).float()]).cpu().double().numpy()
+        logits = self.logits(input_ids, attention_mask, at).float()
+        total = logits.logsumexp(dim=-1)  # not log_softmax: torch's is 2e-6 nats off on a processor, always to one side
+        best, token = logits.max(dim=-1)
+        true = logits.gather(-1, wanted[:, None])[:, 0]
+        loss, top, right = torch.stack([total - true, best - total, (token == wanted).float()]).cpu().double().numpy()
         return loss, top, right > 0.5
 
     def padded(self, ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

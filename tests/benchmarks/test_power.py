@@ -48,7 +48,9 @@ def with_noise(amount: float) -> Keeping:
 @pytest.fixture(scope="module")
 def baseline() -> Any:
     torch.set_num_threads(2)
-    return make_baseline(Scorer.load(str(EMBEDDED / "checkpoint")), read_text("embedded"), checkpoint="embedded")
+    return make_baseline(
+        Scorer.load(str(EMBEDDED / "checkpoint")), read_text("embedded", limit=200), checkpoint="embedded"
+    )
 
 
 def by_document(before: Scores, after: Scores) -> tuple[np.ndarray, np.ndarray]:

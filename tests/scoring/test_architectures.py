@@ -1,4 +1,4 @@
-"""Every architecture with a masked-language-model head, saved and loaded, against one row at a time; and the others."""
+"""Every architecture with a masked-language-model head, against one row at a time; and what is refused."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -174,6 +175,61 @@ def test_proteins_are_scored_with_the_tokenizer_they_come_with(tmp_path: Path) -
     plan = token_plan(proteins, encoded)
     assert len(plan) == sum(map(len, proteins)) - 1
     assert _furthest(scorer, proteins) < ROUNDING["float32"]
+
+
+def _saved(folder: Path, model: Any, tokenizer: Any = None) -> str:
+    model.save_pretrained(folder)
+    (tokenizer or tiny.word_piece()).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
+    """From a folder come the same losses as from memory, in the dtype that is asked for."""
+    memory = Scorer(tiny.bert(), tiny.word_piece())
+    loaded = Scorer.load(_saved(tmp_path, tiny.bert()), device="cpu")
+    encoded = memory.encode(tiny.TEXTS)
+    plan = token_plan(tiny.TEXTS, encoded)
+    assert np.abs(loaded.score(plan, encoded).loss - memory.score(plan, encoded).loss).max() < ROUNDING["float32"]
+    assert loaded.about["weights"] == memory.about["weights"]
+    assert loaded.dtype == "float32"
+    assert Scorer.load(str(tmp_path), device="cpu", dtype="bfloat16").dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, broken: float) -> None:
+    """One of them in a checkpoint is named, with the tensor it lies in."""
+    folder = _saved(tmp_path, tiny.bert())
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["bert.encoder.layer.1.output.dense.weight"][3, 5] = broken
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"no finite numbers: bert\.encoder\.layer\.1\.output\.dense\.weight"):
+        Scorer.load(folder, device="cpu")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
+    """Tokens without an embedding would be read from beyond the table."""
+    tokenizer = tiny.word_piece()
+    tokenizer.add_tokens(["planet"])
+    model = tiny.bert()
+    with pytest.raises(UserError, match=f"has {len(tokenizer)} tokens, the model only {model.config.vocab_size}"):
+        Scorer.load(_saved(tmp_path, model, tokenizer), device="cpu")
+    model.resize_token_embeddings(len(tokenizer))
+    assert Scorer(model, tokenizer).encode(["planet"])[0].ids.tolist() == [len(tokenizer) - 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"dtype": "float16"}, "the dtype is 'float16'.*float32, bfloat16"),
+        ({"device": "tpu9"}, "cannot be put on 'tpu9'.*--device cpu"),
+        ({"batch_tokens": 0}, "the batch has 0 tokens"),
+        ({"max_length": 3}, "max_length is 3"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
+    """The error names the setting."""
+    with pytest.raises(UserError, match=problem):
+        Scorer.load(_saved(tmp_path, tiny.bert()), **{"device": "cpu", **settings})
 
 
 GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "bos_token_id": 0, "eos_token_id": 2}

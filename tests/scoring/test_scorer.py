@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import BertForMaskedLM
 
 from mlmrepro.errors import UserError
@@ -22,7 +21,7 @@ from mlmrepro.scoring.scorer import ROUNDING, Scorer
 
 from . import tiny
 
-EQUAL = 1e-5  # nats; float32 rounds losses of this size to some 1e-6, and another token's loss is 1e-2 away or more
+EQUAL = 1e-5  # nats; float32 is 3e-6 from float64 here, and another token's loss 1e-2 or more
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +40,12 @@ def _by_hand(
 ) -> list[list[tuple[float, bool, float]]]:
     """Return (loss, correct, confidence) of each hidden position of a document, its window read alone."""
     found = []
+    model = copy.deepcopy(scorer.model).double()
     for n, places in hidden:
         start, stop = next((a, b) for a, b in encoded[n].windows if a <= places[0] < b)
         row = [2, *encoded[n].ids[start:stop].tolist(), 3]  # [CLS] ... [SEP]
         masked = [place - start + 1 for place in places]
-        table = tiny.log_probabilities(scorer.model, row, masked, mask_id=4)
+        table = tiny.log_probabilities(model, row, masked, mask_id=4)
         found.append([(-table[m, row[m]], table[m].argmax() == row[m], np.exp(table[m].max())) for m in masked])
     return found
 
@@ -74,12 +74,19 @@ def _furthest(scores: Scores, by_hand: Sequence[tuple[float, bool, float]]) -> f
 def test_scores_of_a_plan_are_those_of_rows_one_by_one(
     scorer: Scorer, encoded: list[Encoded], batch_tokens: int, random_passes: int | None
 ) -> None:
-    """Loss, correctness and confidence equal those of a whole forward pass of each row alone, in any batch size."""
+    """Loss, correctness and confidence equal those of a float64 pass of each row alone, in any batch size."""
     plan = token_plan(tiny.TEXTS, encoded, rate=0.3, random_passes=random_passes)
     assert len(encoded[2].windows) > 1
     scores = Scorer(scorer.model, scorer.tokenizer, max_length=20, batch_tokens=batch_tokens).score(plan, encoded)
     assert _furthest(scores, _tokens_by_hand(scorer, encoded, plan)) < EQUAL
     assert 0 < scores.correct.sum() < len(scores)
+
+
+def test_scores_do_not_depend_on_the_batch_size(scorer: Scorer, encoded: list[Encoded]) -> None:
+    """Alone, in batches of some rows and all together, a token's loss is the same to 1e-5 nats."""
+    plan = token_plan(tiny.TEXTS, encoded)
+    sizes = [Scorer(scorer.model, scorer.tokenizer, max_length=20, batch_tokens=size) for size in (1, 50, 100, 4096)]
+    assert np.ptp([one.score(plan, encoded).loss for one in sizes], axis=0).max() <= EQUAL
 
 
 def test_scores_name_their_units(scorer: Scorer, encoded: list[Encoded]) -> None:
@@ -112,16 +119,17 @@ def test_within_a_word_later_pieces_are_hidden(scorer: Scorer) -> None:
     assert _furthest(scorer.score(plan, encoded), by_hand) > 100 * EQUAL
 
 
-def test_a_word_is_the_sum_of_its_tokens(scorer: Scorer, encoded: list[Encoded]) -> None:
+def test_a_word_is_the_sum_of_its_tokens(encoded: list[Encoded]) -> None:
     """The loss of a word is the sum of its tokens', all masked; it is right where all are; confidences multiply."""
     counts = [len(words_of(text)) for text in tiny.TEXTS]
     plan = word_plan(tiny.TEXTS, counts, rate=0.3)
+    scorer = Scorer(tiny.bert(seed=3), tiny.word_piece(), max_length=20)  # predicts the end of some words, but not all
     scores = scorer.score(plan, encoded)
     draws = {
         (d, p): r for d, p, r in zip(plan.document.tolist(), plan.position.tolist(), plan.draw.tolist(), strict=True)
     }
     left = list(zip(scores.document.tolist(), scores.position.tolist(), strict=True))
-    by_hand = []
+    by_hand, half_right = [], 0
     for n, word in left:
         document = encoded[n]
         own = np.flatnonzero(document.words == word).tolist()
@@ -131,8 +139,10 @@ def test_a_word_is_the_sum_of_its_tokens(scorer: Scorer, encoded: list[Encoded])
         hidden = [*own, *np.flatnonzero(np.isin(document.words, others)).tolist()]
         rows = _by_hand(scorer, encoded, [(n, hidden)])[0][: len(own)]
         losses, right, confidences = zip(*rows, strict=True)
+        half_right += right[-1] and not all(right)
         by_hand.append((sum(losses), all(right), float(np.prod(confidences))))
     assert _furthest(scores, by_hand) < EQUAL
+    assert half_right > 0
     assert (scores.token == -1).all()
     unknown = {(2, n) for n, word in enumerate(words_of(tiny.TEXTS[2])) if "zyx" in word or "MASK" in word}
     assert set(draws) - set(left) >= unknown
@@ -208,14 +218,14 @@ class Blurred(BertForMaskedLM):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        head = self.cls.forward
-        self.cls.forward = lambda hidden: head(hidden + hidden.roll(1, dims=1))
+        self.cls.register_forward_pre_hook(lambda head, given: given[0] + given[0].roll(1, dims=1))
 
 
 def test_a_head_that_sees_neighbours_is_run_on_all_positions(encoded: list[Encoded]) -> None:
     """What masked positions alone would change is measured, so that no architecture is scored wrongly."""
-    torch.manual_seed(0)
-    scorer = Scorer(Blurred(tiny.bert().config), tiny.word_piece(), max_length=20)
+    model = Blurred(tiny.bert().config)
+    model.load_state_dict(tiny.bert().state_dict())
+    scorer = Scorer(model, tiny.word_piece(), max_length=20)
     assert not scorer.prunes_head
     plan = token_plan(tiny.TEXTS[1:2], encoded[1:2])
     assert _furthest(scorer.score(plan, encoded[1:2]), _tokens_by_hand(scorer, encoded[1:2], plan)) < EQUAL
@@ -332,64 +342,12 @@ def test_batches_are_bounded_by_tokens_and_logits(
     monkeypatch.setattr(type(scorer.forward), "__call__", watched)
     plan = token_plan(tiny.TEXTS, encoded)
     Scorer(scorer.model, scorer.tokenizer, max_length=20, batch_tokens=64).score(plan, encoded)
-    assert max(rows * length for rows, length, _ in shapes) in range(40, 65)
+    assert max(rows * length for rows, length, _ in shapes) <= 64
+    assert min((rows + 1) * length for rows, length, _ in shapes[:-1]) > 64  # and not one row less than would fit
     shapes.clear()
     monkeypatch.setattr("mlmrepro.scoring.scorer._LOGITS", 5 * scorer.model.config.vocab_size)
     scorer.score(plan, encoded)
     assert max(positions for *_, positions in shapes) == 5
-
-
-def _saved(folder: Path, model: Any, tokenizer: Any = None) -> str:
-    model.save_pretrained(folder)
-    (tokenizer or tiny.word_piece()).save_pretrained(folder)
-    return str(folder)
-
-
-def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path, scorer: Scorer, encoded: list[Encoded]) -> None:
-    """From a folder come the same losses as from memory."""
-    plan = token_plan(tiny.TEXTS, encoded)
-    loaded = Scorer.load(_saved(tmp_path, tiny.bert()), device="cpu", max_length=20)
-    assert np.abs(loaded.score(plan, encoded).loss - scorer.score(plan, encoded).loss).max() < EQUAL
-    assert loaded.about["weights"] == scorer.about["weights"]
-    assert loaded.dtype == "float32"
-    assert Scorer.load(str(tmp_path), device="cpu", dtype="bfloat16").dtype == "bfloat16"
-
-
-@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, broken: float) -> None:
-    """One of them in a checkpoint is named, with the tensor it lies in."""
-    folder = _saved(tmp_path, tiny.bert())
-    weights = load_file(tmp_path / "model.safetensors")
-    weights["bert.encoder.layer.1.output.dense.weight"][3, 5] = broken
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"no finite numbers: bert\.encoder\.layer\.1\.output\.dense\.weight"):
-        Scorer.load(folder, device="cpu")
-
-
-def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
-    """Tokens without an embedding would be read from beyond the table."""
-    tokenizer = tiny.word_piece()
-    tokenizer.add_tokens(["planet"])
-    model = tiny.bert()
-    with pytest.raises(UserError, match=f"has {len(tokenizer)} tokens, the model only {model.config.vocab_size}"):
-        Scorer.load(_saved(tmp_path, model, tokenizer), device="cpu")
-    model.resize_token_embeddings(len(tokenizer))
-    assert Scorer(model, tokenizer).encode(["planet"])[0].ids.tolist() == [len(tokenizer) - 1]
-
-
-@pytest.mark.parametrize(
-    ("settings", "problem"),
-    [
-        ({"dtype": "float16"}, "the dtype is 'float16'.*float32, bfloat16"),
-        ({"device": "tpu9"}, "cannot be put on 'tpu9'.*--device cpu"),
-        ({"batch_tokens": 0}, "the batch has 0 tokens"),
-        ({"max_length": 3}, "max_length is 3"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:
-    """The error names the setting."""
-    with pytest.raises(UserError, match=problem):
-        Scorer.load(_saved(tmp_path, tiny.bert()), **{"device": "cpu", **settings})
 
 
 def test_a_text_of_which_no_word_can_be_scored_is_refused(scorer: Scorer) -> None:
