@@ -31,6 +31,12 @@ class Scores:
         if len(set(lengths.values())) != 1:
             raise ValueError(f"columns of different lengths: {lengths}")
 
+    @classmethod
+    def empty(cls) -> Scores:
+        """Return the scores of no unit."""
+        whole, real = np.array([], dtype=np.int32), np.array([], dtype=np.float32)
+        return cls(whole, whole, whole, real, whole, real.astype(bool), real)
+
     def __len__(self) -> int:
         return len(self.loss)
 

@@ -70,7 +70,7 @@ def test_every_tox_environment_it_names_exists() -> None:
     catalogued = {f"record-{environment.name}" for environment in catalogue().pairs}
     assert records
     assert records <= catalogued
-    assert {"reproduce", "tests", "matrix", "report", "simulation"} <= named - records <= known
+    assert {"reproduce", "tests", "matrix", "report"} <= named - records <= known
 
 
 FINDINGS = re.findall(r"^\| (transformers|datasets) ([^|]+) \| `(\w+)\.([^`]+)` \|", README, flags=re.MULTILINE)

@@ -105,7 +105,8 @@ def baseline(
         return
     print(
         f"{output}: perplexity {figures['perplexity']:.4f} over {figures['tokens']:,} masked tokens of "
-        f"{figures['documents']:,} documents; {figures['bits_per_byte']:.4f} bits per byte"
+        f"{figures['documents']:,} documents"
+        + (f"; {figures['bits_per_byte']:.4f} bits per byte" if figures["bits_per_byte"] is not None else "")
     )
     for note in made.about["notes"]:
         print(note)

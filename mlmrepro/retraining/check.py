@@ -23,7 +23,7 @@ from mlmrepro.scores import Scores
 from mlmrepro.scoring.documents import Document, Text
 from mlmrepro.scoring.encode import Encoded, unmasked, words_of
 from mlmrepro.scoring.filling import Probe, fill
-from mlmrepro.scoring.plan import MASK_RATE, Plan, token_plan, word_plan
+from mlmrepro.scoring.plan import MASK_RATE, Plan, rows, token_plan, word_plan
 from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
@@ -80,7 +80,7 @@ def make_baseline(
                 remedy="take another checkpoint; a baseline that is no number would hide every regression",
             )
     lines = [probe.prompt for probe in probes]
-    rows = (
+    filled_in = (
         ProbeRows(probe.prompt, probe.expected, filled)
         for probe, filled in zip(probes, _filled(scorer, lines), strict=True)
     )
@@ -91,7 +91,7 @@ def make_baseline(
         token_draws=plan.draw,
         words=words,
         word_draws=draws,
-        probes=tuple(rows),
+        probes=tuple(filled_in),
         settings={
             "mask_rate": rate,
             "seed": seed,
@@ -108,12 +108,12 @@ def make_baseline(
             "checkpoint": checkpoint,
             **scorer.about,
             "text": text.source,
-            "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded)],
+            "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded), *_no_words(words)],
             "documents": len(texts),
             "tokens": len(tokens),
             "words": len(words),
             "perplexity": tokens.perplexity,
-            "bits_per_byte": words.bits_per_byte,
+            "bits_per_byte": words.bits_per_byte if len(words) else None,
             **_where(),
         },
     )
@@ -219,6 +219,12 @@ def _same_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded],
 def _same_words(
     scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded], notes: list[str], progress: Progress
 ) -> tuple[Scores, Scores]:
+    old = baseline.words
+    if not len(old):
+        raise UserError(
+            "the tokenizer changed, and the baseline holds no words to compare by: its text has none between spaces",
+            remedy="make the baseline with the new tokenizer, or compare by other means",
+        )
     texts = [document.text for document in baseline.documents]
     kept_now, kept_then = _words_kept(scorer, texts, encoded), baseline.settings["words_kept"]
     if kept_now < kept_then - (1 - _ENOUGH):
@@ -227,7 +233,6 @@ def _same_words(
             f"{kept_then:.1%}: bits per byte would reward what it throws away",
             remedy="make the baseline of text that both keep, such as lower-cased text without accents",
         )
-    old = baseline.words
     plan = Plan("word", old.document, old.position, baseline.word_draws)
     new = scorer.score(plan, encoded, progress=_named(progress, "words"))
     before, after = (_numbered(scores.document, scores.position) for scores in (old, new))
@@ -249,6 +254,8 @@ def _word_scores(
 ) -> tuple[Scores, NDArray[np.int32]]:
     words = [_bytes_of_words(text) for text in texts]
     plan = word_plan(texts, [len(document) for document in words], rate=rate, seed=seed)
+    if next(rows(plan, encoded), None) is None:  # a protein, or a script without spaces, is one long word
+        return Scores.empty(), np.array([], dtype=np.int32)
     scores = scorer.score(plan, encoded, progress=_named(progress, "words"))
     sizes = [len(words[n][position]) for n, position in zip(scores.document, scores.position, strict=True)]
     draw = {place: d for place, d in zip(zip(plan.document, plan.position, strict=True), plan.draw, strict=True)}
@@ -341,6 +348,10 @@ def _left_unmasked(plan: Plan, encoded: Sequence[Encoded]) -> list[str]:
     if masked == total - sum(int((~document.maskable).sum()) for document in encoded):
         return []
     return [f"the random masks score {masked} of {total} tokens; without --random-passes every one is scored"]
+
+
+def _no_words(words: Scores) -> list[str]:
+    return [] if len(words) else ["the text has no words between spaces: a changed tokenizer cannot be compared"]
 
 
 def _named(progress: Progress, what: str) -> Callable[[int, int], None]:

@@ -24,8 +24,8 @@ __all__ = ["BATCH_TOKENS", "MAX_LENGTH", "ROUNDING", "Scorer", "still"]
 
 BATCH_TOKENS = 4096  # of one forward pass, padding included: fits beside a large model, and is fast on a processor
 MAX_LENGTH = 512  # of a window, where the model could read more: attention costs its square
-# Nats by which the loss of one token may differ between batch sizes, threads and devices: 7.6e-6 was the most seen in
-# float32 (embedded model, batches of 512 to 8,192 tokens); bfloat16 has 8 bits of mantissa.
+# Nats by which the loss of one token may differ between batch sizes, threads and devices: 8.6e-6 was the most seen in
+# float32 (embedded model, batches of 512 to 8,192 tokens, 1 and 2 threads); bfloat16 has 8 bits of mantissa.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 _LOGITS = 2**27  # logits of one batch, half a gigabyte: ends a batch early where the vocabulary is large
 _SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly of one length

@@ -216,6 +216,17 @@ def test_words_of_the_same_checkpoint_are_equal(checkpoint: Maker, baseline: Bas
     assert result.before == result.after == baseline.words.bits_per_byte
 
 
+def test_text_without_spaces_has_tokens_but_no_words(checkpoint: Maker) -> None:
+    """A protein or Japanese is one long word: it is compared by tokens, and a changed tokenizer is refused."""
+    lines = ["日本語の文章です。" * 3, "海は塩辛い。" * 4, "MKTAYIAKQR" * 3]
+    text = Text("mine", tuple(Document(str(n), line) for n, line in enumerate(lines)))
+    made = make_baseline(Scorer.load(checkpoint(0.8)), text, checkpoint="old")
+    assert "a changed tokenizer cannot be compared" in made.about["notes"][-1]
+    assert check(Scorer.load(checkpoint(0.8)), made).answer is Answer.SAME
+    with pytest.raises(UserError, match="holds no words to compare by"):
+        check(Scorer.load(checkpoint(0.8)), Baseline(**(vars(made) | {"settings": made.settings | {"mask_token": -1}})))
+
+
 def test_a_random_plan_is_stored_and_followed(checkpoint: Maker, text: Text) -> None:
     """Drawn as the guide draws, with a seed: about 15 % of the tokens a pass, and the check uses the same ones."""
     made = make_baseline(Scorer.load(checkpoint(0.8)), text, checkpoint="old", seed=7, random_passes=2)
