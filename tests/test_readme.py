@@ -70,7 +70,11 @@ def test_every_tox_environment_it_names_exists() -> None:
     catalogued = {f"record-{environment.name}" for environment in catalogue().pairs}
     assert records
     assert records <= catalogued
-    assert {"reproduce", "tests", "matrix", "report"} <= named - records <= known
+    assert (
+        {"reproduce", "tests", "matrix", "report", "benchmarks", "third-party", "simulation"}
+        <= named - records
+        <= known
+    )
 
 
 FINDINGS = re.findall(r"^\| (transformers|datasets) ([^|]+) \| `(\w+)\.([^`]+)` \|", README, flags=re.MULTILINE)
