@@ -26,7 +26,18 @@ from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 from mlmrepro.record import Lane, plain
 
-__all__ = ["Entry", "Golden", "Variant", "holds", "lint", "read_golden", "version_of", "versions_of", "write_golden"]
+__all__ = [
+    "Entry",
+    "Golden",
+    "Variant",
+    "holds",
+    "is_golden",
+    "lint",
+    "read_golden",
+    "version_of",
+    "versions_of",
+    "write_golden",
+]
 
 SCHEMA = 2
 _PROVENANCE = ("packages", "python", "platform")  # what every golden's header has at least
@@ -153,6 +164,15 @@ def write_golden(path: Path, golden: Golden) -> None:
     entries = {name: entry.to_dict() for name, entry in golden.entries.items()}
     content = {"schema": SCHEMA, "provenance": plain(golden.provenance), "expected": entries}
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def is_golden(path: Path) -> bool:
+    """Tell a golden, even a damaged one, from other JSON beside it, such as the baseline of a checkpoint."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return True
+    return isinstance(content, dict) and "expected" in content
 
 
 def read_golden(path: Path) -> Golden:

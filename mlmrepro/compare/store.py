@@ -23,7 +23,7 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from mlmrepro import provenance
-from mlmrepro.compare.golden import Entry, Golden, Variant, read_golden, versions_of, write_golden
+from mlmrepro.compare.golden import Entry, Golden, Variant, is_golden, read_golden, versions_of, write_golden
 from mlmrepro.compare.judge import Finding, Verdict, better_direction, judge
 from mlmrepro.compare.tolerance import Tolerance, default_tolerance
 from mlmrepro.compare.values import differences
@@ -155,7 +155,7 @@ class GoldenStore:
         for path in sorted(self.directory.rglob("*.json")):
             relative = path.relative_to(self.directory)
             key = relative.as_posix()
-            if set(SET_ASIDE) & set(relative.parts[:-1]):
+            if set(SET_ASIDE) & set(relative.parts[:-1]) or (key not in names and not is_golden(path)):
                 continue
             if key in names:
                 found += [(key, name) for name in read_golden(path).entries if name not in names[key]]

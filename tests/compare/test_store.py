@@ -355,6 +355,15 @@ def test_what_no_test_used_is_found_and_removed(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["README.md", "below", "inputs", "matrix"]
 
 
+def test_what_is_no_golden_is_never_unused(folder: Path) -> None:
+    """A baseline or a table beside the goldens is nobody's to delete; a damaged golden is still named."""
+    expect(folder, "x", 1)
+    (folder / "my-model").mkdir()
+    (folder / "my-model" / "baseline.json").write_text('{"schema": 1, "settings": {}}')
+    (folder / "damaged.json").write_text('{"expected": ')
+    assert make_store(folder).unused([]) == [("damaged.json", ""), ("f.json", "")]
+
+
 def test_nothing_is_unused_where_there_is_nothing(folder: Path) -> None:
     """A directory that does not exist holds no goldens, and removing what is gone is no error."""
     assert make_store(folder).unused([]) == []
