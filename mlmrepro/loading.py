@@ -10,7 +10,7 @@ from mlmrepro.errors import UserError, first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["load_model", "load_tokenizer", "max_block_size", "positions"]
+__all__ = ["check_folder", "load_model", "load_tokenizer", "max_block_size", "positions"]
 
 # RoBERTa and what was built on it count positions from padding_idx + 1.
 _POSITIONS_AFTER_PADDING = (
@@ -30,14 +30,19 @@ _POSITIONS_AFTER_PADDING = (
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
+def check_folder(checkpoint: str) -> None:
+    """Raise UserError where a folder is meant that is not there."""
+    # A hub name is "name" or "owner/name"; anything else is meant as a folder.
+    meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    if meant_as_folder and not Path(checkpoint).is_dir():
+        raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
+
+
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     """Return the checkpoint's tokenizer; raises UserError where there is none or it has no mask token."""
     from transformers import AutoTokenizer
 
-    # A hub name is "name" or "owner/name"; anything else is meant as a folder, and a missing one is said to be so.
-    meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
-    if meant_as_folder and not Path(checkpoint).is_dir():
-        raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
+    check_folder(checkpoint)
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     except Exception as error:  # the libraries raise a dozen kinds for an unreadable tokenizer

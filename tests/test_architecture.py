@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    "report": {"errors", "files", "record", "compare", "gate"},
+    "report": {"errors", "files", "record", "compare", "gate", "laws", "faults"},  # of the last two what they hand over
     "environments": {"errors", "files", "record", "compare"},
     "loading": {"errors"},
     "scores": set(),
@@ -42,11 +42,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scores",
         "scoring",
     },
+    "laws": {"compare", "config", "errors", "guide", "loading", "provenance", "record", "scoring"},
+    "faults": {
+        *("compare", "config", "errors", "files", "gate", "golden_run", "guide", "laws", "loading", "provenance"),
+        *("record", "retraining", "scoring"),
+    },
     "embedded": {"config", "errors", "files", "provenance"},
     "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
     "cli": {
         *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
-        *("files", "loading", "gate", "retraining", "scoring"),
+        *("files", "loading", "gate", "retraining", "scoring", "laws", "faults"),
     },
     "pytest_plugin": {"compare", "gate_plugin"},
     "gate_plugin": {"errors", "gate", "report", "retraining"},
@@ -91,6 +96,27 @@ def problems(room: str, source: str) -> list[str]:
     return found
 
 
+# Of a room that runs things, what it hands over: plain values that need none of the libraries.
+RESULTS = {"mlmrepro.laws.result", "mlmrepro.faults.result", "mlmrepro.faults.upstream"}
+
+
+def beyond_results(source: str) -> list[str]:
+    """Return the modules of laws and faults that a report imports beside their results."""
+    modules = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    return sorted(m for m in modules if m.startswith(("mlmrepro.laws", "mlmrepro.faults")) and m not in RESULTS)
+
+
+def never_training(source: str) -> list[str]:
+    """Return where a law imports the guide's training: laws hold for any training, not for ours."""
+    names = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return sorted(name for name in names if name.startswith("mlmrepro.guide.train"))
+
+
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -106,6 +132,18 @@ def test_a_forbidden_import_is_seen() -> None:
     assert problems("compare", "def f():\n    import torch.nn") == ["compare imports torch"]
     assert problems("record", "from mlmrepro.guide.run import run") == ["record imports guide"]
     assert problems("guide", "from mlmrepro import cli") == ["guide imports cli"]
+
+
+def test_reports_read_results_and_laws_train_by_themselves() -> None:
+    """A report imports of laws and faults what they hand over, and a law never the guide's own training."""
+    reports = [path for path in MODULES if path.parent.name == "report"]
+    laws = [path for path in MODULES if path.parent.name == "laws"]
+    assert reports
+    assert laws
+    assert [p.name for p in reports if beyond_results(p.read_text(encoding="utf-8"))] == []
+    assert [p.name for p in laws if never_training(p.read_text(encoding="utf-8"))] == []
+    assert beyond_results("from mlmrepro.laws.run import run_laws") == ["mlmrepro.laws.run"]
+    assert never_training("from mlmrepro.guide import train") == ["mlmrepro.guide.train"]
 
 
 def test_no_module_outgrows_its_room() -> None:

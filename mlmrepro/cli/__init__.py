@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import typer
 
 from mlmrepro.cli import drift, gate, guide
+from mlmrepro.cli.laws import faults, laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.errors import UserError, causes, first_line
 
@@ -39,6 +40,8 @@ for command, title in (
     (gate.check, "check"),
     (gate.score, "score"),
     (retrain, "retrain"),
+    (laws, "laws"),
+    (faults, "faults"),
     (guide.pretrain, "pretrain"),
 ):
     app.command(title)(command)

@@ -15,7 +15,7 @@ import typer
 from mlmrepro.cli.guide import Json, offline_unless
 from mlmrepro.errors import UserError
 
-__all__ = ["baseline", "check", "score"]
+__all__ = ["baseline", "check", "check_targets", "prepared", "score"]
 
 Checkpoint = Annotated[str, typer.Argument(help="A folder or hub name of a masked language model, or: embedded.")]
 Text = Annotated[str, typer.Option(help="A .txt, .jsonl, .csv or .parquet file, a saved data set, or: embedded.")]
@@ -77,7 +77,7 @@ def baseline(
     from mlmrepro.retraining.baseline import check_target
 
     check_target(output, overwrite=overwrite)
-    path = _prepared(checkpoint, threads)
+    path = prepared(checkpoint, threads)
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.retraining.check import make_baseline
     from mlmrepro.scoring.documents import read_text
@@ -140,8 +140,8 @@ def check(
     from mlmrepro.retraining.settings import Settings
 
     settings = Settings.find(margin=margin, alpha=alpha, power=power)
-    _check_targets(html, junit, beside=[baseline])
-    path = _prepared(checkpoint, threads)
+    check_targets(html, junit, beside=[baseline])
+    path = prepared(checkpoint, threads)
     from mlmrepro.report.check_ci import check_annotation, check_junit
     from mlmrepro.report.check_html import write_check_html
     from mlmrepro.report.check_view import check_markdown, print_check
@@ -196,8 +196,8 @@ def score(
 
     Example: mlmrepro score my-model --text eval.txt --method pseudo
     """
-    _check_targets(output, beside=[Path(text)])
-    path = _prepared(checkpoint, threads)
+    check_targets(output, beside=[Path(text)])
+    path = prepared(checkpoint, threads)
     from mlmrepro.record import plain
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.scoring.documents import read_text
@@ -237,7 +237,7 @@ def score(
         raise typer.Exit(1)
 
 
-def _check_targets(*targets: Path | None, beside: list[Path]) -> None:
+def check_targets(*targets: Path | None, beside: list[Path]) -> None:
     """Raise before anything is scored where a result could not be written, or would replace what is read."""
     from mlmrepro.files import check_writable
 
@@ -248,7 +248,7 @@ def _check_targets(*targets: Path | None, beside: list[Path]) -> None:
         check_writable(target)
 
 
-def _prepared(checkpoint: str, threads: int | None) -> str:
+def prepared(checkpoint: str, threads: int | None) -> str:
     """Set the process up for scoring and return the checkpoint's place."""
     from mlmrepro.config import EMBEDDED
 

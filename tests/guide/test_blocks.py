@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from itertools import chain, islice, pairwise
+from itertools import chain, pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from hypothesis import example, given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from mlmrepro.errors import UserError
 from mlmrepro.guide.blocks import group, group_texts
+from mlmrepro.laws.steps import block_differences, blocks_of, mapped_blocks, mapped_differences, ragged
 
 Columns = dict[str, list[list[int]]]
 Cut = Callable[[Columns, int], Columns]
@@ -24,28 +24,7 @@ NAMES = ("input_ids", "attention_mask", "späte Spalte")
 
 def columns(lengths: list[int], width: int = 2) -> Columns:
     """Build `width` columns of rows of these lengths in which every token is unique, so none can be mistaken."""
-    return {
-        name: [[1_000_000 * column + 1_000 * row + i for i in range(length)] for row, length in enumerate(lengths)]
-        for column, name in enumerate(NAMES[:width])
-    }
-
-
-def blocks_of(rows: list[list[int]], block_size: int) -> list[list[int]]:
-    """Define the blocks of one column: full ones as long as there are any, else the one short one, else none."""
-    tokens = chain.from_iterable(rows)
-    blocks = []
-    while len(block := list(islice(tokens, block_size))) == block_size:
-        blocks.append(block)
-    return blocks or ([block] if block else [])
-
-
-def mapped_blocks(rows: list[list[int]], block_size: int, batch_size: int, num_proc: int) -> list[list[int]]:
-    """Define the blocks of a mapped column: contiguous shards, the first ones a row longer; batches within each."""
-    blocks = []
-    for shard in np.array_split(np.arange(len(rows)), num_proc):
-        for start in range(0, len(shard), batch_size):
-            blocks += blocks_of([rows[i] for i in shard[start : start + batch_size]], block_size)
-    return blocks
+    return ragged(lengths, NAMES[:width])
 
 
 def check_blocks(cut: Cut, examples: Columns, block_size: int) -> None:
@@ -66,15 +45,12 @@ def check_blocks(cut: Cut, examples: Columns, block_size: int) -> None:
         else:
             assert kept == tokens, "a short batch lost tokens"
             assert len(blocks[name]) == (1 if tokens else 0), "a short batch is not one block, an empty one none"
-        assert blocks[name] == blocks_of(rows, block_size)
+    assert block_differences(cut, examples, block_size) == []
 
 
 def check_mapped(grouped: Dataset, examples: Columns, block_size: int, batch_size: int, num_proc: int) -> None:
     """Assert that a mapped data set holds the blocks of its batches within its shards, in order."""
-    expected = {name: mapped_blocks(rows, block_size, batch_size, num_proc) for name, rows in examples.items()}
-    assert grouped.column_names == list(expected)
-    assert len(grouped) == len(expected[NAMES[0]])
-    assert grouped[:] == expected
+    assert mapped_differences(grouped, examples, block_size, batch_size, num_proc) == []
 
 
 def dataset(examples: Columns) -> DatasetDict:

@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlmrepro.guide.dataset import flatten
+from mlmrepro.laws.steps import flat_differences
 
 Row = dict[str, Any]
 
@@ -64,36 +65,9 @@ def tables(draw: st.DrawFn) -> tuple[pa.Schema, list[Row]]:
     return pa.schema(columns), rows
 
 
-def flat_columns(fields: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], pa.DataType]]:
-    """Return the path and the type of every leaf, depth first; only structs have leaves below them."""
-    leaves = []
-    for field in fields:
-        here = (*path, field.name)
-        leaves += flat_columns(field.type, here) if pa.types.is_struct(field.type) else [(here, field.type)]
-    return leaves
-
-
-def at(value: Any, path: tuple[str, ...]) -> Any:
-    """Return what a row holds at a path; below a missing struct there is None."""
-    for name in path:
-        value = None if value is None else value[name]
-    return value
-
-
 def check_flat(flat: Dataset, schema: pa.Schema, rows: list[Row]) -> None:
     """Assert that `flat` holds `rows` flattened: names, types, order of columns and rows, values, row count."""
-    leaves = flat_columns(schema)
-    names = [".".join(path) for path, _ in leaves]
-    kinds = [kind for _, kind in leaves]
-    assert flat.column_names == names
-    assert flat.features.arrow_schema.names == names
-    assert flat.data.schema.types == kinds
-    assert flat.features.arrow_schema.types == kinds
-    assert len(flat) == len(rows)
-    batch = flat[:]
-    assert list(batch) == names
-    for name, (path, _) in zip(names, leaves, strict=True):
-        assert batch[name] == [at(row, path) for row in rows], name
+    assert flat_differences(flat, schema, rows) == []
 
 
 PLAIN = (pa.schema([("b", pa.int32()), ("a", pa.string())]), [{"b": 1, "a": "é"}, {"b": None, "a": "\U0001f600"}])

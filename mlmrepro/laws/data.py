@@ -1,0 +1,376 @@
+"""Rows on their way to the model: orders, files, types, processes, the cache, and the global generators."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from mlmrepro.guide import blocks, dataset, tokens
+from mlmrepro.laws.law import law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.steps import HERE, mapped_differences, ragged
+from mlmrepro.laws.subject import Subject
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = [
+    "SLOW",
+    "a_cache_serves_no_edited_function",
+    "columns_have_the_types_needed",
+    "generators_are_left_alone",
+    "json_lines_keep_their_order",
+    "orders_follow_their_seed",
+    "processes_change_no_row",
+    "processes_move_shards_alone",
+    "rows_survive_the_disk",
+]
+
+SLOW = frozenset({"processes_change_no_row", "processes_move_shards_alone"})  # they start processes
+_EXACT = "discrete values: nothing may differ"
+
+
+def _questions(subject: Subject, rows: int = 24) -> list[dict[str, Any]]:
+    """Return rows in ELI5's schema, with one to three of the texts as answers each, one row without any."""
+    texts = [text[:160] for text in subject.texts]
+    found = []
+    for n in range(rows):
+        answers = [] if n == 5 else [texts[(n + i) % len(texts)] for i in range(1 + n % 3)]
+        ids = [f"c{n}_{i}" for i in range(len(answers))]
+        found.append({"q_id": f"q{n}", "title": "é\u2028☀", "answers": {"a_id": ids, "text": answers}})
+    return found
+
+
+def _file(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
+    """Write JSON lines and return their path."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def _numbers(count: int = 100) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict({"n": list(range(count))})
+
+
+@law(
+    "dataset",
+    source="numpy.random.permutation; datasets.Dataset.train_test_split and shuffle",
+    cause="the split is not drawn from the seed, or loses or doubles rows",
+)
+def orders_follow_their_seed(subject: Subject) -> Iterator[Measured]:
+    """A seed gives one order, another seed another; train and test have no row in common and miss none."""
+    rows = _numbers()
+
+    def guide(seed: int) -> list[list[int]]:
+        np.random.seed(seed)
+        parts = dataset.split(rows, 0.2)
+        return [list(parts["train"]["n"]), list(parts["test"]["n"])]
+
+    def seeded(seed: int) -> list[list[int]]:
+        parts = rows.train_test_split(test_size=0.2, seed=seed)
+        return [list(parts["train"]["n"]), list(parts["test"]["n"])]
+
+    draws: dict[str, Callable[[int], list[list[int]]]] = {
+        "the guide's split": guide,
+        "a seeded split": seeded,
+        "a seeded shuffle": lambda seed: [list(rows.shuffle(seed=seed)["n"])],
+    }
+    chance = "two orders of 100 rows are the same once in 100!"
+    for what, draw in draws.items():
+        one, again, other = draw(subject.seed), draw(subject.seed), draw(subject.seed + 1)
+        found = [n for part in one for n in part]
+        yield Measured(f"{what}: rows lost or doubled", _difference(sorted(found), list(range(100))), equals=0)
+        yield Measured(f"{what}: one seed gives one order", one == again, equals=True, reason=_EXACT)
+        yield Measured(f"{what}: another seed gives the same", one == other, equals=False, reason=chance)
+        yield Measured(f"{what}: the order is the file's", found == sorted(found), equals=False, reason=chance)
+    for size in (0.2, 0.155, 0.001):
+        held_out = len(dataset.split(rows, size)["test"])
+        yield Measured(f"test rows of 100 for test_size={size:g}", held_out, equals=math.ceil(size * 100))
+
+
+def _difference(found: Sequence[Any], wanted: Sequence[Any]) -> int:
+    """Count the places in which two sequences differ, those that only one of them has included."""
+    common = sum(a == b for a, b in zip(found, wanted, strict=False))
+    return max(len(found), len(wanted)) - common
+
+
+@law(
+    "dataset",
+    source="datasets.load_dataset for JSON lines; the guide's split slice train[:5000]",
+    cause="reading a file loses, doubles, reorders or changes rows",
+)
+def json_lines_keep_their_order(subject: Subject) -> Iterator[Measured]:
+    """A file of JSON lines gives every row as it is, in the file's order, and a slice its first rows."""
+    rows = _questions(subject, 40)
+    folder = subject.new_folder("json_lines")
+    path = _file(folder, rows)
+    loaded = dataset.load(path, "train", folder / "cache")
+    yield Measured("rows that differ from the file's", _difference(list(loaded), rows), equals=0, reason=_EXACT)
+    some = dataset.load(path, "train[:10]", folder / "cache")
+    yield Measured("rows that differ in a slice of ten", _difference(list(some), rows[:10]), equals=0, reason=_EXACT)
+
+
+@law(
+    "dataset",
+    source="datasets.Dataset.select, save_to_disk and load_from_disk",
+    cause="an indices mapping, a shard or a type is lost when rows are written",
+)
+def rows_survive_the_disk(subject: Subject) -> Iterator[Measured]:
+    """Rows that are selected, written and read again are the selected ones, in their order and types."""
+    from datasets import Dataset, concatenate_datasets, load_from_disk
+
+    rows = _questions(subject)
+    order = np.random.default_rng([subject.seed, 20]).permutation(len(rows)).tolist()
+    chosen = Dataset.from_list(rows).select(order)
+    wanted = [rows[i] for i in order]
+    folder = str(subject.new_folder("disk"))
+    chosen.save_to_disk(folder, num_shards=3)
+    back = load_from_disk(folder)
+    yield Measured("rows that differ when selected", _difference(list(chosen), wanted), equals=0, reason=_EXACT)
+    yield Measured("rows that differ when read again", _difference(list(back), wanted), equals=0, reason=_EXACT)
+    yield Measured("the types are the same", back.features == chosen.features, equals=True)
+    both = concatenate_datasets([back.select([2, 1]), chosen.select([0])])
+    found = _difference(list(both), [wanted[i] for i in (2, 1, 0)])
+    yield Measured("rows that differ when put together", found, equals=0, reason=_EXACT)
+
+
+@law(
+    "flatten",
+    source="the guide, Preprocess: answers.text is a list of strings; the tokenizer wants strings",
+    cause="a column changes its type on the way from the file to the tokens",
+)
+def columns_have_the_types_needed(subject: Subject) -> Iterator[Measured]:
+    """After flattening, answers.text is a list of strings; after tokenising, every column is a list of integers."""
+    from datasets import DatasetDict
+
+    rows = _questions(subject)
+    folder = subject.new_folder("types")
+    flat = dataset.flatten(
+        DatasetDict({"train": dataset.load(_file(folder, rows), "train", folder / "cache").select(range(8))})
+    )
+    kind = flat["train"].features.arrow_schema.field("answers.text").type
+    strings = pa.types.is_list(kind) and (
+        pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)
+    )
+    yield Measured("answers.text is a list of strings", strings, equals=True)
+    if not strings:
+        return  # the guide's next step would refuse it
+    wanted = [row["answers"]["text"] for row in rows[:8]]
+    different = _difference(list(flat["train"]["answers.text"]), wanted)
+    yield Measured("rows of answers that flattening changes", different, equals=0, reason=_EXACT)
+    before = _states()
+    mapped = tokens.tokenize(flat, subject.tokenizer, column="answers.text", separator=" ", num_proc=HERE)["train"]
+    moved = sum(a != b for a, b in zip(before, _states(), strict=True))
+    yield Measured("global generators moved by tokenising", moved, equals=0)
+    schema = mapped.features.arrow_schema
+    others = [name for name in schema.names if not _holds_integers(schema.field(name).type)]
+    yield Measured("columns that are no lists of integers", ", ".join(others), equals="")
+    lengths = [[len(row) for row in mapped[name]] for name in schema.names]
+    yield Measured("columns are of equal lengths", all(each == lengths[0] for each in lengths), equals=True)
+
+
+def _holds_integers(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)
+
+
+def _states() -> tuple[Any, ...]:
+    import torch
+
+    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().numpy().tobytes()
+
+
+@law(
+    "input_ids",
+    source="datasets.fingerprint: its random names come from a generator of its own",
+    cause="a step draws from a global generator, and so changes split, masks and training after it",
+)
+def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
+    """Mapping, filtering, seeded shuffling, reading and writing draw nothing from the global generators."""
+    from datasets import DatasetDict, load_from_disk
+
+    rows, folder = _numbers(), subject.new_folder("generators")
+    nested = DatasetDict({"train": dataset.load(_file(folder, _questions(subject)), "train", folder / "other")})
+    mapped = DatasetDict({"train": _numbers().map(lambda row: {"n": [row["n"]] * 3})})
+    drawn_by: dict[str, Callable[[], Any]] = {
+        "load": lambda: dataset.load(_file(folder, _questions(subject)), "train", folder / "cache"),
+        "flatten": lambda: dataset.flatten(nested),
+        "group": lambda: blocks.group(mapped, block_size=8, num_proc=HERE, batch_size=7),
+        "map": lambda: rows.map(lambda row: {"m": row["n"] + 1}),
+        "filter": lambda: rows.filter(lambda row: row["n"] % 2 == 0),
+        "seeded shuffle": lambda: rows.shuffle(seed=subject.seed),
+        "seeded split": lambda: rows.train_test_split(test_size=0.2, seed=subject.seed),
+        "sort and select": lambda: rows.sort("n").select([3, 1]),
+        "save and load": lambda: (rows.save_to_disk(str(folder / "saved")), load_from_disk(str(folder / "saved"))),
+    }
+    for caching in (False, True):
+        with _caching(caching):
+            for what, act in drawn_by.items():
+                before = _states()
+                act()
+                moved = sum(a != b for a, b in zip(before, _states(), strict=True))
+                yield Measured(
+                    f"generators moved by {what}, {'with' if caching else 'without'} a cache", moved, equals=0
+                )
+
+
+@contextmanager
+def _caching(on: bool) -> Iterator[None]:
+    """Switch datasets' cache on or off, and give it back as it was."""
+    import datasets
+
+    def switch(wanted: bool) -> None:
+        (datasets.enable_caching if wanted else datasets.disable_caching)()
+
+    before = datasets.is_caching_enabled()
+    switch(on)
+    try:
+        yield
+    finally:
+        switch(before)
+
+
+def _defined(body: str, **names: Any) -> Callable[..., Any]:
+    """Return the function f of some source, as a script or a notebook defines it."""
+    content: dict[str, Any] = {"__name__": "__main__", **names}
+    exec(body, content)
+    return content["f"]
+
+
+def _in_a_module(folder: Path, factor: int) -> Callable[..., Any]:
+    """Return the function f of a module that has been edited and is imported anew."""
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = "mlmrepro_edited_module"
+    path = folder / f"version_{factor}" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"def f(row):\n    return {{'m': row['n'] * {factor}}}\n", encoding="utf-8")
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.f
+
+
+class _Times:
+    """A function that is an object."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
+        return {"m": row["n"] * self.factor}
+
+
+def _times(row: dict[str, int], factor: int) -> dict[str, int]:
+    return {"m": row["n"] * factor}
+
+
+@law(
+    "input_ids",
+    source="https://huggingface.co/docs/datasets/about_cache: a fingerprint is of the data and of the whole transform",
+    cause="the fingerprint leaves out a part of the function: rows of an older version come from the cache",
+)
+def a_cache_serves_no_edited_function(subject: Subject) -> Iterator[Measured]:
+    """With the cache on, an edited function gives its own rows, wherever the edit is; so does an edited file."""
+    import sys
+
+    from datasets import load_from_disk
+
+    folder = subject.new_folder("cache")
+    made: dict[str, Callable[[int], Callable[..., Any]]] = {
+        "a constant": lambda k: _defined(f"def f(row): return {{'m': row['n'] * {k}}}"),
+        "a default argument": lambda k: _defined(f"def f(row, k={k}): return {{'m': row['n'] * k}}"),
+        "a closure": lambda k: _defined(
+            f"def g():\n    k = {k}\n    def f(row): return {{'m': row['n'] * k}}\n    return f\nf = g()"
+        ),
+        "a global": lambda k: _defined("def f(row): return {'m': row['n'] * K}", K=k),
+        "a function that it calls": lambda k: _defined(
+            f"def g(n): return n * {k}\ndef f(row): return {{'m': g(row['n'])}}"
+        ),
+        "an argument of a partial": lambda k: partial(_times, factor=k),
+        "an attribute of an object": _Times,
+        "an imported module": lambda k: _in_a_module(folder, k),
+    }
+    count = 5
+    _numbers(count).save_to_disk(str(folder / "rows"))
+    reused = 0
+    with _caching(True):
+        try:
+            for where, make in made.items():
+                factors = [
+                    sorted(
+                        {row["m"] // row["n"] for row in load_from_disk(str(folder / "rows")).map(make(k)) if row["n"]}
+                    )
+                    for k in (2, 3)
+                ]
+                yield Measured(f"edited in {where}, it gives its own rows", factors == [[2], [3]], equals=True)
+                again = load_from_disk(str(folder / "rows")).map(make(3)).cache_files
+                reused += again == load_from_disk(str(folder / "rows")).map(make(3)).cache_files
+        finally:
+            sys.modules.pop("mlmrepro_edited_module", None)
+        yield Measured("functions for which the cache is used at all", reused, unit=f"of {len(made)}")
+        yield Measured("another block size gives its own blocks", _blocks_of_two_sizes(folder), equals=True)
+        files = []
+        for text in ("first", "other"):
+            path = _file(folder, [{"text": text}])
+            files.append([row["text"] for row in dataset.load(path, "train", folder / "files")])
+        yield Measured("an edited file gives its own rows", files == [["first"], ["other"]], equals=True)
+
+
+def _blocks_of_two_sizes(folder: Path) -> bool:
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    Dataset.from_dict({"ids": [[n] * 5 for n in range(6)]}).save_to_disk(str(folder / "ids"))
+    found = []
+    for size in (4, 8):
+        rows = DatasetDict({"train": load_from_disk(str(folder / "ids"))})
+        grouped = blocks.group(rows, block_size=size, num_proc=HERE, batch_size=1000)["train"]
+        found.append({len(block) for block in grouped["ids"]})
+    return found == [{4}, {8}]
+
+
+@law(
+    "input_ids",
+    source="datasets.Dataset.map: num_proc",
+    cause="worker processes lose, double or reorder rows, or tokenise them otherwise",
+)
+def processes_change_no_row(subject: Subject) -> Iterator[Measured]:
+    """Tokenising in two processes gives the rows of one process, in their order."""
+    from datasets import Dataset, DatasetDict
+
+    answers = [row["answers"]["text"] for row in _questions(subject, 13)]
+    rows = DatasetDict({"train": Dataset.from_dict({"answers.text": answers})})
+    two = tokens.tokenize(rows, subject.tokenizer, column="answers.text", separator=" ", num_proc=2)["train"]
+    one = [list(ids) for ids in subject.tokenizer([" ".join(texts) for texts in answers])["input_ids"]]
+    yield Measured("rows that differ", _difference(list(two["input_ids"]), one), equals=0, reason=_EXACT)
+
+
+@law(
+    "blocks",
+    source="datasets.Dataset.map: each process has one contiguous shard, and each shard its own batches",
+    cause="shards are cut at other rows or put together in another order: blocks and their number change",
+)
+def processes_move_shards_alone(subject: Subject) -> Iterator[Measured]:
+    """However many processes group the rows, the blocks are those of contiguous shards, in order."""
+    from datasets import Dataset, DatasetDict
+
+    lengths = np.random.default_rng([subject.seed, 21]).integers(1, 21, size=11).tolist()
+    examples = ragged(lengths)
+    for num_proc in (1, 2, 4):
+        rows = DatasetDict({"train": Dataset.from_dict(examples)})
+        grouped = blocks.group(rows, block_size=8, num_proc=num_proc, batch_size=2)["train"]
+        differences = mapped_differences(grouped, examples, 8, 2, num_proc)
+        yield Measured(f"columns that differ with {num_proc} processes", len(differences), equals=0, reason=_EXACT)

@@ -1,0 +1,235 @@
+"""Laws of inference: what the fill-mask pipeline shows is the softmax at the mask, however it is asked."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.guide import fill_mask
+from mlmrepro.laws.forward import REASON, UNIT, hides_padding, in_float32, last_digits
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.subject import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "batched_prompts",
+    "filled_sentences",
+    "full_ranking",
+    "guide_by_hand",
+    "pipeline_by_logits",
+    "ranking_prefix",
+    "several_masks",
+    "targets_in_ranking",
+]
+
+PIPELINE = "https://huggingface.co/docs/transformers/main_classes/pipelines#transformers.FillMaskPipeline"
+TOP = 20
+WORDS = (9, 6, 4)  # of the prompts: as many are taken from a text, so that a batch has to be padded
+
+Row = dict[str, Any]
+
+
+def _filler(subject: Subject, tokenizer: Any = None) -> Any:
+    from transformers import pipeline
+
+    model = in_float32(subject)
+    return pipeline("fill-mask", model=model, tokenizer=tokenizer or subject.tokenizer, device=str(model.device))
+
+
+def _prompts(subject: Subject, masks: int = 1) -> list[str]:
+    """Return the first words of texts, one of them (or more, evenly spaced) replaced by the mask token.
+
+    Raises NotApplicable where no text gives one that fits.
+    """
+    tokenizer, found = subject.tokenizer, []
+    for text, count in zip(subject.texts, WORDS * len(subject.texts), strict=False):
+        words = text.split()[:count]
+        for place in range(1, masks + 1):
+            words[place * len(words) // (masks + 1)] = tokenizer.mask_token
+        prompt = " ".join(words)
+        ids = tokenizer(prompt)["input_ids"]
+        if ids.count(tokenizer.mask_token_id) == masks and len(ids) <= subject.row_limit:
+            found.append(prompt)
+    if not found:
+        raise NotApplicable("no text begins with words that fit into a row")
+    return found[:3]
+
+
+def _probabilities(subject: Subject, prompt: str) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Return ids, (tokens,), float64 probabilities, (masks, vocabulary), and the bound of their logarithms.
+
+    The model is given all that the tokenizer gives, as the pipeline does.
+    """
+    import torch
+
+    inputs = subject.tokenizer(prompt, return_tensors="pt")
+    ids = inputs["input_ids"][0]
+    with torch.no_grad():
+        logits = in_float32(subject)(**inputs).logits[0]
+    at_masks = logits[ids == subject.tokenizer.mask_token_id]
+    # A softmax in float32 rounds each logit's distance from the largest one, and a sum.
+    rounding = 2 * last_digits(subject, logits) + 16 * UNIT * float(at_masks.max() - at_masks.min())
+    return ids, at_masks.double().softmax(dim=-1), rounding
+
+
+def _shown(what: str, rows: Sequence[Row], wanted: torch.Tensor, bound: float) -> Iterator[Measured]:
+    """Compare rows, best first, with the probabilities, (vocabulary,), by their scores and by their order."""
+    best = wanted.topk(len(rows)).values.tolist()
+    scores = [_logs_apart(row["score"], float(wanted[row["token"]])) for row in rows]
+    places = [_logs_apart(top, float(wanted[row["token"]])) for top, row in zip(best, rows, strict=True)]
+    yield _measured(f"scores and softmax apart{what}", max(scores), bound)
+    yield _measured(f"order and softmax apart{what}", max(places), bound)
+
+
+def _logs_apart(left: float, right: float) -> float:
+    return abs(math.log(left) - math.log(right)) if left > 0 and right > 0 else math.inf
+
+
+def _measured(what: str, value: float, bound: float) -> Measured:
+    reason = f"twice a logit's and the softmax's rounding; {REASON}"
+    return Measured(what, value, at_most=bound, unit="of a logarithm", reason=reason)
+
+
+@law("fill_mask", source=PIPELINE, cause="another position than the mask is read, or softmax or ranking went wrong")
+def pipeline_by_logits(subject: Subject) -> Iterator[Measured]:
+    """The pipeline's scores are the softmax of the logits at the mask, and its tokens the best of them."""
+    filler = _filler(subject)
+    for index, prompt in enumerate(_prompts(subject)):
+        _, probabilities, bound = _probabilities(subject, prompt)
+        rows = filler(prompt, top_k=TOP)
+        yield Measured(f"tokens that prompt {index} gives", len({row["token"] for row in rows}), equals=len(rows))
+        yield from _shown(f", prompt {index}", rows, probabilities[0], bound)
+
+
+@law(
+    "fill_mask", source="the guide, Inference", cause="one of the guide's two ways reads, ranks or decodes differently"
+)
+def guide_by_hand(subject: Subject) -> Iterator[Measured]:
+    """The guide's pipeline and its manual top-k give the same tokens, scores and words, and those of the logits."""
+    prompt = _prompts(subject)[0]
+    model = in_float32(subject)
+    parts = {"model": model, "tokenizer": subject.tokenizer, "device": str(model.device)}
+    piped = fill_mask.with_pipeline(subject.checkpoint, prompt, TOP, **parts)
+    manual = fill_mask.by_hand(model, subject.tokenizer, prompt, TOP)
+    _, probabilities, bound = _probabilities(subject, prompt)
+    for way, rows in (("pipeline", piped), ("by hand", manual)):
+        yield Measured(f"rows, {way}", len(rows), equals=TOP)
+        yield from _shown(f", {way}", rows, probabilities[0], bound)
+    words = {row["token"]: row["token_str"].strip() for row in piped}
+    other = sum(words.get(row["token"], row["token_str"].strip()) != row["token_str"].strip() for row in manual)
+    yield Measured("tokens that decode to another word", other, equals=0)
+
+
+@law("fill_mask", source=PIPELINE, cause="padding changes predictions, or a batch's answers are in another order")
+def batched_prompts(subject: Subject) -> Iterator[Measured]:
+    """Prompts of several lengths in one batch give what each gives alone."""
+    hides_padding(subject)
+    if subject.tokenizer.pad_token_id is None:
+        raise NotApplicable("its tokenizer has no token to pad with")
+    prompts = _prompts(subject)
+    batched = _filler(subject)(prompts, top_k=TOP, batch_size=len(prompts))
+    answers = batched if len(prompts) > 1 else [batched]
+    yield Measured("answers", len(answers), equals=len(prompts))
+    for index, (prompt, rows) in enumerate(zip(prompts, answers, strict=True)):
+        _, probabilities, bound = _probabilities(subject, prompt)
+        yield from _shown(f", prompt {index}", rows, probabilities[0], bound)
+
+
+@law("fill_mask", source=PIPELINE, cause="scores are no softmax over the whole vocabulary, or are not sorted")
+def full_ranking(subject: Subject) -> Iterator[Measured]:
+    """Over the whole vocabulary scores descend, lie between 0 and 1, and sum to 1."""
+    wordless = copy.copy(subject.tokenizer)
+    wordless.decode = lambda *args, **kwargs: ""  # a sentence for each token of the vocabulary would take too long
+    prompt = _prompts(subject)[0]
+    size = int(subject.model.config.vocab_size)
+    rows = _filler(subject, wordless)(prompt, top_k=size)
+    scores = [row["score"] for row in rows]
+    yield Measured("different tokens", len({row["token"] for row in rows}), equals=size)
+    yield Measured("scores that rise", sum(right > left for left, right in pairwise(scores)), equals=0)
+    yield Measured(
+        "largest score", scores[0], at_most=1 + 4 * UNIT, at_least=1 / size, reason="the mean is 1/vocabulary"
+    )
+    yield Measured("smallest score", scores[-1], at_least=0.0)
+    bound = 2 * _probabilities(subject, prompt)[2]
+    yield Measured("sum of all scores and 1 apart", abs(math.fsum(scores) - 1), at_most=bound, reason=REASON)
+
+
+@law("fill_mask", source=PIPELINE, cause="targets are renormalised, looked up with another space, or shuffled")
+def targets_in_ranking(subject: Subject) -> Iterator[Measured]:
+    """Given targets have the scores of the full ranking, as tokens and as words with the space before them."""
+    filler, prompt, tokenizer = _filler(subject), _prompts(subject)[0], subject.tokenizer
+    _, probabilities, bound = _probabilities(subject, prompt)
+    vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
+    ranked = [row["token"] for row in filler(prompt, top_k=TOP) if row["token"] not in special]
+    chosen = [token for token in ranked if tokenizer.decode([token]).strip()][::5]
+    if not chosen:
+        raise NotApplicable("none of the best tokens is a word")
+    for how, names in (
+        ("tokens", tokenizer.convert_ids_to_tokens(chosen)),
+        ("words", [tokenizer.decode([token]) for token in chosen]),
+    ):
+        # What is no token by name stands for the first one that it is split into.
+        split = [tokenizer(name, add_special_tokens=False)["input_ids"][0] for name in names]
+        wanted = {vocabulary.get(name, first) for name, first in zip(names, split, strict=True)}
+        rows = filler(prompt, targets=list(names))
+        missing = len(wanted ^ {row["token"] for row in rows})
+        yield Measured(f"{how}: targets without a row, and rows without a target", missing, equals=0)
+        apart = max(_logs_apart(row["score"], float(probabilities[0, row["token"]])) for row in rows)
+        yield _measured(f"{how}: scores and softmax apart", apart, bound)
+        rising = sum(right["score"] > left["score"] for left, right in pairwise(rows))
+        yield Measured(f"{how}: scores that rise", rising, equals=0)
+
+
+@law("fill_mask", source=PIPELINE, cause="top_k is off by one, or ranks within another set")
+def ranking_prefix(subject: Subject) -> Iterator[Measured]:
+    """A short ranking is the beginning of a longer one."""
+    filler, prompt = _filler(subject), _prompts(subject)[0]
+    long = filler(prompt, top_k=TOP)
+    for count in (1, 5):
+        short = filler(prompt, top_k=count)
+        yield Measured(f"rows for top_k={count}", len(short), equals=count)
+        # Tokens of one score may come in any order.
+        strange = sum(
+            row["score"] != other["score"]
+            or row["token"] not in {r["token"] for r in long if r["score"] == row["score"]}
+            for row, other in zip(short, long, strict=False)
+        )
+        yield Measured(f"of these not in their place of top_k={TOP}", strange, equals=0)
+
+
+@law("fill_mask", source=PIPELINE, cause="masks are mixed up, or one is filled before the other is read")
+def several_masks(subject: Subject) -> Iterator[Measured]:
+    """Each of several masks has a ranking of its own, from the logits at its place, the others unfilled."""
+    prompt = _prompts(subject, masks=2)[0]
+    rankings = _filler(subject)(prompt, top_k=TOP)
+    yield Measured("rankings", len(rankings), equals=2)
+    _, probabilities, bound = _probabilities(subject, prompt)
+    for index, rows in enumerate(rankings):
+        yield from _shown(f", mask {index}", rows, probabilities[index], bound)
+
+
+@law("fill_mask", source=PIPELINE, cause="the sentence is filled at another place, or with another token")
+def filled_sentences(subject: Subject) -> Iterator[Measured]:
+    """A row's sentence is the prompt with its token in place of the mask, and its word is that token."""
+    filler, tokenizer = _filler(subject), subject.tokenizer
+    sentences = words = 0
+    for masks in (1, 2):
+        prompt = _prompts(subject, masks=masks)[0]
+        ids = _probabilities(subject, prompt)[0]
+        places = (ids == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+        rankings = filler(prompt, top_k=5)
+        for place, rows in zip(places, rankings if masks > 1 else [rankings], strict=True):
+            for row in rows:
+                filled = ids.tolist()
+                filled[place] = row["token"]
+                filled = [token for token in filled if token != tokenizer.pad_token_id]
+                sentences += row["sequence"] != tokenizer.decode(filled, skip_special_tokens=masks == 1)
+                words += row["token_str"] != tokenizer.decode([row["token"]])
+    yield Measured("sentences that are filled otherwise", sentences, equals=0)
+    yield Measured("words of another token", words, equals=0)

@@ -1,0 +1,381 @@
+"""Laws of the model: what its predictions and its loss may depend on, and what they must."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from mlmrepro import loading
+from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.errors import first_line
+from mlmrepro.laws.forward import (
+    agreeing,
+    another,
+    even,
+    exact_losses,
+    hides_padding,
+    in_float32,
+    logits_of,
+    longest,
+    losses_agreeing,
+    moving,
+    ordinary,
+    readable,
+    takes,
+)
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.subject import Subject
+
+__all__ = [
+    "all_positions",
+    "better_than_guessing",
+    "both_directions",
+    "companions",
+    "dropout_switch",
+    "every_layer",
+    "float64_reference",
+    "head_on_masked",
+    "hidden_tokens",
+    "ignored_labels",
+    "inputs_embeds",
+    "kernels",
+    "loss_batch_size",
+    "mean_loss",
+    "padding",
+    "row_order",
+    "same_bits",
+    "token_order",
+    "vocabulary_rows",
+]
+
+GLOSSARY = "https://huggingface.co/docs/transformers/glossary#attention-mask"
+BERT = "Devlin et al. 2019, https://aclanthology.org/N19-1423"
+MOST_POSITIONS = 512  # of one row that is really run: a longer one takes longer than a law may
+
+
+@law("model", source=GLOSSARY, cause="the attention mask is lost, wrongly shaped or too weak, or positions count pads")
+def padding(subject: Subject) -> Iterator[Measured]:
+    """Right padding does not change a row's predictions, whatever token pads."""
+    import torch
+
+    model = hides_padding(subject)
+    ids, places = longest(subject)
+    ids = ids[:, : subject.row_limit - 4]
+    alone = logits_of(model, ids, torch.ones_like(ids))
+    real = torch.nn.functional.pad(torch.ones_like(ids), (0, 4))
+    fillers = [("pads", subject.pad_id)]
+    if not model.config.is_encoder_decoder:  # a decoder finds the end of its row by the pads
+        fillers.append(("hidden words", int(ids[0, places[0]])))
+    for what, filler in fillers:
+        padded = logits_of(model, torch.nn.functional.pad(ids, (0, 4), value=filler), real)[:, : ids.shape[1]]
+        yield agreeing(f"difference of the logits with four {what} behind the row", subject, padded, alone)
+
+
+@law("model", source=GLOSSARY, cause="attention or normalisation runs over the rows of a batch, not within each")
+def companions(subject: Subject) -> Iterator[Measured]:
+    """The rows beside it in a batch do not change a row's predictions."""
+    model, ids = in_float32(subject), even(subject)["input_ids"]
+    together = logits_of(model, ids)
+    for index in (0, len(ids) - 1):
+        alone = logits_of(model, ids[[index]])
+        yield agreeing(
+            f"difference of the logits of row {index}, alone and together", subject, together[[index]], alone
+        )
+
+
+@law("model", source=GLOSSARY, cause="something in the model depends on a row's index in the batch")
+def row_order(subject: Subject) -> Iterator[Measured]:
+    """The order of the rows in a batch does not matter."""
+    model, batch = in_float32(subject), subject.batch()
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    backward = logits_of(model, ids.flip(0), real.flip(0)).flip(0)
+    yield agreeing("difference of the logits, rows reversed", subject, backward, logits_of(model, ids, real))
+
+
+@law("model", source=f"{BERT}, section 3.1", cause="a causal mask: is_decoder is set, or the kernel is asked for one")
+def both_directions(subject: Subject) -> Iterator[Measured]:
+    """Another token somewhere moves the predictions before it and behind it."""
+    model = in_float32(subject)
+    ids, places = longest(subject)
+    before, first, last = logits_of(model, ids), places[0], places[-1]
+    changed = logits_of(model, another(ids, places, last))
+    yield moving("change of the logits before another token", subject, changed[:, :last], before[:, :last])
+    changed = logits_of(model, another(ids, places, first))
+    behind = slice(first + 1, None)
+    yield moving("change of the logits behind another token", subject, changed[:, behind], before[:, behind])
+
+
+@law("model", source=GLOSSARY, cause="the attention mask is not applied in every layer, or hides too weakly")
+def hidden_tokens(subject: Subject) -> Iterator[Measured]:
+    """A token that the attention mask hides does not matter to the others."""
+    import torch
+
+    model = hides_padding(subject)
+    if model.config.is_encoder_decoder:
+        raise NotApplicable("its decoder reads every token")
+    ids, places = longest(subject)
+    place = places[len(places) // 2]
+    real = torch.ones_like(ids)
+    real[0, place] = 0
+    others = [index for index in range(ids.shape[1]) if index != place]
+    one = logits_of(model, ids, real)[:, others]
+    two = logits_of(model, another(ids, places, place), real)[:, others]
+    yield agreeing("difference of the other logits by a hidden token", subject, two, one)
+
+
+@law("model", source=f"{BERT}, section 3", cause="positions are lost: all ids the same, or their embeddings left out")
+def token_order(subject: Subject) -> Iterator[Measured]:
+    """The order of the tokens matters: where two change places, the predictions elsewhere move."""
+    model = in_float32(subject)
+    ids, places = longest(subject)
+    first = places[0]
+    second = next(place for place in reversed(places) if ids[0, place] != ids[0, first])
+    swapped = ids.clone()
+    swapped[0, [first, second]] = ids[0, [second, first]]
+    others = [index for index in range(ids.shape[1]) if index not in (first, second)]
+    before, after = (logits_of(model, row)[:, others] for row in (ids, swapped))
+    yield moving("change of the other logits where two tokens change places", subject, after, before)
+
+
+@law("model", source=f"{BERT}, section 3", cause="max_position_embeddings or padding_idx is wrong, or positions repeat")
+def all_positions(subject: Subject) -> Iterator[Measured]:
+    """A row may be as long as the configuration says, and no two positions have the same embedding."""
+    import torch
+
+    model = in_float32(subject)
+    limit = min(MOST_POSITIONS, loading.positions(model.config, subject.tokenizer.model_max_length))
+    tokens = [row[place] for row in subject.rows for place in ordinary(subject, row)]
+    ids = torch.tensor([(tokens * (limit // len(tokens) + 1))[:limit]])
+    strange = int((~torch.isfinite(logits_of(model, ids))).sum())
+    yield Measured(f"logits of a row of {limit} tokens that are no finite number", strange, equals=0)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Embedding) and "position" in name.rpartition(".")[2]:
+            repeated = len(module.weight) - len(module.weight.detach().unique(dim=0))
+            yield Measured(f"repeated rows of {name}", repeated, equals=0, reason="positions must be told apart")
+
+
+@law("model", source=f"{BERT}, section 3.1", cause="the loss is summed, in another unit, or over other positions")
+def mean_loss(subject: Subject) -> Iterator[Measured]:
+    """The loss is the mean of -ln p(original) over the labelled positions, and over no others."""
+    import torch
+
+    model, batch = in_float32(subject), subject.batch()
+    with torch.no_grad():
+        output = model(**readable(model, batch))
+    labelled = batch["labels"] != IGNORE_INDEX
+    own = float(exact_losses(output.logits[labelled], batch["labels"][labelled]).mean())
+    yield Measured("the model's loss", float(output.loss), unit="nats")
+    yield losses_agreeing("it and our own mean apart", subject, float(output.loss), own, output.logits)
+
+
+@law("model", source="torch.nn.CrossEntropyLoss, ignore_index", cause="label -100 is not ignored, or pads have a label")
+def ignored_labels(subject: Subject) -> Iterator[Measured]:
+    """Positions with label -100 do not touch the loss: its gradient is zero at their logits."""
+    import torch
+
+    model, batch = in_float32(subject), subject.batch()
+    output = model(**readable(model, batch))
+    (gradient,) = torch.autograd.grad(output.loss, output.logits)
+    ignored = batch["labels"] == IGNORE_INDEX
+    yield Measured("largest gradient where the label is -100", float(gradient[ignored].abs().max()), equals=0.0)
+    yield Measured("largest gradient elsewhere", float(gradient[~ignored].abs().max()))
+
+
+@law("model", source="the micro-average of a loss", cause="a batch's loss is not the mean over its masked tokens")
+def loss_batch_size(subject: Subject) -> Iterator[Measured]:
+    """The mean loss over masked tokens does not depend on the size of the batches, in the model or in the scorer."""
+    import torch
+
+    from mlmrepro.scoring.plan import token_plan
+    from mlmrepro.scoring.scorer import Scorer
+
+    model, batch = in_float32(subject), subject.batch(3)
+    parts = readable(model, batch)
+    counts = (batch["labels"] != IGNORE_INDEX).sum(dim=1)
+    with torch.no_grad():
+        whole = model(**parts)
+        singles = [model(**{name: tensor[[row]] for name, tensor in parts.items()}).loss for row in range(len(counts))]
+    mean = float((torch.stack(singles).double() * counts).sum() / counts.sum())
+    yield losses_agreeing("model: one batch and single rows", subject, mean, float(whole.loss), whole.logits)
+
+    texts = [subject.tokenizer.decode(row, skip_special_tokens=True) for row in subject.rows[:3]]
+    scorer = Scorer(model, subject.tokenizer)
+    encoded = scorer.encode(texts)
+    plan = token_plan(texts, encoded, rate=0.5)
+    many = float(scorer.score(plan, encoded).loss.mean(dtype="float64"))
+    scorer.batch_tokens = 1
+    one = float(scorer.score(plan, encoded).loss.mean(dtype="float64"))
+    yield losses_agreeing("scorer: large batches and single rows", subject, many, one, whole.logits)
+
+
+@law(
+    "model",
+    source="https://huggingface.co/docs/transformers/attention_interface",
+    cause="one kernel has another scale, mask or dropout",
+)
+def kernels(subject: Subject) -> Iterator[Measured]:
+    """The eager and the SDPA kernel of attention give the same predictions."""
+    if not getattr(subject.model, "_supports_sdpa", False):
+        raise NotApplicable(f"{type(subject.model).__name__} has no SDPA kernel in this version")
+    batch = subject.batch(3)
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    eager, sdpa = (logits_of(_with_kernel(subject, name), ids, real)[real.bool()] for name in ("eager", "sdpa"))
+    yield agreeing("difference of the logits, eager and SDPA", subject, sdpa, eager)
+
+
+def _with_kernel(subject: Subject, name: str) -> Any:
+    """Load the model with one kernel of attention; our loading module always takes the library's choice."""
+    from transformers import AutoModelForMaskedLM
+
+    model = AutoModelForMaskedLM.from_pretrained(
+        subject.checkpoint, use_safetensors=True, trust_remote_code=False, attn_implementation=name
+    )
+    return model.float().eval()
+
+
+@law("model", source="Higham 2002, section 3.1", cause="something is computed in a lower precision than float32")
+def float64_reference(subject: Subject) -> Iterator[Measured]:
+    """Predictions in float32 agree with those in float64 as far as float32's digits go."""
+    model, batch = in_float32(subject), subject.batch(2)
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    try:
+        exact = logits_of(copy.deepcopy(model).double(), ids, real)
+    except RuntimeError as error:
+        raise NotApplicable(f"it does not compute in float64: {first_line(error)}") from error
+    yield agreeing("difference of the logits, float32 and float64", subject, logits_of(model, ids, real), exact)
+
+
+@law("evaluation", source="mlmrepro.scoring.shortcuts", cause="the scorer cuts behind a layer that mixes positions")
+def head_on_masked(subject: Subject) -> Iterator[Measured]:
+    """The head on the masked positions only, as the scorer runs it, gives what the whole head gives."""
+    from mlmrepro.scoring.scorer import Scorer, still
+
+    model = in_float32(subject)
+    scorer = Scorer(model, subject.tokenizer)
+    batch = subject.batch() if scorer.forward.pads else even(subject)
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    at = (batch["labels"] != IGNORE_INDEX).nonzero().T
+    with still(model):
+        cut = scorer.logits(ids, real, at)
+    whole = logits_of(model, ids, real)[at[0], at[1]]
+    yield Measured("the head runs on masked positions only", scorer.prunes_head)
+    yield agreeing("difference of the logits, masked positions only and all", subject, cut, whole)
+
+
+@law(
+    "model",
+    source="PreTrainedModel.get_input_embeddings",
+    cause="given embeddings go by another way than looked-up ones",
+)
+def inputs_embeds(subject: Subject) -> Iterator[Measured]:
+    """Embeddings handed in give the predictions of the ids that they belong to."""
+    import torch
+
+    model = in_float32(subject)
+    embeddings = model.get_input_embeddings()
+    known = takes(model, "inputs_embeds") and isinstance(embeddings, torch.nn.Embedding)
+    if not known or model.config.is_encoder_decoder:
+        raise NotApplicable("it takes no embeddings alone, or looks them up in a way of its own")
+    if getattr(model.config, "token_dropout", False):
+        raise NotApplicable("it scales embeddings by the share of masks, which only the ids tell")
+    ids = even(subject)["input_ids"]
+    with torch.no_grad():
+        given = model(inputs_embeds=embeddings(ids)).logits
+    yield agreeing("difference of the logits, embeddings and ids", subject, given, logits_of(model, ids))
+
+
+@law("model", source="torch.nn.Module.eval", cause="dropout or other randomness is left on in evaluation mode")
+def same_bits(subject: Subject) -> Iterator[Measured]:
+    """Evaluation mode is deterministic: the same batch gives the same bits again, and nearly so by two threads."""
+    import torch
+
+    model, batch = in_float32(subject), subject.batch(2)
+    ids, real = batch["input_ids"], batch["attention_mask"]
+    torch.set_num_threads(1)
+    first, again = (logits_of(model, ids, real) for _ in range(2))
+    yield Measured("logits that differ when repeated", int((first != again).sum()), equals=0)
+    torch.set_num_threads(2)
+    yield agreeing("difference of the logits, one thread and two", subject, logits_of(model, ids, real), first)
+
+
+@law(
+    "model", source="Srivastava et al. 2014, Dropout", cause="dropout is lost, or has another rate than in config.json"
+)
+def dropout_switch(subject: Subject) -> Iterator[Measured]:
+    """Dropout has the configuration's rates, and is on in training mode."""
+    import torch
+
+    model, ids = copy.deepcopy(in_float32(subject)).train(), even(subject, 2)["input_ids"]
+    elsewhere = ("classif", "qa", "seq", "summary", "token")  # of other heads; ESM's token_dropout is no rate
+    rates = {
+        float(value)
+        for name, value in model.config.to_dict().items()
+        if "dropout" in name and isinstance(value, (int, float)) and not name.startswith(elsewhere)
+    }
+    used = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    strange = ", ".join(map(str, sorted(used - rates - {0.0})))
+    yield Measured("dropout rates that the configuration does not name", strange, equals="")
+    if any(rates):
+        one, two = logits_of(model, ids), logits_of(model, ids)
+        yield moving("difference of the logits in training mode, twice", subject, one, two)
+
+
+@law(
+    "model",
+    source="PreTrainedTokenizerBase.get_vocab",
+    cause="the tokenizer is another model's, or embeddings were cut",
+)
+def vocabulary_rows(subject: Subject) -> Iterator[Measured]:
+    """Every id of the tokenizer has an embedding and a logit, and logits are finite."""
+    import torch
+
+    model, batch = in_float32(subject), subject.batch()
+    rows = len(model.get_input_embeddings().weight)
+    reason = f"there are {rows} embeddings"
+    largest = max(subject.tokenizer.get_vocab().values())
+    yield Measured("largest id of the tokenizer", largest, at_most=rows - 1, reason=reason)
+    yield Measured("vocab_size of the configuration", int(model.config.vocab_size), equals=rows, reason=reason)
+    logits = logits_of(model, batch["input_ids"], batch["attention_mask"])
+    yield Measured("logits of a position", logits.shape[-1], equals=rows, reason=reason)
+    yield Measured("logits that are no finite number", int((~torch.isfinite(logits)).sum()), equals=0)
+
+
+@law("model", source="Shannon 1948: ln(n) is the loss of a guess", cause="weights are not loaded, or ids are shifted")
+def better_than_guessing(subject: Subject) -> Iterator[Measured]:
+    """At masked positions the model loses less than a guess, than without context, and than one place beside."""
+    model, batch = in_float32(subject), subject.batch(8)
+    logits = logits_of(model, batch["input_ids"], batch["attention_mask"])
+    row, place = (batch["labels"] != IGNORE_INDEX).nonzero().T
+    tokens = batch["labels"][row, place]
+    own = float(exact_losses(logits[row, place], tokens).mean())
+    guess = math.log(logits.shape[-1])
+    yield Measured("mean loss at masked positions", own, at_most=guess, unit="nats", reason="ln(vocabulary)")
+    blind = float(-logits[row, place].double().softmax(dim=-1).mean(dim=0)[tokens].log().mean())
+    others = {"by the mean of all these predictions": blind}
+    for step, side in ((-1, "before"), (1, "behind")):
+        beside = (place + step).clamp(0, logits.shape[1] - 1)
+        others[f"by the predictions one place {side}"] = float(exact_losses(logits[row, beside], tokens).mean())
+    for way, loss in others.items():
+        yield Measured(f"mean loss {way}", loss, at_least=own, unit="nats", reason="the one above")
+
+
+@law("model", source="back-propagation", cause="a layer is skipped, cut off from the loss, or frozen")
+def every_layer(subject: Subject) -> Iterator[Measured]:
+    """Every layer has a say in the loss, and may learn from it."""
+    import torch
+
+    model = copy.deepcopy(in_float32(subject))
+    frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad and "pos" not in name]
+    yield Measured("weights that may not learn", ", ".join(frozen[:3]), equals="", reason="all but waves of positions")
+    model(**readable(model, subject.batch(2))).loss.backward()
+    layers = {
+        f"{name}.{index}": [weight.grad for weight in layer.parameters()]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
+        for index, layer in enumerate(module)
+    }
+    idle = [name for name, found in layers.items() if found and not any(g is not None and bool(g.any()) for g in found)]
+    yield Measured("layers without a say", ", ".join(idle), equals="")

@@ -1,0 +1,178 @@
+"""Hold a checkpoint against the laws: each one measured by itself, timed, and judged in one word."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import tomllib
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlmrepro import loading
+from mlmrepro.compare.golden import holds
+from mlmrepro.errors import UserError, first_line
+from mlmrepro.laws.law import Law, NotApplicable, all_laws
+from mlmrepro.laws.result import LawResult, LawVerdict, Measured
+from mlmrepro.laws.subject import Subject
+from mlmrepro.provenance import package_versions
+from mlmrepro.scoring.documents import read_text
+
+__all__ = ["choose", "run_law", "run_laws", "sample"]
+
+_TEXTS, _WORDS = 8, 60  # enough for batches that are ragged, few enough for a processor
+_FEWEST_TEXTS, _FEWEST_WORDS = 4, 6
+
+
+@dataclass(frozen=True)
+class Known:
+    """One value that versions are known to give in breach of a law."""
+
+    law: str
+    what: str
+    value: Any
+    when: tuple[str, ...]
+    reason: str
+    link: str
+    atol: float = 0.0
+    models: tuple[str, ...] = ()
+
+    def excuses(self, name: str, measured: Measured, model_type: str, versions: Mapping[str, str | None]) -> bool:
+        """Tell whether this number of this law is the one that these versions are known for."""
+        if (name, measured.what) != (self.law, self.what) or (self.models and model_type not in self.models):
+            return False
+        if isinstance(self.value, (int, float)) and isinstance(measured.value, (int, float)):
+            near = abs(measured.value - self.value) <= self.atol
+        else:
+            near = measured.value == self.value
+        return near and all(holds(text, versions) for text in self.when)
+
+
+@cache
+def known_breaches() -> tuple[Known, ...]:
+    """Return what is declared in known.toml."""
+    content = tomllib.loads((Path(__file__).parent / "known.toml").read_text(encoding="utf-8"))
+    return tuple(
+        Known(**{**row, "when": tuple(row["when"]), "models": tuple(row.get("models", ()))})
+        for row in content.get("known", ())
+    )
+
+
+def choose(names: Sequence[str]) -> list[Law]:
+    """Return the laws of these names or groups, all without any; raises UserError for another name."""
+    laws = all_laws()
+    known = {each.name for each in laws} | {each.group for each in laws}
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"there is no law or group {unknown[0]!r}", remedy=f"use one of: {', '.join(sorted(known))}")
+    return [each for each in laws if not names or each.name in names or each.group in names]
+
+
+def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[str, ...]:
+    """Return the beginnings of some documents of a text, as `scoring.documents.read_text` reads it, from `skip` on."""
+    documents = read_text(source, column=column, limit=skip + 4 * _TEXTS).documents[skip:]
+    begun = (" ".join(document.text.split()[:_WORDS]) for document in documents)
+    return tuple(text for text in begun if len(text.split()) >= _FEWEST_WORDS)[:_TEXTS]
+
+
+def run_laws(
+    checkpoint: str,
+    texts: Sequence[str],
+    *,
+    laws: Sequence[Law] | None = None,
+    seed: int = 0,
+    progress: Callable[[Law], None] = lambda law: None,
+) -> list[LawResult]:
+    """Measure each law on the checkpoint and some texts; a law that cannot be measured says why.
+
+    `seed` draws the inputs of laws that draw any. Nothing of the process is left changed: generators, threads and the
+    current folder are given back. Raises UserError for too little text, or a
+    checkpoint of which nothing can be measured.
+    """
+    if len(texts) < _FEWEST_TEXTS:
+        raise UserError(
+            f"the laws need {_FEWEST_TEXTS} texts of {_FEWEST_WORDS} words, here are {len(texts)}",
+            remedy="give --text another file, or none",
+        )
+    loading.check_folder(checkpoint)
+    with tempfile.TemporaryDirectory(prefix="mlmrepro-laws-") as folder:
+        subject = Subject(checkpoint, tuple(texts), Path(folder), seed)
+        results = []
+        for each in laws if laws is not None else all_laws():
+            progress(each)
+            results.append(run_law(each, subject))
+    if results and all(result.verdict is LawVerdict.UNMEASURED for result in results):
+        raise UserError(f"no law could be measured: {results[0].problem}", remedy="mend that first")
+    return results
+
+
+def run_law(law: Law, subject: Subject, *, versions: Mapping[str, str | None] | None = None) -> LawResult:
+    """Measure one law and judge it; what the law raises becomes its problem, never the caller's."""
+    started = time.perf_counter()
+    measured: list[Measured] = []
+    problem, verdict = "", None
+    with _undisturbed():
+        try:
+            measured.extend(law.check(subject))
+        except NotApplicable as reason:
+            problem, verdict = str(reason), LawVerdict.NOT_APPLICABLE
+        except UserError as error:
+            problem, verdict = str(error), LawVerdict.UNMEASURED
+        except Exception as error:  # that the libraries raise where they must not is a breach too
+            problem, verdict = f"raises {type(error).__name__}: {first_line(error)}", LawVerdict.BROKEN
+    broken = [each for each in measured if not each.holds]
+    reasons: list[Known] = []
+    if broken and verdict in (None, LawVerdict.NOT_APPLICABLE):
+        found = [_excuse(law.name, each, subject, versions or package_versions()) for each in broken]
+        reasons = [each for each in found if each is not None]
+        verdict = LawVerdict.KNOWN if len(reasons) == len(broken) else LawVerdict.BROKEN
+    elif verdict is None:
+        verdict = LawVerdict.HOLDS if any(each.bounded for each in measured) else LawVerdict.UNMEASURED
+        problem = "" if verdict is LawVerdict.HOLDS else "it measured nothing"
+    excused = reasons[0] if verdict is LawVerdict.KNOWN else None
+    return LawResult(
+        law.name,
+        law.group,
+        law.stage,
+        law.claim,
+        law.source,
+        law.cause,
+        verdict,
+        tuple(measured),
+        problem,
+        excused.reason if excused else "",
+        excused.link if excused else "",
+        round(time.perf_counter() - started, 3),
+    )
+
+
+def _excuse(name: str, measured: Measured, subject: Subject, versions: Mapping[str, str | None]) -> Known | None:
+    try:
+        model_type = str(subject.model.config.model_type)
+    except UserError:
+        model_type = ""
+    return next((k for k in known_breaches() if k.excuses(name, measured, model_type, versions)), None)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Give back the global generators, torch's threads and gradient mode; keep the libraries' warnings to ourselves."""
+    import torch
+    from transformers.utils import logging
+
+    from mlmrepro.guide.observe import preserved_generators
+
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with preserved_generators(), warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)

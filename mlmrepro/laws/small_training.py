@@ -1,0 +1,298 @@
+"""What the laws of training share: a small model of the checkpoint's kind, rows for it, a quiet Trainer, and formulas.
+
+Where a law speaks of the training loop, of the optimiser or of a loss, the checkpoint's weights and words say nothing;
+its architecture does. So the model is the checkpoint's configuration, shallow, narrow and of 200 words.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.guide.versions import allow_generator_state
+from mlmrepro.laws.subject import Subject
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "Rows",
+    "before_steps",
+    "build",
+    "build_in",
+    "descend",
+    "flat",
+    "folder",
+    "generator_states_readable",
+    "gradient",
+    "initial_variance",
+    "joined",
+    "logged",
+    "losses",
+    "move",
+    "named",
+    "noise_of_embeddings",
+    "rows",
+    "small_model",
+    "takes",
+    "train",
+    "whole_vocabulary",
+]
+
+WORDS = 200
+TOKENS = 12
+# Rows have 1 to 5 labels in turn. Of 8 rows that makes 21, so that no equal pieces of a batch have as many each.
+ROW_LABELS = 5
+_WORDS = {"vocab_size": WORDS}
+_DEPTH = {"num_hidden_layers": 2}
+_HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+_WIDTH = {"hidden_size": 32, "intermediate_size": 64, "embedding_size": 32, **_HEADS}
+
+
+class Rows:
+    """Rows of stored tensors, which remember the order in which they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.tensors = dict(tensors)
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.tensors["input_ids"])
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        self.asked.append(int(index))
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
+
+    def batch(self, indices: Sequence[int] | slice = slice(None)) -> dict[str, torch.Tensor]:
+        """Return these rows as one batch, without asking for them."""
+        return {name: tensor[indices] for name, tensor in self.tensors.items()}
+
+
+def rows(subject: Subject, count: int) -> Rows:
+    """Return rows of 12 drawn tokens, of which 1 to 5 have labels, drawn too."""
+    import torch
+
+    drawn = torch.Generator().manual_seed(subject.seed + 1)
+    ids, labels = torch.randint(5, WORDS, (2, count, TOKENS), generator=drawn)
+    place, kept = torch.arange(TOKENS), 1 + torch.arange(count)[:, None] % ROW_LABELS
+    labels[(place % 2 == 0) | (place >= 2 * kept)] = IGNORE_INDEX
+    return Rows({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+
+
+def small_model(subject: Subject, *, dropout: float = 0.0) -> Any:
+    """Return a fresh model of the checkpoint's kind in training mode: 2 layers, 32 wide, 200 words.
+
+    What the architecture cannot make small stays as it is. From here on torch has one thread: the model is too small
+    for two, and bits hang on their number.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    return _fresh(subject, (_WORDS | _DEPTH | _WIDTH, _WORDS | _DEPTH, _WORDS), dropout).train()
+
+
+def whole_vocabulary(subject: Subject) -> Any:
+    """Return a fresh model of the checkpoint's width and vocabulary, of 2 layers, in evaluation mode."""
+    return _fresh(subject, (_DEPTH, {}), 0.0).eval()
+
+
+def _fresh(subject: Subject, choices: Sequence[Mapping[str, int]], dropout: float) -> Any:
+    """Return the model of the first sizes that the architecture takes; raises what it raises at the first of them."""
+    import torch
+
+    problem: Exception | None = None
+    for sizes in choices:
+        try:
+            model = _of_size(subject, sizes, dropout)
+            with torch.no_grad():
+                losses(model, rows(subject, 2).batch())
+            return model
+        except Exception as error:  # each architecture refuses sizes in a way of its own
+            problem = problem or error
+    raise problem or ValueError("no sizes were given")
+
+
+def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float) -> Any:
+    import torch
+    import transformers
+
+    config = copy.deepcopy(subject.model.config)
+    depth = getattr(config, "num_hidden_layers", None)
+    for name, size in sizes.items():
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(size, getattr(config, name)))
+    for name, value in config.to_dict().items():
+        if isinstance(value, list) and len(value) == depth:  # one entry a layer
+            setattr(config, name, value[: config.num_hidden_layers])
+        if "dropout" in name and isinstance(value, float):
+            setattr(config, name, dropout)
+        if name.endswith("token_id") and isinstance(value, int) and value >= config.vocab_size:
+            setattr(config, name, 3)
+    torch.manual_seed(subject.seed)
+    return transformers.AutoModelForMaskedLM.from_config(config).float()
+
+
+def folder(subject: Subject) -> Path:
+    """Return a fresh folder among the subject's."""
+    return Path(tempfile.mkdtemp(prefix="training-", dir=subject.folder))
+
+
+def build(subject: Subject, model: Any, data: Rows, **options: Any) -> Any:
+    """Return a Trainer as `build_in` does, with a folder of its own."""
+    return build_in(folder(subject), model, data, **options)
+
+
+def build_in(output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] = (), **options: Any) -> Any:
+    """Return a Trainer on the processor that prints, reports and saves nothing; `options` are TrainingArguments'."""
+    import transformers
+
+    settings: dict[str, Any] = {
+        "output_dir": str(output),
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "learning_rate": 0.05,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    arguments = transformers.TrainingArguments(**(settings | options))
+    built = transformers.Trainer(
+        model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=list(callbacks)
+    )
+    built.remove_callback(transformers.PrinterCallback)
+    return built
+
+
+def train(trainer: Any, **options: Any) -> Any:
+    """Train, and return the Trainer.
+
+    It collects the garbage of the whole process, which takes ten times as long as all steps: what is old is kept out.
+    """
+    gc.freeze()
+    try:
+        trainer.train(**options)
+    finally:
+        gc.unfreeze()
+    return trainer
+
+
+def before_steps(trainer: Any, look: Callable[[Any], Any]) -> list[Any]:
+    """Return a list that gets what `look` sees in the optimiser whenever it is about to take a step."""
+    seen: list[Any] = []
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_pre_hook(lambda optimiser, *_: seen.append(look(optimiser)))
+    return seen
+
+
+def noise_of_embeddings(table: Any, seen: list[torch.Tensor]) -> Any:
+    """Return a callback that lets `seen` get what a training adds to a table's rows, each time that they are read."""
+    import transformers
+
+    class Look(transformers.TrainerCallback):  # behind Trainer's own hook, which is set just before
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            table.register_forward_hook(lambda _, ids, rows: seen.append((rows - table.weight[ids[0]]).detach()))
+
+    return Look()
+
+
+def descend(output: Path, model: Any, data: Rows, **options: Any) -> tuple[torch.Tensor, Any]:
+    """Take one step of plain gradient descent at the rate 1, and return it and the Trainer.
+
+    What it takes from the weights, ordered as `flat` does, is the gradient itself.
+    """
+    settings: dict[str, Any] = {
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "learning_rate": 1.0,
+        "max_grad_norm": 0.0,
+        "max_steps": 1,
+    }
+    before = flat(model)
+    trainer = train(build_in(output, model, data, **(settings | options)))
+    return before - flat(model), trainer
+
+
+def logged(trainer: Any, name: str) -> list[float]:
+    """Return what the Trainer logged under this name, in order."""
+    return [float(entry[name]) for entry in trainer.state.log_history if name in entry]
+
+
+def losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the cross-entropy of each label in nats, from the logits: what the model's own loss is the mean of."""
+    wanted = batch["labels"] != IGNORE_INDEX
+    logits = model(**takes(model, batch)).logits.float()[wanted]
+    return logits.logsumexp(-1) - logits.gather(-1, batch["labels"][wanted][:, None])[:, 0]
+
+
+def takes(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the inputs that the model takes: FNet has no attention mask."""
+    known = inspect.signature(model.forward).parameters
+    return {name: tensor for name, tensor in batch.items() if name in known}
+
+
+def named(model: Any) -> list[tuple[str, Any]]:
+    """Return the parameters that are trained, by name."""
+    return sorted((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return all numbers in a row, in float64."""
+    import torch
+
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
+def flat(model: Any) -> torch.Tensor:
+    """Return all trained weights in a row, by name, in float64."""
+    return joined([parameter for _, parameter in named(model)])
+
+
+def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of a loss, ordered as `flat` does; NaN where the loss does not reach."""
+    import torch
+
+    parameters = [parameter for _, parameter in named(model)]
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return joined([torch.full_like(p, math.nan) if g is None else g for p, g in zip(parameters, found, strict=True)])
+
+
+def move(model: Any, step: torch.Tensor) -> None:
+    """Add a step to the weights, ordered as `flat` does; NaN stays where it is."""
+    import torch
+
+    parameters = [parameter for _, parameter in named(model)]
+    parts = step.nan_to_num(0.0).split([parameter.numel() for parameter in parameters])
+    with torch.no_grad():
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter += part.reshape(parameter.shape)
+
+
+def initial_variance(model: Any) -> float:
+    """Return the variance that a fresh model's logits are to have: the width below them times that of the weights."""
+    names = ("initializer_range", "embed_init_std", "init_std")
+    deviation = next((float(value) for name in names if (value := getattr(model.config, name, None))), 0.02)
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    return deviation**2 * int(head.weight.shape[1])
+
+
+@contextmanager
+def generator_states_readable() -> Iterator[None]:
+    """Let transformers 4.41 resume beside today's torch; torch's list of safe types is afterwards what it was."""
+    import torch
+
+    before = torch.serialization.get_safe_globals()
+    allow_generator_state()
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)

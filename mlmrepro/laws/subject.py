@@ -1,0 +1,101 @@
+"""What the laws are held against: a checkpoint, some text, and a folder to write in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro import loading
+from mlmrepro.config import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Subject"]
+
+ROW_TOKENS = 48  # at most, special tokens included: long enough to be ragged, short enough for a processor
+
+
+@dataclass
+class Subject:
+    """A checkpoint's tokenizer and model, loaded once, and small batches of the text.
+
+    A law that changes what it is given takes `fresh_model` or `fresh_tokenizer`.
+    """
+
+    checkpoint: str
+    texts: tuple[str, ...]
+    folder: Path
+    seed: int = 0
+    _names: set[str] = field(default_factory=set)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer; nobody may change it."""
+        return self.fresh_tokenizer()
+
+    @cached_property
+    def model(self) -> Any:
+        """The checkpoint's model in evaluation mode; nobody may change it."""
+        return self.fresh_model()
+
+    def fresh_tokenizer(self) -> Any:
+        """Load the tokenizer once more."""
+        return loading.load_tokenizer(self.checkpoint)
+
+    def fresh_model(self) -> Any:
+        """Load the model once more, in evaluation mode."""
+        return loading.load_model(self.checkpoint).eval()
+
+    @cached_property
+    def row_limit(self) -> int:
+        """How many tokens a row may have here, special tokens included."""
+        return min(ROW_TOKENS, loading.max_block_size(self.checkpoint, self.tokenizer.model_max_length))
+
+    @cached_property
+    def rows(self) -> list[list[int]]:
+        """Token ids of each text, special tokens included, cut at `row_limit`; ragged, never empty."""
+        ids = [self.tokenizer(text, truncation=True, max_length=self.row_limit)["input_ids"] for text in self.texts]
+        # Texts are often longer than the limit; rows of unequal lengths are what needs padding.
+        rows = [row if index % 2 == 0 else row[: max(8, len(row) * 2 // 3)] for index, row in enumerate(ids)]
+        return [row for row in rows if len(row) > 4]
+
+    @property
+    def pad_id(self) -> int:
+        """The id that pads."""
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)
+
+    def batch(self, rows: int | slice = 4, *, width: int | None = None) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `attention_mask` and `labels`, each (rows, tokens), padded on the right.
+
+        Every sixth ordinary token is masked, another one in each row; its label is the original.
+        """
+        import torch
+
+        chosen = self.rows[rows] if isinstance(rows, slice) else self.rows[:rows]
+        longest = max(width or 0, *map(len, chosen))
+        ids = torch.full((len(chosen), longest), self.pad_id)
+        real = torch.zeros_like(ids)
+        labels = torch.full_like(ids, IGNORE_INDEX)
+        special = set(self.tokenizer.all_special_ids)
+        for index, row in enumerate(chosen):
+            ids[index, : len(row)] = torch.tensor(row)
+            real[index, : len(row)] = 1
+            ordinary = [place for place, token in enumerate(row) if token not in special]
+            for place in ordinary[self.rows.index(row) % 6 :: 6] or ordinary[:1]:
+                labels[index, place] = row[place]
+                ids[index, place] = self.tokenizer.mask_token_id
+        return {"input_ids": ids, "attention_mask": real, "labels": labels}
+
+    def new_folder(self, name: str) -> Path:
+        """Return a fresh folder under the scratch folder."""
+        unique = name
+        while unique in self._names:
+            unique += "-again"
+        self._names.add(unique)
+        path = self.folder / unique
+        path.mkdir(parents=True)
+        return path

@@ -1,0 +1,400 @@
+"""The tokenizer: nothing of a text is lost, the mask takes its space, special tokens are where they are said to be.
+
+The laws hold for byte-level tokenizers exactly, and for others up to the normalisation that they declare themselves.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from mlmrepro import loading
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.vocabulary import (
+    EDGES,
+    around,
+    average_word,
+    backend,
+    contexts_of,
+    decoded,
+    differing,
+    ids_of,
+    is_byte_level,
+    known,
+    letters,
+    normalised,
+    plain,
+    texts_of,
+    whole_words,
+    without_spaces,
+    words_by_kind,
+)
+
+__all__ = [
+    "SLOW",
+    "a_batch_is_each_text_alone",
+    "a_saved_tokenizer_is_the_same",
+    "a_truncated_text_keeps_its_beginning",
+    "adding_a_token_moves_none",
+    "mask_takes_the_space",
+    "no_unknown_tokens",
+    "offsets_cover_the_text",
+    "padding_goes_right",
+    "special_tokens_are_marked",
+    "special_tokens_in_a_text",
+    "special_tokens_stand_around",
+    "text_round_trips",
+    "tokens_a_word",
+    "vocabulary_is_whole",
+    "words_of_the_vocabulary",
+]
+
+SLOW: frozenset[str] = frozenset()
+_NEW = "zqxaddedzqx"  # in no text and no vocabulary
+_DOCUMENTED = "transformers.PreTrainedTokenizerBase"
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}: decode of what was encoded",
+    cause="decoder, pre-tokenizer or normaliser throw text away or change it",
+)
+def text_round_trips(subject: Subject) -> Iterator[Measured]:
+    """Decoding gives the text back: byte for byte, or up to the tokenizer's own normalisation and spaces."""
+    tokenizer = subject.tokenizer
+    texts = known(tokenizer, [*texts_of(subject), *EDGES])
+    back = [decoded(tokenizer, ids_of(tokenizer, text)) for text in texts]
+    lost = differing(map(letters, texts), map(letters, back))
+    yield Measured(f"texts of {len(texts)} that lose or gain letters or digits", lost, equals=0)
+    if backend(tokenizer) is not None:
+        wanted = [normalised(tokenizer, text) for text in texts]
+        if is_byte_level(tokenizer):
+            # Some put a space before the first word (add_prefix_space).
+            space = decoded(tokenizer, ids_of(tokenizer, "x")).startswith(" ")
+            wanted = [f" {text}" if space and not text[:1].isspace() else text for text in wanted]
+            changed = differing(wanted, back)
+            yield Measured("texts that come back otherwise", changed, equals=0, reason="bytes: every text as it is")
+        else:
+            changed = differing(map(without_spaces, wanted), map(without_spaces, back))
+            reason = "up to its own normaliser and spaces"
+            yield Measured("texts that come back otherwise", changed, equals=0, reason=reason)
+    again = [decoded(tokenizer, ids_of(tokenizer, text)) for text in back]
+    moving = differing(map(without_spaces, back), map(without_spaces, again))
+    yield Measured("texts that change once more when encoded and decoded again", moving, equals=0)
+
+
+@law(
+    "input_ids",
+    source="Sennrich et al. 2016, arXiv:1508.07909: subwords make the vocabulary an open one",
+    cause="the vocabulary or the normaliser lost something, or the text is not of the tokenizer's kind (--text)",
+)
+def no_unknown_tokens(subject: Subject) -> Iterator[Measured]:
+    """No word of the text is unknown to the tokenizer, unless it holds a character that the vocabulary lacks."""
+    tokenizer = subject.tokenizer
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        raise NotApplicable("the tokenizer has no unknown token")
+    texts = [*texts_of(subject), *(EDGES if is_byte_level(tokenizer) else ())]
+    words = [word for text in texts for word in text.split()]
+    vocabulary = tokenizer.get_vocab()
+    continues = any(token.startswith("##") for token in vocabulary)
+
+    @cache
+    def spelled(character: str) -> bool:
+        return unknown not in ids_of(tokenizer, character) and (not continues or f"##{character}" in vocabulary)
+
+    bad = [word for word in words if unknown in ids_of(tokenizer, word)]
+    # WordPiece gives words of more than 100 characters up.
+    spellable = sum(len(word) <= 100 and all(map(spelled, normalised(tokenizer, word))) for word in bad)
+    yield Measured("unknown words of characters that are all in the vocabulary", spellable, equals=0)
+    if is_byte_level(tokenizer):
+        yield Measured("unknown words", len(bad), equals=0, reason="every byte is in the vocabulary")
+    else:
+        reason = "a vocabulary of its language lacks rare characters only"
+        yield Measured("share of words that are unknown", len(bad) / len(words), at_most=0.01, reason=reason)
+
+
+@law(
+    "input_ids",
+    source="Sennrich et al. 2016, arXiv:1508.07909; Rust et al. 2021, arXiv:2012.15613 (fertility)",
+    cause="the merges are lost, so that words fall back to characters; or words are thrown away",
+)
+def tokens_a_word(subject: Subject) -> Iterator[Measured]:
+    """Every word has a token at least, and a token stands for two characters or more on average."""
+    tokenizer = subject.tokenizer
+    if next(whole_words(tokenizer), None) is None:
+        raise NotApplicable("the tokenizer's vocabulary is of characters, not of words")
+    characters = average_word(subject)
+    texts = known(tokenizer, texts_of(subject))
+    words = sum(len(text.split()) for text in texts)
+    count = sum(len(ids_of(tokenizer, text)) for text in texts)
+    yield Measured(
+        "tokens a word",
+        count / words,
+        at_least=1.0,
+        at_most=characters / 2,
+        reason=f"a word here has {characters:.2f} characters: more tokens than half of that are characters again",
+    )
+
+
+@law(
+    "input_ids",
+    source="Land and Bartolo 2024, arXiv:2405.05417: a token is unreachable where its own text is encoded otherwise",
+    cause="merges are lost or out of order, or a normaliser changes letters that the vocabulary was made of",
+)
+def words_of_the_vocabulary(subject: Subject) -> Iterator[Measured]:
+    """A word that is a token of the vocabulary is encoded as this one token."""
+    tokenizer = subject.tokenizer
+    rng = np.random.default_rng([subject.seed, 30])
+    chosen = {kind: words for kind, words in words_by_kind(tokenizer).items() if len(words) >= 20}
+    if not chosen:
+        raise NotApplicable("the tokenizer's vocabulary holds no words")
+    for kind, words in chosen.items():
+        tokens = rng.permutation(list(words))[:1000].tolist()
+        found = tokenizer([words[token] for token in tokens], add_special_tokens=False, verbose=False)["input_ids"]
+        yield Measured(
+            f"share of words {kind} that are one token",
+            1 - differing(found, [[token] for token in tokens]) / len(tokens),
+            at_least=0.98,
+            reason=f"{len(tokens)} drawn; all are for merges and word pieces, all but 1 in 100 for unigram models",
+        )
+
+
+@law(
+    "input_ids",
+    source="Liu et al. 2019, arXiv:1907.11692; transformers' AddedToken(lstrip=True) of mask tokens",
+    cause="the mask token has lost lstrip=True: it leaves a token of the space that no training text has",
+)
+def mask_takes_the_space(subject: Subject) -> Iterator[Measured]:
+    """A mask in a sentence is one token that takes the space before it, and leaves the text beside it alone."""
+    tokenizer = subject.tokenizer
+    contexts = contexts_of(subject)
+    mask = int(tokenizer.mask_token_id)
+    # A mask that stands for a character has no space to take.
+    space = " " if next(whole_words(tokenizer), None) else ""
+    wrong = several = 0
+    for left, right in contexts:
+        found = ids_of(tokenizer, f"{left}{space}{tokenizer.mask_token}{right}")
+        wrong += found != [*ids_of(tokenizer, left), mask, *ids_of(tokenizer, right)]
+        several += found.count(mask) != 1
+    yield Measured(f"sentences of {len(contexts)} without exactly one mask", several, equals=0)
+    reason = "in training a mask stands in the place of a word with its space"
+    yield Measured(f"sentences of {len(contexts)} changed beside the mask", wrong, equals=0, reason=reason)
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}: special tokens are never split",
+    cause="a special token that a text spells out is cut into pieces, or is not counted as special",
+)
+def special_tokens_in_a_text(subject: Subject) -> Iterator[Measured]:
+    """A special token that is spelled out in a text is its one id there, and is marked as special."""
+    tokenizer = subject.tokenizer
+    left, right = contexts_of(subject)[0]
+    names = ("mask_token", "bos_token", "cls_token", "eos_token", "sep_token", "pad_token")
+    cut, unmarked = [], []
+    for token in sorted({str(getattr(tokenizer, name)) for name in names if getattr(tokenizer, name) is not None}):
+        ids = ids_of(tokenizer, f"{left} {token}{right}")
+        places = [n for n, found in enumerate(ids) if found == tokenizer.convert_tokens_to_ids(token)]
+        marked = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        cut += [token] if len(places) != 1 else []
+        unmarked += [token] if not all(marked[n] for n in places) else []
+    yield Measured("special tokens that are not one id", " ".join(cut), equals="")
+    yield Measured("special tokens that are not marked", " ".join(unmarked), equals="")
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}.get_special_tokens_mask and all_special_ids",
+    cause="the special-tokens mask marks other positions than those of special tokens: they can be masked",
+)
+def special_tokens_are_marked(subject: Subject) -> Iterator[Measured]:
+    """The special-tokens mask, made with the ids or from them, marks exactly the positions of special ids."""
+    tokenizer = subject.tokenizer
+    special, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
+    from_build = from_ids = 0
+    for text in texts_of(subject):
+        encoded = tokenizer(text, return_special_tokens_mask=True, verbose=False)
+        ids = list(encoded["input_ids"])
+        own = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        for token, build, said in zip(ids, encoded["special_tokens_mask"], own, strict=True):
+            from_ids += bool(said) != (token in special)
+            # What the tokenizer adds is marked when it is added; an unknown word is special, but not added.
+            from_build += token != unknown and bool(build) != (token in special)
+    yield Measured("positions marked otherwise, from the ids", from_ids, equals=0)
+    yield Measured("positions marked otherwise, with the ids", from_build, equals=0)
+
+
+@law(
+    "input_ids",
+    source="Devlin et al. 2019, arXiv:1810.04805, section 3; the tokenizer's own cls_token and sep_token",
+    cause="the template of special tokens is lost or another one (post_processor in tokenizer.json)",
+)
+def special_tokens_stand_around(subject: Subject) -> Iterator[Measured]:
+    """Each text has the beginning token first and the separator last, once, and its own tokens between them."""
+    tokenizer = subject.tokenizer
+    found = [around(tokenizer, text) for text in texts_of(subject)]
+    yield Measured("texts whose own tokens are changed", found.count(None), equals=0)
+    ends = {(tuple(each[0]), tuple(each[1])) for each in found if each is not None}
+    yield Measured("ways of putting tokens around a text", len(ends), equals=1)
+    before, behind = next(iter(ends), ((), ()))
+    for what, got, names in (
+        ("first", before, ("cls_token_id", "bos_token_id")),
+        ("last", behind, ("sep_token_id", "eos_token_id")),
+    ):
+        ids = {getattr(tokenizer, name) for name in names} - {None}
+        shown = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(got)))) or "nothing"
+        declared = getattr(tokenizer, names[0]) is not None  # a model with it was trained with it
+        right = len(got) == 1 and got[0] in ids
+        yield Measured(f"{what} stands its own token", right, equals=True if declared else None, unit=f"({shown})")
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}.add_tokens: new tokens get indices from the vocabulary's length on",
+    cause="adding a token renumbers the vocabulary, takes an id that is in use, or cuts text otherwise",
+)
+def adding_a_token_moves_none(subject: Subject) -> Iterator[Measured]:
+    """A token that is added later gets the next free id, and every text that does not hold it keeps its ids."""
+    tokenizer = subject.fresh_tokenizer()
+    texts = [*texts_of(subject), *EDGES]
+    before = [list(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    vocabulary = tokenizer.get_vocab()
+    for what, special in (("ordinary", False), ("special", True)):
+        token = _NEW + what
+        last = max(tokenizer.get_vocab().values())
+        tokenizer.add_tokens([token], special_tokens=special)
+        after = [list(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+        new = tokenizer.convert_tokens_to_ids(token)
+        yield Measured(f"texts with other ids for one more {what} token", differing(before, after), equals=0)
+        yield Measured(f"place of the {what} token after the last id", int(new) - last, equals=1)
+        yield Measured(f"the {what} token in a text", ids_of(tokenizer, f"a {token} b").count(new), equals=1)
+    now = tokenizer.get_vocab()
+    yield Measured("tokens with another id", sum(now.get(token) != n for token, n in vocabulary.items()), equals=0)
+
+
+@law("input_ids", source=f"{_DOCUMENTED}.__call__", cause="a text's tokens depend on the texts beside it")
+def a_batch_is_each_text_alone(subject: Subject) -> Iterator[Measured]:
+    """Texts that are tokenised together have the ids that each has by itself."""
+    tokenizer = subject.tokenizer
+    texts = [*texts_of(subject), *EDGES, ""]
+    together = tokenizer(texts, verbose=False)["input_ids"]
+    alone = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    yield Measured(f"texts of {len(texts)} with other ids", differing(together, alone), equals=0)
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}: padding_side of masked language models",
+    cause="rows are padded on the left or with another token, or the attention mask does not say so",
+)
+def padding_goes_right(subject: Subject) -> Iterator[Measured]:
+    """Padded texts are the texts themselves, then padding to the longest; the attention mask tells which is which."""
+    tokenizer = subject.tokenizer
+    if tokenizer.pad_token_id is None:
+        raise NotApplicable("the tokenizer has no padding token")
+    texts = sorted(texts_of(subject), key=len)
+    texts = [texts[0][:40], texts[-1], texts[len(texts) // 2]]
+    rows = [list(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+    padded = tokenizer(texts, padding=True, return_attention_mask=True, verbose=False)
+    width = max(map(len, rows))
+    wanted = [row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows]
+    real = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    yield Measured("rows padded otherwise", differing(padded["input_ids"], wanted), equals=0)
+    masks = differing(padded["attention_mask"], real)
+    yield Measured("rows attended otherwise", masks, equals=0)
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}: truncation and max_length",
+    cause="truncation drops the beginning or the special tokens, or leaves too much",
+)
+def a_truncated_text_keeps_its_beginning(subject: Subject) -> Iterator[Measured]:
+    """A truncated text is as long as asked for, with its special tokens around its first tokens."""
+    tokenizer = subject.tokenizer
+    wrong = longer = 0
+    lengths = (6, 9, 16)
+    texts = texts_of(subject)[:6]
+    for text in texts:
+        bare, ends = ids_of(tokenizer, text), around(tokenizer, text)
+        if ends is None:
+            raise NotApplicable("the tokenizer changes a text beside its special tokens")
+        for length in lengths:
+            got = list(tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"])
+            longer += len(got) > length
+            wrong += got != [*ends[0], *bare[: max(0, length - len(ends[0]) - len(ends[1]))], *ends[1]]
+    yield Measured("texts longer than asked for", longer, equals=0)
+    yield Measured("texts that are not their beginning", wrong, equals=0)
+
+
+@law(
+    "input_ids",
+    source="tokenizers: offsets are characters of the text that was given",
+    cause="a normaliser or pre-tokenizer loses track of the text: words, spans and whole-word masks are off",
+)
+def offsets_cover_the_text(subject: Subject) -> Iterator[Measured]:
+    """The tokens' offsets go through the text in order and leave out nothing but spaces and marks without width."""
+    tokenizer = subject.tokenizer
+    if not tokenizer.is_fast:
+        raise NotApplicable("a tokenizer in Python only tells no offsets")
+    out_of_order = uncovered = 0
+    for text in texts_of(subject):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        offsets = encoded["offset_mapping"]
+        starts, stops = [start for start, _ in offsets], [stop for _, stop in offsets]
+        out_of_order += starts != sorted(starts) or stops != sorted(stops)
+        covered = {place for start, stop in offsets for place in range(start, stop)}
+        uncovered += sum(
+            place not in covered and not character.isspace() and unicodedata.category(character)[0] not in "MC"
+            for place, character in enumerate(text)
+        )
+    yield Measured("texts with offsets out of order", out_of_order, equals=0)
+    yield Measured("characters that no token covers", uncovered, equals=0)
+
+
+@law(
+    "input_ids",
+    source=f"{_DOCUMENTED}.save_pretrained",
+    cause="something of the tokenizer is not written, or read back otherwise",
+)
+def a_saved_tokenizer_is_the_same(subject: Subject) -> Iterator[Measured]:
+    """A tokenizer that is saved and loaded gives the same ids, special tokens and limits."""
+    one, folder = subject.tokenizer, str(subject.new_folder("tokenizer"))
+    one.save_pretrained(folder)
+    other = loading.load_tokenizer(folder)
+    left, right = contexts_of(subject)[0]
+    texts = [*texts_of(subject), *EDGES, f"{left} {one.mask_token}{right}", ""]
+    wrong = differing(*([each(text, verbose=False)["input_ids"] for text in texts] for each in (one, other)))
+    yield Measured(f"texts of {len(texts)} with other ids", wrong, equals=0)
+    for what in ("special_tokens_map", "all_special_ids", "model_max_length", "padding_side", "truncation_side"):
+        same = plain(getattr(one, what)) == plain(getattr(other, what))
+        yield Measured(f"{what} is the same", same, equals=True)
+    yield Measured("its length is the same", len(one) == len(other), equals=True)
+
+
+@law(
+    "input_ids",
+    source="torch.nn.Embedding: an id is a row of the weights",
+    cause="ids and rows of the embedding have come apart: tokens were added, or another tokenizer was saved beside",
+)
+def vocabulary_is_whole(subject: Subject) -> Iterator[Measured]:
+    """Ids run from 0 without a gap, each is one token, and each has a row in the model's embedding."""
+    tokenizer = subject.tokenizer
+    vocabulary = tokenizer.get_vocab()
+    size = len(tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
+    yield Measured("ids without a token", sum(not isinstance(token, str) for token in tokens), equals=0)
+    gaps = len(set(range(size)) - set(vocabulary.values()))
+    yield Measured("gaps in the vocabulary", gaps, equals=0)
+    yield Measured("tokens that share an id", len(vocabulary) - len(set(vocabulary.values())), equals=0)
+    used = max(max(ids_of(tokenizer, text), default=0) for text in texts_of(subject))
+    yield Measured("largest id in the text", used, at_most=size - 1, reason="the last id of the tokenizer")
+    rows = getattr(subject.model.config, "vocab_size", None)
+    if rows is not None:
+        yield Measured("tokens of the tokenizer", size, at_most=int(rows), reason="rows of the embedding")

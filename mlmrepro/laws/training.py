@@ -1,0 +1,395 @@
+"""Laws of training: the loss that is minimised, the step that is taken, the plan of the steps, and evaluation.
+
+They watch transformers' Trainer at work on a small model of the checkpoint's kind, and hold what it does against
+formulas that are written down here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.laws import plain_training as plain
+from mlmrepro.laws import small_training as small
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.plain_training import FLOAT32, ROUNDED, about_one
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.small_training import build, descend, flat, gradient, logged, losses, rows, small_model, train
+from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.two_processes import in_two_processes
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "accumulation", "argument_defaults", "batch_order", "batch_without_labels", "clipping", "decay_groups",
+    "embedding_noise", "eval_loss", "evaluating", "first_loss", "frozen_weights", "gradient_checkpointing",
+    "label_smoothing", "optimiser", "plain_loop", "resuming", "schedule", "two_processes",
+]  # fmt: skip
+
+TRAINER = "https://huggingface.co/docs/transformers/main_classes/trainer"
+
+
+@law(
+    "loss",
+    source="Glorot and Bengio 2010, on variances through layers; here of one layer behind a normalised state",
+    cause="fresh weights are too wide or not initialised, or the loss is a sum, or another mean",
+)
+def first_loss(subject: Subject) -> Iterator[Measured]:
+    """The first loss of a fresh model is ln(vocabulary), and half the variance that its initialisation gives logits."""
+    import torch
+
+    model = small.whole_vocabulary(subject)
+    batch, words = small.takes(model, subject.batch(2)), model.config.vocab_size
+    labels = torch.randint(words, batch["input_ids"].shape, generator=torch.Generator().manual_seed(subject.seed))
+    with torch.no_grad():
+        output = model(**(batch | {"labels": labels}))
+    logits, loss = output.logits.double(), float(output.loss)
+    expected = float((logits.logsumexp(-1) - logits.mean(-1)).mean())  # over all words that a label could be
+    error = float(logits.std(-1).mean()) / math.sqrt(labels.numel())
+    yield Measured("first loss", loss, unit="nats")
+    yield Measured("ln(vocabulary)", math.log(words), unit="nats")
+    why = "labels are drawn at random: more than 6 standard errors have a chance of 2e-9"
+    yield Measured("first loss from the mean over all words", abs(loss - expected) / error, at_most=6.0, reason=why)
+    yield Measured(
+        "that mean above ln(vocabulary), over half the variance of fresh logits",
+        2 * (expected - math.log(words)) / small.initial_variance(model),
+        at_least=0.2,
+        at_most=3.0,
+        reason="0.7 to 2 was measured over 30 architectures; weights of twice the width give 4 times theirs",
+    )
+
+
+@law(
+    "loss",
+    source="https://huggingface.co/blog/gradient_accumulation",
+    cause="the loss is not divided by the pieces, or each piece counts the same however few labels it has: Trainer "
+    "leaves both to a model whose loss ignores num_items_in_batch",
+)
+def accumulation(subject: Subject) -> Iterator[Measured]:
+    """A batch in four pieces with unequal numbers of labels makes the step, and logs the loss, of the whole batch."""
+    data, folder = rows(subject, 8), small.folder(subject)
+    pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
+    step, trainer = descend(folder, small_model(subject), data, **pieces)
+    parts = [data.asked[i : i + 2] for i in range(0, 8, 2)]
+    yield from plain.mixture(small_model(subject), step, data, parts).measured(logged(trainer, "loss")[0])
+
+
+@law(
+    "loss",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html: a mean over nothing",
+    cause="the loss of no label is made 0, or its gradient is not 0, or the log fills the gap (logging_nan_inf_filter)",
+)
+def batch_without_labels(subject: Subject) -> Iterator[Measured]:
+    """A batch in which no label is wanted has no loss (NaN, never 0), moves no weight, and is seen in the log."""
+    data = rows(subject, 3)
+    data.tensors["labels"][1] = IGNORE_INDEX
+    model = small_model(subject)
+    yield Measured("loss of the model", str(float(model(**small.takes(model, data.batch([1]))).loss)), equals="nan")
+    options = {"max_steps": 3, "learning_rate": 0.1, "per_device_train_batch_size": 1}
+    for what, filtered in (("", {"logging_nan_inf_filter": False}), (", logged by default", {})):
+        data.asked.clear()
+        model, wanted = small_model(subject), small_model(subject)
+        _, trainer = descend(small.folder(subject), model, data, **options, **filtered)
+        for row in data.asked:
+            if row != 1:
+                small.move(wanted, -0.1 * gradient(wanted, losses(wanted, data.batch([row])).mean()))
+        found = logged(trainer, "loss")[data.asked.index(1)]
+        yield Measured(f"loss of the step{what}", "nan" if math.isnan(found) else found, equals="nan")
+        apart = float((flat(model) - flat(wanted)).abs().max())
+        yield Measured(f"largest difference to a training without it{what}", apart, at_most=1e-5, reason=FLOAT32)
+
+
+@law(
+    "loss",
+    source="BERT, arXiv:1810.04805, as published: LayerNorm and biases are excluded from weight decay",
+    cause="a parameter's name hides what it is (a prefix with 'layernorm', a matrix called bias), or a normalisation "
+    "is of a class that Trainer does not know",
+)
+def decay_groups(subject: Subject) -> Iterator[Measured]:
+    """Weight decay acts on every matrix, and on no bias or weight of a normalisation; each is in exactly one group."""
+    model = small_model(subject)
+    trainer = build(subject, model, rows(subject, 2), weight_decay=0.01)
+    trainer.create_optimizer()
+    names, spared = {id(p): name for name, p in model.named_parameters()}, plain.without_decay(model)
+    found = [(group["weight_decay"], names[id(p)]) for group in trainer.optimizer.param_groups for p in group["params"]]
+    decaying = {name for decay, name in found if decay}
+    idle = {name for decay, name in found if not decay}
+    yield Measured("biases and normalisations that decay", plain.kinds(model, decaying & spared), equals="")
+    yield Measured("matrices that do not decay", plain.kinds(model, idle - spared), equals="")
+    yield Measured("decay", ", ".join(sorted({str(decay) for decay, _ in found if decay})), equals="0.01")
+    yield Measured("each is in one group", sorted(n for _, n in found) == sorted(names.values()), equals=True)
+
+
+@law(
+    "loss", source="AdamW, arXiv:1711.05101, algorithm 2", cause="another optimiser or constant has become the default"
+)
+def optimiser(subject: Subject) -> Iterator[Measured]:
+    """By default the optimiser is torch's AdamW with the constants of its paper, in every group."""
+    trainer = train(build(subject, small_model(subject), rows(subject, 2), max_steps=1))
+    inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    yield Measured("class", f"{type(inner).__module__}.{type(inner).__name__}", equals="torch.optim.adamw.AdamW")
+    for name, wanted in {"betas": (0.9, 0.999), "eps": 1e-8, "amsgrad": False, "maximize": False}.items():
+        found = sorted({str(group[name]) for group in inner.param_groups})
+        yield Measured(name, ", ".join(found), equals=str(wanted))
+
+
+@law("loss", source=TRAINER, cause="a release changed the default; the training's own arguments do not name it")
+def argument_defaults(subject: Subject) -> Iterator[Measured]:
+    """Arguments of the training that nobody gives have their documented values."""
+    import transformers
+
+    arguments = transformers.TrainingArguments(output_dir=str(small.folder(subject)), use_cpu=True)
+    found = {name: getattr(arguments, name, "absent") for name in plain.DEFAULTS}
+    found = {name: getattr(value, "value", value) for name, value in found.items()}
+    other = [f"{name}={value!r}" for name, value in found.items() if value != plain.DEFAULTS[name]]
+    yield Measured(f"others of {len(plain.DEFAULTS)}", ", ".join(other), equals="")
+
+
+@law(
+    "loss",
+    source="AdamW, arXiv:1711.05101, algorithm 2; Pascanu et al., arXiv:1211.5063, on clipping",
+    cause="the gradient, its clipping, AdamW, its decay or the rate is not what the arguments say",
+)
+def plain_loop(subject: Subject) -> Iterator[Measured]:
+    """Three steps of Trainer end where a plain loop ends: gradient, clipping, AdamW with decay, and a falling rate."""
+    data, model, wanted = rows(subject, 12), small_model(subject), small_model(subject)
+    norm = float(gradient(wanted, losses(wanted, data.batch()).mean()).nan_to_num(0.0).norm())
+    # An eps far above rounding: what has no gradient but for rounding would else move at the full rate, either way.
+    plan = plain.Plan(rate=0.05, steps=3, decay=0.1, betas=(0.8, 0.95), eps=1e-3, clip=norm / 2)
+    trainer = train(build(subject, model, data, **plan.arguments(), per_device_train_batch_size=4))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decay = {names[id(p)]: group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    batches = [data.batch(data.asked[i : i + 4]) for i in range(0, 12, 4)]
+    expected = plain.replay(wanted, batches, plan, decay)
+    yield Measured("type of the weights", ", ".join({str(p.dtype) for p in model.parameters()}), equals="torch.float32")
+    apart = float((flat(model) - flat(wanted)).abs().max()) / plan.rate
+    yield Measured("largest difference of a weight, over the rate", apart, at_most=1e-3, reason=FLOAT32)
+    apart = max(abs(a - b) for a, b in zip(logged(trainer, "loss"), expected, strict=True))
+    yield Measured("largest difference of a logged loss", apart, at_most=1e-3, unit="nats", reason=ROUNDED)
+    apart = abs(logged(trainer, "train_loss")[0] - sum(expected) / plan.steps)
+    yield Measured("difference of train_loss to their mean", apart, at_most=1e-3, unit="nats", reason=ROUNDED)
+
+
+@law("loss", source=TRAINER, cause="another schedule, warm-up or number of steps, or the last batch is left out")
+def schedule(subject: Subject) -> Iterator[Measured]:
+    """The rate rises evenly over the warm-up and falls evenly to 0, in ceil(rows / batch) steps an epoch."""
+    steps, peak = 8, 0.01
+    options = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": peak}
+    for warm in (0, 3):
+        trainer = build(subject, small_model(subject), rows(subject, 13), warmup_steps=warm, **options)
+        rates = small.before_steps(trainer, lambda inner: inner.param_groups[0]["lr"])
+        train(trainer)
+        wanted = [peak * (i / warm if i < warm else (steps - i) / (steps - warm)) for i in range(steps)]
+        apart = max((abs(a - b) for a, b in zip(rates, wanted, strict=False)), default=math.inf)
+        yield Measured(f"steps of 2 epochs of 13 rows by 4, warm-up {warm}", len(rates), equals=steps)
+        yield Measured(f"planned steps, warm-up {warm}", trainer.state.max_steps, equals=steps)
+        why = "float64: a few units of 1e-16"
+        yield Measured(f"largest difference of a rate, warm-up {warm}", apart / peak, at_most=1e-9, reason=why)
+
+
+@law("loss", source=TRAINER, cause="rows are not shuffled, the order hangs on no seed or on another, or rows are lost")
+def batch_order(subject: Subject) -> Iterator[Measured]:
+    """Each epoch takes every row once, in an order of its own that hangs on the seed alone."""
+    options = {"per_device_train_batch_size": 3, "num_train_epochs": 2}
+    orders = []
+    for seed in (7, 7, 8):
+        data = rows(subject, 8)
+        train(build(subject, small_model(subject), data, seed=seed, **options))
+        orders.append(data.asked)
+    first, again, other = orders
+    yield Measured("rows that are asked for", len(first), equals=16)
+    yield Measured("the first epoch takes each once", sorted(first[:8]) == list(range(8)), equals=True)
+    yield Measured("the second epoch takes each once", sorted(first[8:]) == list(range(8)), equals=True)
+    yield Measured("they are shuffled", first[:8] != sorted(first[:8]), equals=True)
+    yield Measured("the second epoch has another order", first[:8] != first[8:], equals=True)
+    yield Measured("the same seed has the same order", first == again, equals=True)
+    yield Measured("another seed has another order", first != other, equals=True)
+
+
+@law(
+    "loss",
+    source="Pascanu et al., arXiv:1211.5063: the whole gradient's norm",
+    cause="clipping is off, is by value or by parameter, or comes before the gradient is complete",
+)
+def clipping(subject: Subject) -> Iterator[Measured]:
+    """A gradient longer than max_grad_norm is shortened to that length; a shorter one stays as it is."""
+    data, fresh = rows(subject, 4), small_model(subject)
+    wanted = gradient(fresh, losses(fresh, data.batch()).mean()).nan_to_num(0.0)
+    norm = float(wanted.norm())
+    for what, share in (("longer", 0.5), ("shorter", 2.0)):
+        step, trainer = descend(small.folder(subject), small_model(subject), data, max_grad_norm=share * norm)
+        length = float(step.norm()) / norm / min(share, 1.0)
+        yield about_one(f"length of the step over the wanted one, gradient {what}", length, 1e-4, FLOAT32)
+        cosine = float(step @ wanted / step.norm() / norm)
+        yield about_one(f"cosine with the gradient, gradient {what}", cosine, 1e-6, FLOAT32)
+        ratio = logged(trainer, "grad_norm")[0] / norm
+        yield about_one(f"logged norm over the norm before clipping, gradient {what}", ratio, 1e-4, FLOAT32)
+
+
+@law(
+    "loss",
+    source=f"{TRAINER}: resume_from_checkpoint",
+    cause="optimiser, rate, generators or the place within the epoch are not what was saved",
+)
+def resuming(subject: Subject) -> Iterator[Measured]:
+    """A training that stops in the middle of an epoch and is resumed ends with the bits of one that does not stop."""
+    data, rest = rows(subject, 6), rows(subject, 6)
+    model, again = small_model(subject, dropout=0.1), small_model(subject, dropout=0.1)
+    options = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
+    whole, resumed = build(subject, model, data, **options), build(subject, again, rest, **options)
+    saved = small.before_steps(whole, lambda _: flat(model))
+    loaded = small.before_steps(resumed, lambda _: flat(again))
+    train(whole)
+    with small.generator_states_readable():
+        train(resumed, resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
+    restored = len(loaded) == 4 and loaded[0].equal(saved[2])
+    yield Measured("it has the weights that were saved", restored, equals=True)
+    yield Measured("it has the rows that were left", data.asked[4:] == rest.asked, equals=True)
+    if restored:  # else all that follows differs too
+        apart = float((flat(model) - flat(again)).abs().max())
+        yield Measured("largest difference of a weight", apart, equals=0.0, reason="the same operations on one thread")
+        yield Measured("it logs the same losses", logged(whole, "loss") == logged(resumed, "loss"), equals=True)
+
+
+@law(
+    "loss",
+    source="https://docs.pytorch.org/docs/stable/notes/ddp.html; https://github.com/huggingface/transformers/pull/34373",
+    cause="gradients are summed and not averaged, or each process counts the same however few labels it has: Trainer "
+    "leaves that to a model whose loss ignores num_items_in_batch",
+    slow=True,
+)
+def two_processes(subject: Subject) -> Iterator[Measured]:
+    """Two processes with half a batch each make the step, and log the loss, of one with the whole batch."""
+    data, model = rows(subject, 8), small_model(subject)
+    given = (small.folder(subject), model, data)
+    one, other = in_two_processes(_step_of_one, given, small.folder(subject))
+    same = bool((one["step"] == other["step"]).all())
+    yield Measured("both have the same weights afterwards", same, equals=True)
+    found = plain.mixture(model, one["step"], data, [one["rows"].tolist(), other["rows"].tolist()])
+    yield from found.measured(float(one["loss"]))
+
+
+def _step_of_one(folder: Path, model: Any, data: small.Rows) -> dict[str, torch.Tensor]:
+    import torch
+
+    step, trainer = descend(folder, model, data, per_device_train_batch_size=4)
+    return {"step": step, "rows": torch.tensor(data.asked), "loss": torch.tensor(logged(trainer, "loss")[0])}
+
+
+@law(
+    "evaluation",
+    source=f"{TRAINER}: evaluate",
+    cause="evaluation trains, drops out, or leaves the mode, the generators or the order of the rows changed",
+)
+def evaluating(subject: Subject) -> Iterator[Measured]:
+    """Evaluating changes no weight, drops nothing out, and leaves the training after it as it would have been."""
+    model, runs = small_model(subject, dropout=0.5), []
+    trainer, before = build(subject, model, rows(subject, 5), per_device_eval_batch_size=2), flat(model)
+    apart = trainer.evaluate()["eval_loss"] - trainer.evaluate()["eval_loss"]
+    yield Measured("difference of two evaluations, with dropout 0.5", apart, equals=0.0, unit="nats")
+    yield Measured("change of the weights", float((flat(model) - before).abs().max()), equals=0.0)
+    options = {"per_device_train_batch_size": 2, "max_steps": 5}
+    for when in ("no", "epoch"):
+        modes: list[bool] = []
+        model = small_model(subject)
+        model.register_forward_pre_hook(lambda module, *_, into=modes: into.append(module.training))
+        train(build(subject, model, rows(subject, 6), eval_strategy=when, **options))
+        runs.append((flat(model), modes))
+    (without, _), (between, modes) = runs
+    yield Measured("difference of a training with evaluations", float((without - between).abs().max()), equals=0.0)
+    yield Measured("steps in training mode", sum(modes), equals=5)
+    yield Measured("batches in evaluation mode", len(modes) - sum(modes), equals=2)
+
+
+@law(
+    "evaluation", source=TRAINER, cause="eval_loss is averaged over batches or tokens, or a batch is padded or left out"
+)
+def eval_loss(subject: Subject) -> Iterator[Measured]:
+    """eval_loss is the mean over rows of their batches' losses: the last, incomplete batch counts by its rows."""
+    import torch
+
+    model, data = small_model(subject, dropout=0.5), rows(subject, 7)
+    found = build(subject, model, data, per_device_eval_batch_size=3).evaluate()["eval_loss"]
+    model.eval()
+    with torch.no_grad():
+        wanted = sum(float(losses(model, data.batch(p)).mean()) * len(p) for p in ([0, 1, 2], [3, 4, 5], [6])) / 7
+    yield Measured("difference", abs(found - wanted), at_most=1e-4, unit="nats", reason=FLOAT32)
+
+
+@law(
+    "loss",
+    source="Chen et al., arXiv:1604.06174",
+    cause="what is computed a second time draws another dropout, or another part of the graph is cut off",
+)
+def gradient_checkpointing(subject: Subject) -> Iterator[Measured]:
+    """Computing activations a second time to save memory changes no gradient, with dropout too."""
+    if not getattr(small_model(subject), "supports_gradient_checkpointing", False):
+        raise NotApplicable("this architecture has no gradient checkpointing")
+    steps = []
+    for on in (False, True):
+        model = small_model(subject, dropout=0.1)
+        folder = small.folder(subject)
+        steps.append(descend(folder, model, rows(subject, 4), gradient_checkpointing=on)[0])
+    yield Measured("it is on", bool(model.is_gradient_checkpointing), equals=True)
+    apart = float((steps[1] - steps[0]).norm() / steps[0].norm())
+    yield Measured("difference of the step, over its length", apart, at_most=1e-5, reason=FLOAT32)
+
+
+@law("loss", source=TRAINER, cause="the optimiser is given what wants no gradient, or decays it")
+def frozen_weights(subject: Subject) -> Iterator[Measured]:
+    """Weights that want no gradient stay as they are bit for bit, in spite of weight decay, while others move."""
+    model = small_model(subject)
+    frozen = {name for name, _ in small.named(model)[::2]}
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train(build(subject, model, rows(subject, 4), max_steps=2, weight_decay=0.1))
+    moved = {name for name, parameter in model.named_parameters() if not parameter.equal(before[name])}
+    yield Measured("frozen weights that move", plain.kinds(model, moved & frozen), equals="")
+    yield Measured("others that move", len(moved - frozen), at_least=1)
+
+
+@law(
+    "loss",
+    source="Szegedy et al., arXiv:1512.00567, section 7",
+    cause="the smoothed loss shifts the labels as for a causal model, counts ignored labels, or is divided by others",
+)
+def label_smoothing(subject: Subject) -> Iterator[Measured]:
+    """A loss smoothed by a is (1 - a) times the cross-entropy and a times its mean over all words, at wanted labels."""
+    data, fresh, folder = rows(subject, 4), small_model(subject), small.folder(subject)
+    step, trainer = descend(folder, small_model(subject), data, label_smoothing_factor=0.3)
+    found, loss = logged(trainer, "loss")[0], plain.smoothed(fresh, data.batch(), 0.3)
+    shifted = abs(found - float(plain.smoothed(fresh, plain.shifted(data.batch()), 0.3))) < abs(found - float(loss))
+    yield Measured("labels are shifted as for a causal model", shifted, equals=False)
+    if not shifted:  # else all that follows differs too
+        yield about_one("logged loss over the loss", found / float(loss), 1e-4, ROUNDED)
+        wanted = gradient(fresh, loss).nan_to_num(0.0)
+        apart = float((step - wanted).norm() / wanted.norm())
+        yield Measured("difference of the step, over its length", apart, at_most=1e-5, reason=FLOAT32)
+
+
+@law(
+    "loss", source="NEFTune, arXiv:2310.05914", cause="the noise has another size, or its hook stays after the training"
+)
+def embedding_noise(subject: Subject) -> Iterator[Measured]:
+    """NEFTune adds even noise of at most a / sqrt(tokens x width) to the embeddings, and none after the training."""
+    import torch
+
+    model, data = small_model(subject), rows(subject, 8)
+    table, seen = model.get_input_embeddings(), list[torch.Tensor]()
+    if not isinstance(table, torch.nn.Embedding):
+        raise NotApplicable("this architecture has no plain table of embeddings")
+    callbacks = [small.noise_of_embeddings(table, seen)]
+    descend(small.folder(subject), model, data, callbacks=callbacks, neftune_noise_alpha=5.0)
+    most = 5.0 / math.sqrt(seen[0].shape[1] * seen[0].shape[2])
+    largest = float(seen[0].abs().max()) / most
+    yield Measured("largest noise over the bound", largest, at_most=1.0 + 1e-5, reason=FLOAT32)
+    # Of 3072 numbers or more, the deviation has a standard error of 0.8 % at most.
+    why = "the noise is drawn: more than 6 standard errors have a chance of 2e-9"
+    yield about_one("deviation of the noise over that of even noise", float(seen[0].std()) / most * 3**0.5, 0.05, why)
+    losses(model, data.batch())
+    yield Measured("noise after the training", float(seen[-1].abs().max()), equals=0.0)

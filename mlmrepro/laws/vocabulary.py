@@ -1,0 +1,178 @@
+"""What a tokenizer is, what it knows of a text, and the texts that its laws are held against."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from mlmrepro.laws.law import NotApplicable
+from mlmrepro.laws.subject import Subject
+
+__all__ = [
+    "EDGES",
+    "around",
+    "average_word",
+    "backend",
+    "contexts_of",
+    "decoded",
+    "differing",
+    "ids_of",
+    "is_byte_level",
+    "known",
+    "letters",
+    "normalised",
+    "ordinary",
+    "plain",
+    "texts_of",
+    "whole_words",
+    "without_spaces",
+    "words_by_kind",
+]
+
+EDGES = (
+    "  two  spaces, a tab\t and\nnew line\r\n ",
+    "café e\u0301 naïve “quotes” … 10\u00a0km — ½",
+    "emoji 👩‍🔬 and 日本語",
+    "don't we'll 1,234.5 _x_ #tag UPPER MiXeD",
+)
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text alone, without special tokens around it."""
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Return the text of ids, no space tidied up."""
+    return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+
+def texts_of(subject: Subject) -> list[str]:
+    """Return some of the subject's texts, cut to a length that keeps laws fast."""
+    return [text[:500] for text in subject.texts[:20]]
+
+
+def known(tokenizer: Any, texts: Iterable[str]) -> list[str]:
+    """Return the texts without the words that hold unknown tokens: what is said of these, `no_unknown_tokens` says."""
+    unknown = tokenizer.unk_token_id
+
+    @cache
+    def whole(text: str) -> bool:
+        return unknown not in ids_of(tokenizer, text)
+
+    kept = [text if whole(text) else " ".join(filter(whole, text.split())) for text in texts]
+    if not any(text.strip() for text in kept):
+        raise NotApplicable("the tokenizer knows no word of the text")
+    return kept
+
+
+def backend(tokenizer: Any) -> Any:
+    """Return the tokenizer of the tokenizers library, None where there is none."""
+    return getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
+
+
+def is_byte_level(tokenizer: Any) -> bool:
+    """Tell whether the tokenizer reads bytes, and so every text as it is."""
+    core = backend(tokenizer)
+    return core is not None and "ByteLevel" in repr(core.pre_tokenizer)
+
+
+def normalised(tokenizer: Any, text: str) -> str:
+    """Return what the tokenizer itself says that it makes of a text before it takes it apart."""
+    core = backend(tokenizer)
+    return text if core is None or core.normalizer is None else str(core.normalizer.normalize_str(text))
+
+
+def without_spaces(text: str) -> str:
+    """Return the text without white space and the mark that stands for it."""
+    return "".join(text.replace("▁", " ").split())
+
+
+def letters(text: str) -> str:
+    """Return letters and digits, without their case, accents and typographic forms."""
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return "".join(character for character in decomposed if character.isalnum())
+
+
+def ordinary(tokenizer: Any) -> dict[int, str]:
+    """Return the tokens that are not special, by id."""
+    special = set(tokenizer.all_special_ids)
+    ids = [token for token in range(len(tokenizer)) if token not in special]
+    return {
+        token: text for token, text in zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True) if text is not None
+    }
+
+
+def whole_words(tokenizer: Any) -> Iterator[tuple[int, str]]:
+    """Iterate over the tokens that are whole words of two letters or more: id, and the text that it stands for.
+
+    The mark of a word's beginning (▁) or continuation (##) says which tokens can stand alone; without such marks, as
+    in byte-level tokenizers, all can. Only scripts with two cases: others are often taken apart before any word is.
+    """
+    tokens = ordinary(tokenizer)
+    starts = sum(text.startswith("▁") for text in tokens.values()) > len(tokens) / 20
+    for token, text in tokens.items():
+        if text.startswith("##") or (starts and not text.startswith("▁")) or len(text) < 2:
+            continue
+        word = tokenizer.convert_tokens_to_string([text])
+        letters = word.strip()
+        if len(letters) > 1 and all(letter.lower() != letter.upper() for letter in letters):
+            yield token, word
+
+
+def words_by_kind(tokenizer: Any) -> dict[str, dict[int, str]]:
+    """Return the whole words of the vocabulary, apart by what a normaliser could do to their letters."""
+    kinds: dict[str, dict[int, str]] = {
+        "in small letters": {},
+        "with capitals": {},
+        "with letters beyond a to z": {},
+    }
+    for token, word in whole_words(tokenizer):
+        small = "in small letters" if word == word.lower() else "with capitals"
+        kinds[small if word.isascii() else "with letters beyond a to z"][token] = word
+    return kinds
+
+
+def differing(one: Iterable[Any], other: Iterable[Any]) -> int:
+    """Count the places in which two series of texts, or of lists of ids, differ."""
+    return sum(list(a) != list(b) for a, b in zip(one, other, strict=True))
+
+
+def average_word(subject: Subject) -> float:
+    """Return the characters a white-space word; raises NotApplicable where text or tokenizer know no words."""
+    words = [word for text in texts_of(subject) for word in text.split()]
+    characters = sum(map(len, words)) / len(words)
+    if characters > 20:
+        raise NotApplicable("the text puts no spaces between words")
+    return characters
+
+
+def contexts_of(subject: Subject) -> list[tuple[str, str]]:
+    """Return what stands before a mask and, with its space, what stands behind it; texts of one word are cut in two."""
+    found = []
+    for n, text in enumerate(known(subject.tokenizer, texts_of(subject))):
+        words = text.split() if " " in text else [text[: len(text) // 2], text[len(text) // 2 :]]
+        middle = max(1, len(words) // 2 + n % 3 - 1)
+        if all(words[:2]) and len(words) > 1:
+            found.append((" ".join(words[max(0, middle - 8) : middle]), " " + " ".join(words[middle : middle + 8])))
+    if not found:
+        raise NotApplicable("the tokenizer knows too few words of the text")
+    return found
+
+
+def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]] | None:
+    """Return the ids before and behind a text's own ids, None where the tokenizer changes these."""
+    bare, full = ids_of(tokenizer, text), list(tokenizer(text, verbose=False)["input_ids"])
+    for start in range(min(4, len(full) - len(bare) + 1)):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    return None
+
+
+def plain(value: Any) -> Any:
+    """Return a setting of the tokenizer as values that compare; the order and copies of listed tokens do not count."""
+    if isinstance(value, dict):
+        return {name: str(plain(each)) for name, each in sorted(value.items())}
+    return sorted(set(value)) if isinstance(value, list) else value

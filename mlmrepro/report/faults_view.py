@@ -1,0 +1,192 @@
+"""The fault bench on the terminal and as Markdown: what was missed first, then the scores, then every case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from mlmrepro.faults.result import LAYERS, BenchResult, CaseResult, Score
+from mlmrepro.record import STAGES
+from mlmrepro.report import markdown
+from mlmrepro.report.console import say, standard_output
+from mlmrepro.report.words import clean, count
+
+__all__ = ["FaultsDisplay", "faults_headline", "faults_markdown", "print_faults", "scores", "smallest_seen"]
+
+_PASSED, _FAILED = Text("= ", style="dim"), Text("✗ ", style="bold red")
+
+
+def faults_headline(result: BenchResult) -> str:
+    """Return the whole in one line."""
+    score = Score.of(result.faults)
+    alarms = count(len(result.false_alarms), "false alarm")
+    parts = [f"{score.detected} of {count(score.faults, 'fault')} detected, {score.placed} at their stage"]
+    if result.controls:
+        parts.append(f"{alarms} in {count(len(result.controls), 'clean control')}")
+    if result.unmeasured:
+        parts.append(f"{count(len(result.unmeasured), 'case')} not measured")
+    return "; ".join(parts)
+
+
+def scores(result: BenchResult) -> list[tuple[str, str, str, str]]:
+    """Return (stage, faults, detected, placed) of each stage, of all, and of those invented later."""
+    rows = []
+    for stage in STAGES:
+        chosen = [case for case in result.faults if case.stage == stage]
+        if chosen:
+            rows.append(_row(stage, Score.of(chosen)))
+    rows.append(_row("all", Score.of(result.faults)))
+    if result.later:
+        rows.append(_row("invented later", Score.of(result.later)))
+    return rows
+
+
+def _row(name: str, score: Score) -> tuple[str, str, str, str]:
+    def share(part: int) -> str:
+        return f"{part} ({part / score.faults:.0%})" if score.faults else "–"
+
+    return name, str(score.faults), share(score.detected), share(score.placed)
+
+
+def smallest_seen(sizes: Sequence[CaseResult]) -> str:
+    """Return the size of a graded fault from which on every larger one is detected, "none" where none is.
+
+    Sizes stand in the catalogue from the smallest fault to the largest, whatever their sign.
+    """
+    seen = None
+    for case in reversed(sizes):
+        if not case.detected:
+            break
+        seen = case
+    return f"{seen.size:g} {seen.unit}" if seen and seen.size is not None else "none"
+
+
+def _failing(result: BenchResult) -> list[tuple[str, CaseResult]]:
+    missed = [("missed", c) for c in (*result.faults, *result.later) if not c.detected and not c.problem]
+    alarms = [("false alarm", c) for c in result.false_alarms]
+    return [*alarms, *missed, *(("not measured", c) for c in result.unmeasured)]
+
+
+def _misplaced(result: BenchResult) -> list[CaseResult]:
+    return [c for c in (*result.faults, *result.later) if c.detected and not c.placed]
+
+
+def _line(case: CaseResult) -> str:
+    return case.problem or "; ".join(f"{a.layer} {a.stage}: {a.what}" for a in case.alarms[:2]) or case.story
+
+
+def print_faults(result: BenchResult, console: Console | None = None) -> None:
+    """Print the headline, what failed, the scores by stage and by layer, and the smallest sizes that were seen."""
+    console = console or standard_output()
+    console.print()
+    say(console, _PASSED if result.passes else _FAILED, faults_headline(result))
+    for word, case in _failing(result):
+        say(console, f" {clean(_line(case))}", bold=f"{word} {case.name}:", indent=2)
+    for case in _misplaced(result):
+        say(console, f" named {case.named}, lies in {case.stage}", bold=f"misplaced {case.name}:", indent=2)
+    if result.faults or result.later:
+        console.print()
+        console.print(_table(("stage", "faults", "detected", "at its stage"), scores(result)), highlight=False)
+        console.print()
+        seen = result.by_layer([*result.faults, *result.later])
+        rows = [(layer, str(seen[layer][0]), str(seen[layer][1])) for layer in LAYERS]
+        console.print(_table(("layer", "saw", "alone"), rows), highlight=False)
+    if result.families():
+        console.print()
+        smallest = [(name, smallest_seen(sizes)) for name, sizes in result.families().items()]
+        console.print(_table(("graded fault", "detected from"), smallest), highlight=False)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in head:
+        table.add_column(name)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def faults_markdown(result: BenchResult, *, limit: int | None = markdown.PR_LIMIT) -> str:
+    """Return the scores, and every case in a table; never longer than `limit` characters, None for no limit."""
+    page = markdown.Page(limit or 10**9)
+    page.add(f"### {'=' if result.passes else '✗'} {faults_headline(result)}")
+    page.add(_versions(result))
+    failing = [f"- **{word}** {markdown.code(c.name)}: {markdown.prose(_line(c))}" for word, c in _failing(result)]
+    failing += [
+        f"- **misplaced** {markdown.code(c.name)}: named {c.named}, lies in {c.stage}" for c in _misplaced(result)
+    ]
+    if failing:
+        page.add("\n".join(failing))
+    if result.faults or result.later:
+        page.add(markdown.table(("stage", "faults", "detected", "at its stage"), scores(result)))
+        seen = result.by_layer([*result.faults, *result.later])
+        rows = [(layer, str(seen[layer][0]), str(seen[layer][1])) for layer in LAYERS]
+        page.add(markdown.table(("layer", "faults it saw", "that it alone saw"), rows))
+    if result.families():
+        smallest = [(markdown.code(name), smallest_seen(sizes)) for name, sizes in result.families().items()]
+        page.add(markdown.table(("graded fault", "detected from this size on"), smallest))
+    head = ("fault", "stage", "severity", "seen by", "named", "story")
+    table = markdown.table(head, [_cells(case) for case in result.cases if not case.is_control])
+    page.fold("All faults", table.splitlines()) if limit else page.add(table)
+    return str(page)
+
+
+def _cells(case: CaseResult) -> tuple[str, ...]:
+    seen = ", ".join(case.layers) or ("**missed**" if case.required else "not seen")
+    name = markdown.code(case.name) + ("" if case.required else " (for the curve)")
+    return name, case.stage, case.severity, seen, case.named or "–", markdown.prose(case.story)
+
+
+def _versions(result: BenchResult) -> str:
+    packages = result.provenance.get("packages", {})
+    named = ", ".join(f"{name} {packages[name]}" for name in ("transformers", "datasets", "torch") if name in packages)
+    return f"Run with {named}."
+
+
+class FaultsDisplay:
+    """A bar over the cases; a plain line for each where the output is no terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, markup=False)
+        self.bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("clean runs", total=None)
+        self.started = time.monotonic()
+
+    def __enter__(self) -> FaultsDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, case: CaseResult, done: int, total: int) -> None:
+        """Show that a case is done."""
+        self.bar.update(self.task, completed=done, total=total, description=case.name)
+        if self.bar.disable:
+            self.console.print(f"{done}/{total} {case.name}: {_outcome(case)}", highlight=False, soft_wrap=True)
+
+
+def _outcome(case: CaseResult) -> str:
+    if case.problem:
+        return f"not measured: {clean(case.problem)}"
+    if case.is_control:
+        return f"FALSE ALARM: {clean(_line(case))}" if case.detected else "quiet"
+    if not case.detected:
+        return "MISSED" if case.required else "not seen"
+    where = case.named if case.placed else f"{case.named}, not {case.stage}"
+    return f"{', '.join(case.layers)}: {where}"

@@ -1,0 +1,190 @@
+"""Laws on the terminal, for a pull request, and for CI: what is broken first, with its numbers and likely cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from xml.etree import ElementTree
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from mlmrepro.laws.result import LawResult, LawVerdict, Measured
+from mlmrepro.report import markdown
+from mlmrepro.report.ci import printable, write_suites
+from mlmrepro.report.console import say, standard_output
+from mlmrepro.report.words import clean, count, number
+
+__all__ = ["LawsDisplay", "laws_headline", "laws_junit", "laws_markdown", "print_laws"]
+
+_SYMBOL = {
+    LawVerdict.HOLDS: "=",
+    LawVerdict.NOT_APPLICABLE: "·",
+    LawVerdict.KNOWN: "Δ",
+    LawVerdict.UNMEASURED: "–",
+    LawVerdict.BROKEN: "✗",
+}
+_STYLE = {
+    LawVerdict.HOLDS: "dim",
+    LawVerdict.NOT_APPLICABLE: "dim",
+    LawVerdict.KNOWN: "blue",
+    LawVerdict.UNMEASURED: "yellow",
+    LawVerdict.BROKEN: "bold red",
+}
+
+
+def laws_headline(results: Sequence[LawResult]) -> str:
+    """Return the whole in one line."""
+    tally = {verdict: sum(r.verdict is verdict for r in results) for verdict in LawVerdict}
+    parts = [f"{tally[LawVerdict.HOLDS]} of {count(len(results), 'law')} hold"]
+    words = {
+        LawVerdict.BROKEN: "broken",
+        LawVerdict.UNMEASURED: "unmeasured",
+        LawVerdict.KNOWN: "broken as declared for these versions",
+        LawVerdict.NOT_APPLICABLE: "not applicable",
+    }
+    return ", ".join(parts + [f"{tally[verdict]} {word}" for verdict, word in words.items() if tally[verdict]])
+
+
+def print_laws(results: Sequence[LawResult], *, numbers: bool = False, console: Console | None = None) -> None:
+    """Print the headline, each broken or unmeasured law with its numbers and likely cause, then the declared ones.
+
+    With `numbers`, what every law measured follows.
+    """
+    console = console or standard_output()
+    worst = max((r.verdict for r in results), key=list(LawVerdict).index, default=LawVerdict.UNMEASURED)
+    console.print()
+    say(console, Text(f"{_SYMBOL[worst]} ", style=_STYLE[worst]), laws_headline(results))
+    for result in _failing(results):
+        console.print()
+        _told(console, result)
+        say(console, clean(result.cause), bold="Likely cause: ", indent=2)
+        say(console, clean(result.source), bold="Source: ", indent=2)
+    for verdict in (LawVerdict.KNOWN, LawVerdict.NOT_APPLICABLE):
+        chosen = [r for r in results if r.verdict is verdict]
+        if chosen:
+            console.print()
+        for result in chosen:
+            line = f": {_known(result) if verdict is LawVerdict.KNOWN else clean(result.problem)}"
+            say(console, Text(f"{_SYMBOL[verdict]} {result.name}", style=_STYLE[verdict]), line)
+    if numbers:
+        for result in results:
+            if not result.verdict.fails:
+                console.print()
+                _told(console, result)
+
+
+def _failing(results: Sequence[LawResult]) -> list[LawResult]:
+    return sorted((r for r in results if r.verdict.fails), key=lambda r: r.verdict is not LawVerdict.BROKEN)
+
+
+def _known(result: LawResult) -> str:
+    return f"{clean(result.known)} {result.link}"
+
+
+def _told(console: Console, result: LawResult) -> None:
+    head = Text(f"{_SYMBOL[result.verdict]} {result.verdict.value}  ", style=_STYLE[result.verdict])
+    say(console, head, Text(result.name, style="bold"), f"  {result.group}, {result.seconds:.1f} s")
+    say(console, clean(result.claim), indent=2)
+    if result.problem:
+        say(console, clean(result.problem), indent=2)
+    if not result.measured:
+        return
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for style in ("", "bold", "", "dim"):
+        table.add_column(style=style, overflow="fold")
+    for each in result.measured:
+        style = "red" if not each.holds else ""
+        table.add_row(f"  {each.what}", Text(_value(each), style=style), each.bound, clean(each.reason))
+    console.print(table, highlight=False)
+
+
+def _value(measured: Measured) -> str:
+    shown = number(measured.value, 4) if isinstance(measured.value, float) else clean(measured.value)
+    return f"{shown} {measured.unit}".strip()
+
+
+def laws_markdown(results: Sequence[LawResult], *, limit: int = markdown.PR_LIMIT) -> str:
+    """Return the headline, what is broken, and a table of all laws folded away."""
+    page = markdown.Page(limit)
+    failing = _failing(results)
+    page.add(f"### {'✗' if failing else '='} {laws_headline(results)}")
+    for result in failing:
+        numbers = [
+            f"- {markdown.prose(each.what)}: **{markdown.prose(_value(each))}**, wanted {each.bound}"
+            for each in result.broken
+        ]
+        problem = [markdown.prose(result.problem)] if result.problem else []
+        lines = [f"**{result.verdict.value}** {markdown.code(result.name)}: {markdown.prose(result.claim)}"]
+        page.add("\n".join([*lines, *problem, "", *numbers, f"- likely cause: {markdown.prose(result.cause)}"]))
+    known = [r for r in results if r.verdict is LawVerdict.KNOWN]
+    page.fold("Declared for these versions", [f"- {markdown.code(r.name)}: {_known_markdown(r)}" for r in known])
+    rows = [
+        (markdown.code(r.name), r.group, r.verdict.value, markdown.prose(r.claim), _numbers(r.measured))
+        for r in results
+    ]
+    page.fold("All laws", markdown.table(("law", "group", "verdict", "claim", "numbers"), rows).splitlines())
+    return str(page)
+
+
+def _known_markdown(result: LawResult) -> str:
+    return f"{markdown.sentence(result.known)} {markdown.link(result.link)}"
+
+
+def _numbers(measured: Iterable[Measured]) -> str:
+    return "; ".join(
+        markdown.prose(f"{each.what} {_value(each)}" + (f" ({each.bound})" if each.bounded else ""))
+        for each in measured
+    )
+
+
+def laws_junit(results: Sequence[LawResult], path: Path, name: str) -> None:
+    """Write one test suite with a case for each law; a broken or unmeasured one fails, others may be skipped."""
+    suite = ElementTree.Element("testsuite", name=printable(name), tests=str(len(results)), errors="0")
+    failing = _failing(results)
+    skipped = [r for r in results if r.verdict in (LawVerdict.KNOWN, LawVerdict.NOT_APPLICABLE)]
+    suite.attrib.update(failures=str(len(failing)), skipped=str(len(skipped)))
+    for result in results:
+        classname = printable(f"mlmrepro.{name}.{result.group}")
+        case = ElementTree.SubElement(suite, "testcase", classname=classname, name=result.name)
+        case.attrib["time"] = f"{result.seconds:.3f}"
+        if result in failing:
+            message = f"{result.verdict.value}: {result.claim}"
+            failure = ElementTree.SubElement(case, "failure", message=printable(message))
+            lines = [f"{each.what}: {_value(each)}, wanted {each.bound}" for each in result.broken]
+            failure.text = printable("\n".join([*lines, result.problem, f"likely cause: {result.cause}"]))
+        elif result in skipped:
+            ElementTree.SubElement(case, "skipped", message=printable(result.known or result.problem))
+    write_suites(path, [suite])
+
+
+class LawsDisplay:
+    """A bar over the laws with the name of the one that is measured; nothing where nobody looks."""
+
+    def __init__(self, total: int, *, quiet: bool = False) -> None:
+        console = Console(stderr=True, quiet=quiet, markup=False)
+        self.bar = Progress(
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            disable=quiet or not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=total, completed=-1)
+
+    def __enter__(self) -> LawsDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, name: str) -> None:
+        """Show that a law is begun."""
+        self.bar.update(self.task, advance=1, description=name)

@@ -1,0 +1,45 @@
+"""The table of upstream's real bugs, and what catches each: of a record its golden, of an injection what saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlmrepro.faults.result import BenchResult, CaseResult
+from mlmrepro.faults.upstream import Bug
+from mlmrepro.report import markdown
+
+__all__ = ["caught_by", "upstream_markdown"]
+
+
+def caught_by(bug: Bug, result: BenchResult) -> str:
+    """Return what catches a bug, "" where nothing is known to."""
+    if bug.evidence == "record":
+        return f"golden `{bug.caught_by}`" if bug.caught_by else ""
+    case = next((case for case in result.cases if case.name == f"upstream_{bug.id}"), None)
+    return "; ".join(_alarms(case)) if case else ""
+
+
+def _alarms(case: CaseResult) -> list[str]:
+    """Return each layer with what it objected to: a law by its name, a golden by its first values."""
+    found: dict[str, list[str]] = {}
+    for alarm in case.alarms:
+        what = alarm.what.split(":")[0] if alarm.layer in ("law", "property") else alarm.stage
+        found.setdefault(alarm.layer, []).append(f"`{what}`")
+    return [f"{layer} {', '.join(dict.fromkeys(names[:4]))}" for layer, names in found.items()]
+
+
+def upstream_markdown(bugs: Sequence[Bug], result: BenchResult) -> str:
+    """Return the table, with each bug's link, versions, and what catches it."""
+    rows = [
+        (
+            f"[{markdown.prose(bug.package)}]({bug.link})",
+            markdown.prose(f"{bug.affected}{f', fixed in {bug.fixed}' if bug.fixed else ', open'}"),
+            markdown.sentence(" ".join(filter(None, (bug.symptom, bug.measured and f"Measured: {bug.measured}")))),
+            bug.stage,
+            bug.evidence,
+            caught_by(bug, result) or f"nothing: {markdown.sentence(bug.why)}",
+        )
+        for bug in bugs
+    ]
+    head = ("package", "versions", "what a user sees", "stage", "shown by", "caught by")
+    return f"### Upstream's bugs, and what catches each\n\n{markdown.table(head, rows)}\n"

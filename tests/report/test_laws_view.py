@@ -1,0 +1,89 @@
+"""Laws as they are shown: broken ones first with number, bound and likely cause, safe for a terminal and for XML."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.console import Console
+
+from mlmrepro.laws.result import LawResult, LawVerdict, Measured
+from mlmrepro.report.laws_view import laws_headline, laws_junit, laws_markdown, print_laws
+
+
+def result(name: str, verdict: LawVerdict, *measured: Measured, **fields: str) -> LawResult:
+    return LawResult(
+        name, "model", "model", f"The claim of {name}.", "Devlin et al. 2019", f"The cause of {name}", verdict,
+        measured, **fields,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+HOLDS = result("padding", LawVerdict.HOLDS, Measured("largest logit", 1e-7, at_most=1e-5, reason="rounding"))
+BROKEN = result(
+    "both_directions",
+    LawVerdict.BROKEN,
+    Measured("change of an earlier logit", 0.0, at_least=0.01, unit="logits", reason="far above rounding"),
+)
+UNMEASURED = result("second_save", LawVerdict.UNMEASURED, problem="no file\x1b[31m")
+KNOWN = result("accumulation", LawVerdict.KNOWN, known="the loss ignores its divisor", link="https://example.org/1")
+ABSENT = result("dropout", LawVerdict.NOT_APPLICABLE, problem="the model has no dropout")
+ALL = [HOLDS, KNOWN, UNMEASURED, ABSENT, BROKEN]
+
+
+def printed(results: list[LawResult], *, numbers: bool = False) -> str:
+    out = io.StringIO()
+    print_laws(results, numbers=numbers, console=Console(file=out, width=100, markup=False))
+    return out.getvalue()
+
+
+def test_the_headline_counts_every_verdict() -> None:
+    """Each verdict that occurs is named with its number; what does not occur is not."""
+    assert laws_headline(ALL) == (
+        "1 of 5 laws hold, 1 broken, 1 unmeasured, 1 broken as declared for these versions, 1 not applicable"
+    )
+    assert laws_headline([HOLDS]) == "1 of 1 law hold"
+
+
+def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
+    """What a reader has to know of it stands together, before what could not be measured and what is declared."""
+    text = printed(ALL)
+    order = [text.index(name) for name in ("both_directions", "second_save", "accumulation", "dropout")]
+    assert order == sorted(order)
+    for part in (
+        "The claim of both_directions.", "change of an earlier logit", "0 logits", "at least 0.01",
+        "far above rounding", "Likely cause: The cause of both_directions", "Devlin et al. 2019",
+        "the loss ignores its divisor https://example.org/1", "the model has no dropout",
+    ):  # fmt: skip
+        assert part in text
+    assert "padding" not in text
+    assert "\x1b" not in text
+
+
+def test_numbers_shows_what_every_law_measured() -> None:
+    """With numbers, laws that hold are shown with theirs."""
+    text = printed(ALL, numbers=True)
+    assert "padding" in text
+    assert "1e-07" in text
+
+
+def test_markdown_tells_the_same() -> None:
+    """Headline, the broken law with its numbers, and all laws folded away."""
+    text = laws_markdown(ALL)
+    assert text.startswith("### ✗ 1 of 5 laws hold")
+    assert "**BROKEN** `both_directions`" in text
+    assert "change of an earlier logit: **0 logits**, wanted at least 0.01" in text
+    assert text.count("| `") == len(ALL)
+    assert laws_markdown([HOLDS]).startswith("### = 1 of 1 law")
+
+
+def test_junit_has_a_case_for_each_law(tmp_path: Path) -> None:
+    """Broken and unmeasured laws fail, declared and inapplicable ones are skipped, and it is XML whatever is in it."""
+    laws_junit(ALL, tmp_path / "laws.xml", "my-model")
+    suite = ElementTree.parse(tmp_path / "laws.xml").getroot()[0]
+    assert {key: suite.attrib[key] for key in ("tests", "failures", "skipped")} == {
+        "tests": "5", "failures": "2", "skipped": "2",
+    }  # fmt: skip
+    failed = {case.attrib["name"]: case[0].text for case in suite if len(case) and case[0].tag == "failure"}
+    assert set(failed) == {"both_directions", "second_save"}
+    assert "wanted at least 0.01" in (failed["both_directions"] or "")
