@@ -1,0 +1,82 @@
+"""The layers of the suite, each held against one case: goldens, laws and properties, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlmrepro.compare.drift import Outcome, compare_records
+from mlmrepro.config import golden_directory
+from mlmrepro.errors import first_line
+from mlmrepro.faults.conditions import Conditions
+from mlmrepro.faults.result import Alarm
+from mlmrepro.gate.result import Answer
+from mlmrepro.golden_run.run import take_record
+from mlmrepro.laws.law import Law
+from mlmrepro.laws.run import run_laws, sample
+from mlmrepro.record import RunRecord
+from mlmrepro.retraining.check import check_checkpoint, make_baseline
+from mlmrepro.scoring.documents import Document, Text, read_text
+from mlmrepro.scoring.scorer import Scorer
+
+__all__ = ["clean_baseline", "clean_record", "golden_alarms", "law_alarms", "statistics_alarms"]
+
+_GATE_DOCUMENTS = 24  # of some 60 words each: as much as a second or two can score
+_LAW_TEXTS = 8  # documents between the texts of two conditions
+
+
+def clean_record(conditions: Conditions) -> RunRecord:
+    """Return the golden run's record of few rows and one epoch, under these conditions."""
+    changes = (
+        ("split", "train_asks[:12]", "fault bench: few rows, so that a case takes seconds"),
+        ("num_train_epochs", 1.0, "fault bench: the same"),
+        ("num_proc", conditions.num_proc, "fault bench: processes are one of its conditions"),
+        ("seed", conditions.run_seed, "fault bench: seeds are one of its conditions"),
+    )
+    return take_record(golden_directory() / "inputs", *changes, threads=conditions.threads, beside=False)
+
+
+def golden_alarms(reference: RunRecord, conditions: Conditions, stages: list[str]) -> Iterator[Alarm]:
+    """Take the record of the case and yield each change that a gate would stop at.
+
+    `stages` is filled with the stages that the run came to: a run that breaks off is an alarm at the last one.
+    """
+    try:
+        obtained = clean_record(conditions)
+    except Exception as error:  # whatever a fault makes the libraries raise
+        stage = stages[-1] if stages else "dataset"
+        yield Alarm("golden", stage, f"raises {type(error).__name__}: {first_line(error)}"[:200])
+        return
+    comparison = compare_records(Outcome("clean", reference), Outcome("case", obtained)).comparison
+    failing = [change for change in comparison.changes if change.verdict.fails]
+    for change in sorted(failing, key=lambda each: not each.by_itself):  # stable: stages keep their order
+        yield Alarm("golden", change.stage, ", ".join(finding.name for finding in change.findings[:4]))
+
+
+def law_alarms(checkpoint: Path, conditions: Conditions, laws: Sequence[Law]) -> Iterator[Alarm]:
+    """Hold the laws against the case and yield each that is broken or cannot be measured."""
+    texts = sample("embedded", skip=_LAW_TEXTS * conditions.text)
+    for result in run_laws(str(checkpoint), texts, laws=laws, seed=conditions.law_seed):
+        if result.verdict.fails:
+            numbers = "; ".join(f"{each.what} {each.value} ({each.bound})" for each in result.broken[:2])
+            layer = "property" if result.group == "steps" else "law"
+            yield Alarm(layer, result.stage, f"{result.name}: {result.problem or numbers}"[:300])
+
+
+def clean_baseline(checkpoint: Path, conditions: Conditions, folder: Path) -> None:
+    """Write the gate's baseline of the clean checkpoint: the beginnings of some embedded documents."""
+    documents = read_text("embedded").documents[-_GATE_DOCUMENTS:]
+    text = Text("embedded", tuple(Document(d.name, " ".join(d.text.split()[:60])) for d in documents))
+    scorer = Scorer.load(str(checkpoint), device="cpu", dtype="float32")
+    make_baseline(scorer, text, checkpoint="clean", seed=conditions.mask_seed).write(folder)
+
+
+def statistics_alarms(checkpoint: Path, baseline: Path) -> Iterator[Alarm]:
+    """Check the case's checkpoint against the clean one's baseline; what keeps the gate shut is an alarm."""
+    try:
+        result = check_checkpoint(str(checkpoint), baseline, device="cpu", name="case")
+    except Exception as error:
+        yield Alarm("statistics", "model", f"raises {type(error).__name__}: {first_line(error)}"[:200])
+        return
+    if result.answer in (Answer.REGRESSION, Answer.INCONCLUSIVE):
+        yield Alarm("statistics", "model", f"{result.answer.value}: {result.reason}"[:200])
