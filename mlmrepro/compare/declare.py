@@ -62,7 +62,7 @@ def _leaves_some(variant: Variant, requirement: str) -> bool:
     bounds = [
         s.version.removesuffix(".*") for t in texts for s in Requirement(t).specifier if Requirement(t).name == name
     ]
-    points = ["0", *bounds, "9999", *(f"{bound}.0.1" for bound in bounds)]
+    points = ["0", *bounds, *(f"{bound}.0.1" for bound in bounds)]
     return any(all(holds(t, {name: p}) for t in texts if Requirement(t).name == name) for p in points)
 
 
@@ -78,7 +78,10 @@ def _complement(text: str) -> str:
 
 
 def _tightest(when: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out bounds that another one of the same package and direction implies; what is no bound stays."""
+    """Leave out bounds that another one of the same package and direction implies; what is no bound stays.
+
+    Of two at one version the later one holds: it was added to narrow the range, as >5 does behind >=5.
+    """
     kept: dict[tuple[str, str], tuple[Version, str]] = {}
     for text in when:
         requirement = Requirement(text)
@@ -86,6 +89,6 @@ def _tightest(when: tuple[str, ...]) -> tuple[str, ...]:
         is_bound = not more and first.operator in _OPPOSITE
         direction, version = (first.operator[0], Version(first.version)) if is_bound else (text, Version("0"))
         key = (requirement.name, direction)
-        if key not in kept or (version > kept[key][0]) == (direction == ">"):
+        if key not in kept or version == kept[key][0] or (version > kept[key][0]) == (direction == ">"):
             kept[key] = (version, text)
     return tuple(text for _, text in kept.values())

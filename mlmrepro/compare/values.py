@@ -84,8 +84,6 @@ def _compare(place: str, expected: Any, obtained: Any, limit: Callable[[float], 
         for index, pair in enumerate(zip(expected, obtained, strict=False)):
             found += _compare(f"{place}[{index}]", *pair, limit)
         return found
-    if type(expected) is int and type(obtained) is int and expected == obtained:
-        return []  # also one that no float can hold
     if _is_number(expected) and _is_number(obtained) and _is_float(expected) and _is_float(obtained):
         if math.isfinite(expected) and math.isfinite(obtained):
             if abs(expected - obtained) <= limit(expected):
@@ -93,7 +91,7 @@ def _compare(place: str, expected: Any, obtained: Any, limit: Callable[[float], 
             return [Difference(place, expected, obtained)]
         return [Difference(place, expected, obtained, "not a finite number")]
     if type(expected) is type(obtained) and expected == obtained:
-        return []
+        return []  # also two whole numbers that no float can hold
     return [Difference(place, expected, obtained)]
 
 

@@ -200,22 +200,20 @@ def _reason(result: SeedComparison, answer: Answer) -> str:
 
 
 def _advice(result: SeedComparison, answer: Answer) -> str:
-    sight = "" if result.smallest_effect is None else f"{result.smallest_effect:.3g} nats"
-    seen = f"so many seeds see a difference of {sight} with {100 * result.power:.3g} % power" if sight else ""
-    if result.low is None and answer is Answer.INCONCLUSIVE:
-        return f"Run at least {seeds_needed(result.alpha)} seeds on each side."
     if answer is not Answer.INCONCLUSIVE:
         return ""
-    needed = _seeds_to_decide(result)
+    if result.low is None or result.deviation is None:  # of a single run nobody knows how far another would lie
+        return f"Run at least {seeds_needed(result.alpha)} seeds on each side."
+    needed = _seeds_to_decide(result, result.deviation)
     more = f"about {needed} seeds on each side" if needed else f"more than {_MOST_SEEDS} seeds on each side"
-    return f"If the difference is as it looks, {more} would decide{f'; {seen}' if seen else ''}."
+    seen = f"so many seeds see a difference of {result.smallest_effect:.3g} nats with {100 * result.power:.3g} % power"
+    return f"If the difference is as it looks, {more} would decide; {seen}."
 
 
-def _seeds_to_decide(result: SeedComparison) -> int | None:
-    """Return how many seeds on each side would tell the side of the margin, by the t-test's power."""
+def _seeds_to_decide(result: SeedComparison, spread: float) -> int | None:
+    """Return how many seeds on each side, `spread` nats apart, would tell the side of the margin: a t-test's power."""
     gap = abs(result.difference - result.margin_nats)
     tried = range(max(seeds_needed(result.alpha), min(len(result.before), len(result.after)) + 1), _MOST_SEEDS + 1)
-    spread = result.deviation or 0.0
     return next(
         (n for n in tried if detectable(2 * n - 2, result.alpha, result.power) * spread * math.sqrt(2 / n) <= gap), None
     )

@@ -217,11 +217,56 @@ def test_what_fails_never_hides_behind_what_is_declared(places: list[tuple[Where
 def test_a_comparison_is_plain_json() -> None:
     """All of it survives JSON, also what is absent or not finite."""
     lost = Finding("loss", "steps", Verdict.UNMEASURED, (Difference("", float("nan"), ABSENT, "why"),))
-    content = Comparison([finding("model", Part.FLOW), lost], ("golden", "now")).to_dict()
+    content = Comparison([lost], ("golden", "now")).to_dict()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
+    (difference,) = content["changes"][0]["findings"][0]["differences"]
+    assert difference == {"place": "", "expected": "NaN", "obtained": "nothing", "note": "why"}
+    content = Comparison([finding("model", Part.FLOW), lost], ("golden", "now")).to_dict()
     assert (content["expected"], content["obtained"], content["exit_code"]) == ("golden", "now", 1)
     assert (content["verdict"], content["first_divergence"]) == ("REGRESSION", "model.x")
     assert content["stages"] == {"model": "REGRESSION", "loss": "unmeasured"}
     (change,) = content["changes"]
     assert (change["stage"], change["part"], change["follows"]) == ("model", "flow", ["loss"])
     assert change["findings"][0]["differences"] == [{"place": "", "expected": 1, "obtained": 2, "note": ""}]
+
+
+def test_a_comparison_is_told_whole_in_json() -> None:
+    """Settings, packages, causes and findings are all there, under the names that readers of the JSON use."""
+    content = Comparison(
+        [declared("model", Part.ALONE, "sdpa")],
+        ("golden", "now"),
+        packages={"torch": ("2.6", "2.7")},
+        settings={"seed": (42, None)},
+    ).to_dict()
+    difference = {"place": "", "expected": 1, "obtained": 2, "note": ""}
+    found = {
+        "name": "alone.y",
+        "verdict": "expected change",
+        "when": ["transformers>=5"],
+        "differences": [difference],
+    }
+    change = {
+        "stage": "model",
+        "part": "flow",
+        "verdict": "expected change",
+        "by_itself": True,
+        "follows": [],
+        "reason": "sdpa",
+        "link": "https://x",
+        "findings": [found],
+    }
+    assert content == {
+        "expected": "golden",
+        "obtained": "now",
+        "verdict": "expected change",
+        "exit_code": 0,
+        "settings": {"seed": [42, None]},
+        "packages": {"torch": ["2.6", "2.7"]},
+        "first_divergence": "model.alone.y",
+        "stages": {"model": "expected change"},
+        "changes": [change],
+    }
+    unchanged = Comparison([finding("loss", Part.FLOW, Verdict.IDENTICAL)]).to_dict()
+    assert (unchanged["first_divergence"], unchanged["changes"]) == (None, [])
+    (change,) = Comparison([finding("loss", Part.FLOW)]).to_dict()["changes"]
+    assert change["findings"][0]["when"] == []

@@ -55,22 +55,32 @@ def test_bounds_that_others_imply_are_left_out() -> None:
     }
 
 
+BELOW = "transformers<5.0"
+NO_BOUND = ("is not one bound of one package", "write it as transformers>=5.0 or datasets<4")
+NOT_HERE = ("does not hold for the versions of the record", "give the range in which the record's value is expected")
+NO_REASON = ("an expected change needs a reason and a link", "say why, and where it is documented")
+
+
 @pytest.mark.parametrize(
-    ("requirement", "value", "reason", "link", "problem"),
+    ("requirement", "value", "reason", "link", "said"),
     [
-        ("transformers>=5.0", "old", REASON, LINK, "does not hold"),
-        ("transformers>=4.0,<5", "old", REASON, LINK, "not one bound"),
-        ("transformers==4.41.2", "old", REASON, LINK, "not one bound"),
-        ("???", "old", REASON, LINK, "not one bound"),
-        ("transformers<5.0", "old", " ", LINK, "reason"),
-        ("transformers<5.0", "old", REASON, "see the docs", "link"),
-        ("transformers<5.0", "new", REASON, LINK, "already"),
+        ("transformers>=5.0", "old", REASON, LINK, NOT_HERE),
+        ("transformers>=4.0,<5", "old", REASON, LINK, NO_BOUND),
+        ("transformers==4.41.2", "old", REASON, LINK, NO_BOUND),
+        ("???", "old", REASON, LINK, NO_BOUND),
+        (BELOW, "old", " ", LINK, NO_REASON),
+        (BELOW, "old", REASON, "see the docs", NO_REASON),
+        (BELOW, "new", REASON, LINK, ("the value is the one that is expected already", "there is nothing to declare")),
     ],
 )
-def test_what_cannot_be_declared_is_refused(requirement: str, value: str, reason: str, link: str, problem: str) -> None:
+def test_what_cannot_be_declared_is_refused(
+    requirement: str, value: str, reason: str, link: str, said: tuple[str, str]
+) -> None:
     """A range that is none or does not hold, a missing reason or link, and a value that is expected already."""
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError) as error:
         declare(BASE, requirement, value, {"transformers": "4.41.2"}, reason=reason, link=link)
+    assert error.value.problem.removeprefix(f"{requirement!r} ") == said[0]
+    assert error.value.remedy == said[1]
 
 
 def test_a_range_that_is_no_bound_stays_as_it_is() -> None:
@@ -85,3 +95,65 @@ def test_a_range_that_is_no_bound_stays_as_it_is() -> None:
         "early": {"transformers==4.*", "transformers<4.50"},
         "new": {"transformers>=5"},
     }
+
+
+def test_bounds_are_narrowed_upwards_too() -> None:
+    """Each later release that changes a value takes the range from there on, and leaves the one before it its end."""
+    entry = declared(BASE, "transformers>=4.50", "newer", "5.1")
+    entry = declared(entry, "transformers>=5.0", "newest", "5.1")
+    assert {variant.value: set(variant.when) for variant in entry.variants} == {
+        "new": {"transformers<4.50"},
+        "newer": {"transformers>=4.50", "transformers<5.0"},
+        "newest": {"transformers>=5.0"},
+    }
+
+
+@pytest.mark.parametrize(("requirement", "version"), [("transformers>5", "5.1"), ("transformers<=5", "5.0")])
+def test_a_release_of_its_own_at_the_start_of_a_range_has_one_variant(requirement: str, version: str) -> None:
+    """Where a range begins at a release, that release and those after it can be told apart."""
+    entry = declared(declared(BASE, "transformers>=5", "five", "5.1"), requirement, "other", version)
+    assert [len(entry.matching({"transformers": each})) for each in ("4.9", "5", "5.0.1", "6")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("requirement", ["transformers>=4.40", "transformers>=4.48"])
+def test_a_range_beyond_that_of_the_value_before_is_refused(requirement: str) -> None:
+    """A bound that leaves the old value no version would expect the new one where another variant holds."""
+    entry = declared(BASE, "transformers>=4.48", "newer", "5.1")
+    with pytest.raises(UserError) as error:
+        declared(entry, requirement, "newest", "5.1")
+    assert error.value.problem == (
+        f"'{requirement}' reaches beyond transformers>=4.48, where the record's value would be expected"
+    )
+    assert (
+        error.value.remedy == "give a bound inside of that range; a wider change takes one declaration for each variant"
+    )
+
+
+def test_a_bound_of_another_package_leaves_versions_over() -> None:
+    """A variant for one package is split by another package's release; all its ranges hold on both sides."""
+    entry = declared(BASE, "transformers>=4.48", "newer", "5.1")
+    versions = {"transformers": "5.1", "datasets": "4.0"}
+    entry = declare(entry, "datasets>=3", "both", versions, reason=REASON, link="http://example.org/2")
+    assert {variant.value: (set(variant.when), variant.link) for variant in entry.variants} == {
+        "new": ({"transformers<4.48"}, LINK),
+        "newer": ({"transformers>=4.48", "datasets<3"}, LINK),
+        "both": ({"transformers>=4.48", "datasets>=3"}, "http://example.org/2"),
+    }
+
+
+def test_the_end_of_a_family_of_releases_can_be_declared() -> None:
+    """A bound inside of 4.* leaves the releases below it."""
+    four = Variant("four", ("transformers==4.*",), REASON, LINK)
+    entry = Entry(Lane.EXACT, (four, Variant("new", ("transformers>=5",), REASON, LINK)))
+    changed = declared(entry, "transformers>=4.50", "late", "4.57")
+    assert [v.value for v in changed.matching({"transformers": "4.49"})] == ["four"]
+    assert [v.value for v in changed.matching({"transformers": "4.57"})] == ["late"]
+
+
+def test_a_golden_with_two_variants_that_hold_is_mended_first() -> None:
+    """Which of the two would be split nobody can tell; the error counts them."""
+    rows = tuple(Variant(value, ("transformers>=4",), REASON, LINK) for value in "ab")
+    with pytest.raises(UserError) as error:
+        declared(Entry(Lane.EXACT, rows), "transformers>=5", "c", "5.1")
+    assert error.value.problem == "2 variants hold for the versions of the record"
+    assert error.value.remedy == "mend the golden: one must hold"

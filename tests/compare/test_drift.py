@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlmrepro.compare.drift import Drift, Outcome, compare_records, differing, setting_changes
+from mlmrepro.compare.drift import Drift, Outcome, compare_records, compare_with, differing, setting_changes
 from mlmrepro.compare.golden import Entry, Golden, Variant, write_golden
-from mlmrepro.compare.judge import Verdict
+from mlmrepro.compare.judge import Expectations, Verdict
 from mlmrepro.record import Lane, RunRecord
 
 
@@ -182,8 +182,10 @@ def test_a_declared_change_is_expected_in_goldens_steps_and_variations(tmp_path:
 def test_a_failed_outcome_cannot_be_compared() -> None:
     """Comparing what has no record is an error of ours, both ways."""
     for pair in ((OLDEST, FAILED), (FAILED, OLDEST)):
-        with pytest.raises(ValueError, match="without a record"):
+        with pytest.raises(ValueError, match=r"^an outcome without a record cannot be compared$"):
             compare_records(*pair)
+    with pytest.raises(ValueError, match=r"^an outcome without a record cannot be compared$"):
+        compare_with(Expectations({}, {}), "golden", FAILED)
 
 
 def test_package_and_setting_changes_are_two_sided() -> None:
@@ -197,3 +199,28 @@ def test_package_and_setting_changes_are_two_sided() -> None:
     after = RunRecord({}, {"guide": {"seed": 7, "fp16": False, "epochs": 3}, "threads": 2})
     assert setting_changes(before.config, after.config) == {"seed": (42, 7), "threads": (1, 2), "epochs": (None, 3)}
     assert setting_changes({}, {}) == {}
+
+
+def test_settings_that_differ_are_told_where_both_are_known(tmp_path: Path) -> None:
+    """They are the first thing to look at: of two records, and of goldens whose header has a run's settings."""
+    before, after = outcome("4.41", "2.19"), outcome("4.41", "2.19")
+    assert before.record is not None
+    assert after.record is not None
+    before.record.config |= {"guide": {"seed": 42}, "threads": 1}
+    after.record.config |= {"guide": {"seed": 7}, "threads": 1}
+    assert compare_records(before, after).comparison.settings == {"seed": (42, 7)}
+    assert Drift([after], golden(tmp_path)).comparisons[after.name].settings == {}
+    made = Golden({"packages": {}, "config": before.record.config}, {"rows": Entry(Lane.EXACT, (Variant(18),))})
+    write_golden(tmp_path / "dataset.json", made)
+    assert Drift([after], tmp_path).comparisons[after.name].settings == {"seed": (42, 7)}
+
+
+@pytest.mark.parametrize("before", ["5.0", None])
+@pytest.mark.parametrize("after", ["5.1", None])
+def test_a_package_without_a_version_neither_rises_nor_falls(before: str | None, after: str | None) -> None:
+    """An outcome that lacks one of the two packages stays on the chain by the other."""
+    outcomes = [outcome("4.9", "2.19"), outcome("4.10", "2.21")]
+    for each, version in zip(outcomes, (before, after), strict=True):
+        assert each.record is not None
+        each.record.provenance["packages"]["datasets"] = version
+    assert names(Drift(outcomes).chain) == names(outcomes)

@@ -18,7 +18,7 @@ from mlmrepro.errors import UserError
 from mlmrepro.record import Lane
 
 PROVENANCE = {
-    "packages": {"transformers": "5.1.0", "huggingface-hub": "1.2", "evaluate": None},
+    "packages": {"transformers": "5.1.0", "huggingface-hub": "1.2", "evaluate": None, "typing_extensions": "4.15"},
     "python": "3.11.7",
     "platform": {"system": "Linux"},
 }
@@ -90,11 +90,15 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
 def test_an_absent_file_and_another_schema_are_bad_input(tmp_path: Path) -> None:
     """A file that is not there, or of another version of this package, is refused with its path."""
     path = tmp_path / "x.json"
-    with pytest.raises(UserError, match=r"x\.json cannot be read: No such file"):
+    with pytest.raises(UserError) as error:
         read_golden(path)
+    assert error.value.problem == f"the golden {path} cannot be read: No such file or directory"
+    assert error.value.remedy == "check the path, or run the tests once"
     path.write_text('{"schema": 1}')
-    with pytest.raises(UserError, match=r"x\.json is of schema 1, this version reads schema 2"):
+    with pytest.raises(UserError) as error:
         read_golden(path)
+    assert error.value.problem == f"the golden {path} is of schema 1, this version reads schema 2"
+    assert error.value.remedy == "make it again with --golden-update"
 
 
 TOLERANCE = {"quantity": "nats", "atol": 0.1, "rtol": 0, "reason": "why"}
@@ -103,7 +107,7 @@ TOLERANCE = {"quantity": "nats", "atol": 0.1, "rtol": 0, "reason": "why"}
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"lane": "exact"}, "either value or variants"),
+        ({"lane": "exact"}, "ValueError: either value or variants is needed"),
         ({"lane": "exact", "value": 1, "variants": []}, "either value or variants"),
         ({"lane": "exact", "variants": []}, "nothing is expected"),
         ({"lane": "exact", "value": 1, "valeu": 2}, "unknown fields.*valeu"),
@@ -143,8 +147,10 @@ def test_what_is_not_finite_is_never_written(tmp_path: Path, bad: Any) -> None:
     before = path.read_bytes()
     rows = tuple(Variant(value, (when,), "why", "link") for value, when in ((1, "python<3"), (bad, "python>=3")))
     for several in ((Variant(bad),), rows):
-        with pytest.raises(UserError, match="'loss' is not finite"):
+        with pytest.raises(UserError) as error:
             write_golden(path, Golden(PROVENANCE, {"loss": Entry(Lane.EXACT, several)}))
+        assert error.value.problem == f"the value of 'loss' is not finite, in the golden {path}"
+        assert error.value.remedy == "mend what gives NaN or infinity: no golden holds it"
     assert path.read_bytes() == before
 
 
@@ -159,6 +165,7 @@ def test_what_is_not_finite_is_never_written(tmp_path: Path, bad: Any) -> None:
         ("python>=3.11", True),
         ("python<3.11", False),
         ("huggingface_hub>=1", True),
+        ("typing-extensions>=4", True),
         ("evaluate>=0", False),  # not installed
         ("accelerate!=1", False),  # not known
     ],
@@ -199,8 +206,13 @@ def test_the_variant_is_chosen_by_the_versions(tmp_path: Path) -> None:
 
 def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
     """Exactly one variant for the versions it was made with, links that are addresses, and a whole header."""
-    path = written(tmp_path / "x.json", a={"lane": "exact", "value": 1}, b=variants("python<3.11", "python>=3.11"))
-    assert lint(path) == []
+    entries = {
+        "plain": {"lane": "exact", "value": 1},
+        "bound": variants("python<3.11", "python>=3.11"),
+        "above": variants("python<=3.10", "python>3.10", link="http://x"),
+        "family": variants("transformers<5", "transformers==5.*", "transformers>=6"),
+    }
+    assert lint(written(tmp_path / "x.json", **entries)) == []
 
 
 @pytest.mark.parametrize(
@@ -209,7 +221,7 @@ def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
         (variants("python<3.11", "python<3"), "0 variants hold"),
         (variants("python>=3.11", "python>=3"), "2 variants hold"),
         (variants("python<3", "python<3", "python>=3"), "2 variants hold for python 0"),
-        (variants("python<3.9", "python>=3.10"), "0 variants hold for python 3.9"),
+        (variants("python<3.9", "python>=3.10"), "0 variants hold for python 3.9, not one"),
         (variants("python<3,>=3", "python<3", "python>=3"), "no version fulfils python<3,>=3"),
         (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is no address"),
     ],
@@ -230,4 +242,24 @@ def test_lint_wants_a_header_and_an_entry(tmp_path: Path) -> None:
         "its provenance lacks 'packages'",
         "its provenance lacks 'platform'",
         "it expects nothing",
+    ]
+
+
+def test_lint_tells_every_problem(tmp_path: Path) -> None:
+    """What is wrong with the header, the versions, the ranges and the links stands together, a line each."""
+    uneven = {"lane": "exact", "variants": []}
+    rows = [(["python<3", "torch<2"], "a"), (["python>=3", "torch>=2", "torch<1"], "see the notes")]
+    uneven["variants"] = [{"when": when, "value": 1, "reason": "why", "link": link} for when, link in rows]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"schema": 2, "provenance": PROVENANCE | {"platform": {}}, "expected": {"e": uneven}}))
+    lines = [line.removeprefix(f"{path}: ") for line in lint(path)]
+    assert lines[:3] == [
+        "its provenance lacks 'platform'",
+        "'e': 0 variants hold for the versions that it was made with, not one",
+        "'e': 0 variants hold for python 0 and torch 2, not one",
+    ]
+    assert lines[-3:] == [
+        "'e': no version fulfils python>=3 and torch>=2 and torch<1",
+        "'e': the link 'a' is no address",
+        "'e': the link 'see the notes' is no address",
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlmrepro.compare.golden import read_golden
-from mlmrepro.compare.store import GoldenFile, GoldenMismatch, GoldenStore, Update
-from mlmrepro.compare.tolerance import QUANTITIES
+from mlmrepro.compare.store import GoldenFile, GoldenMismatch, GoldenStore, Update, file_key
+from mlmrepro.compare.tolerance import QUANTITIES, Tolerance
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane, RunRecord
 
@@ -58,6 +59,8 @@ def test_every_method_is_its_lane(folder: Path) -> None:
     ]
     assert entries["loss"].tolerance == QUANTITIES["nats"]
     assert entries["perplexity"].better == "lower"
+    assert entries["perplexity"].tolerance == Tolerance("perplexity", rtol=0.1, reason="test")
+    assert entries["top"].tolerance == Tolerance("probability", atol=0.01, reason="test")
 
 
 def test_a_tolerance_of_ones_own_needs_its_reason(folder: Path) -> None:
@@ -124,7 +127,7 @@ def test_the_header_of_a_stage_has_the_settings_of_its_run(folder: Path) -> None
     golden.stage(a_record(steps=18), "evaluation")
     golden.exact("x", 1)
     assert read_golden(folder / "evaluation.json").provenance["config"] == {"profile": "embedded"}
-    assert "config" not in read_golden(folder / "f.json").provenance
+    assert not {"config", "commit", "guide"} & set(read_golden(folder / "f.json").provenance)
 
 
 @pytest.mark.parametrize("update", ["", "new", "all"])
@@ -160,3 +163,62 @@ def test_a_file_has_one_name_with_or_without_its_suffix(folder: Path) -> None:
     make_file(folder, "new").file("below/loss").exact("x", 1)
     make_file(folder).file("below/loss.json").exact("x", 1)
     assert (folder / "below" / "loss.json").is_file()
+
+
+def test_every_mismatch_gives_the_command_of_its_test(folder: Path) -> None:
+    """Whatever fails, of this file, of a shared one or of a stage, the command that updates it is told."""
+    for name, command in (("tests/test_x.py::test", "pytest tests/test_x.py::test"), ("", "pytest ...")):
+        golden = make_file(folder, test=name) if name else GoldenFile(GoldenStore(folder), "f.json")
+        for call in (
+            lambda golden=golden: golden.exact("x", 1),
+            lambda golden=golden: golden.file("shared").exact("x", 1),
+            lambda golden=golden: golden.stage(RunRecord({}, {}), "evaluation"),
+            lambda golden=golden: golden.stage(a_record(steps=18), "evaluation"),
+        ):
+            with pytest.raises(GoldenMismatch) as error:
+                call()
+            assert f"    {command} --golden-update\n" in str(error.value)
+        for path in folder.glob("*.json"):
+            path.unlink()
+
+
+def test_a_message_shows_as_much_as_is_allowed(folder: Path) -> None:
+    """Ten differences and 300 characters are shown whole; one more of either is counted."""
+    for name, value in (("ten", list(range(10))), ("text", "x" * 298), ("longer", "x" * 299)):
+        make_file(folder, "new").exact(name, value)
+    golden = make_file(folder)
+    with pytest.raises(GoldenMismatch) as error:
+        golden.exact("ten", list(range(1, 11)))
+    assert "  [9]: expected 9, obtained 10 (differs by +1)\n\nIs this" in str(error.value)
+    for name, shown in (("text", repr("x" * 298)), ("longer", f"'{'x' * 299}… (301 characters)")):
+        with pytest.raises(GoldenMismatch) as error:
+            golden.exact(name, "y")
+        assert f"  expected: {shown}\n" in str(error.value)
+
+
+def test_what_a_run_has_replaced_is_compared_too(folder: Path) -> None:
+    """Two tests that disagree about one entry are no update, also where the entry was there before."""
+    make_file(folder, "new").exact("x", 0)
+    golden = make_file(folder, "all")
+    golden.exact("x", 1)
+    with pytest.raises(GoldenMismatch, match="'x': REGRESSION"):
+        golden.exact("x", 2)
+    assert read_golden(folder / "f.json").entries["x"].variants[0].value == 1
+
+
+def test_a_folder_is_never_taken_for_a_file(folder: Path) -> None:
+    """A folder whose name ends as a golden's file does gets another name; slashes are folders, spaces none."""
+    assert file_key("a") == "a.json"
+    assert file_key("a.json", "b").startswith("a.json~")
+    with pytest.raises(GoldenMismatch):
+        GoldenStore(folder).check("below/loss", "x", 1, Lane.EXACT)
+    assert (folder / "below" / "loss.json").is_file()
+
+
+def test_a_value_that_is_never_written_is_shown(folder: Path) -> None:
+    """The message says what it is that agrees with nothing."""
+    with pytest.raises(GoldenMismatch) as error:
+        make_file(folder, "new").approximate("x", [1.0, math.inf], quantity="nats")
+    (problem,) = error.value.problems
+    where = f"{folder}/f.json: 'x': never written, as it cannot agree with anything"
+    assert problem == f"{where}\n  obtained: [1.0, inf]"

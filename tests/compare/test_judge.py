@@ -230,8 +230,10 @@ def test_a_record_is_expected_within_the_measured_tolerances() -> None:
 
 def test_a_directory_without_goldens_is_bad_input(tmp_path: Path) -> None:
     """Nothing to expect is an error, not a pass; a directory with one stage will do."""
-    with pytest.raises(UserError, match="no golden directory"):
+    with pytest.raises(UserError) as error:
         Expectations.from_goldens(tmp_path)
+    assert error.value.problem == f"{tmp_path} is no golden directory: it has no dataset.json"
+    assert error.value.remedy == "give a folder with goldens by stage, such as golden/embedded, or a record"
     assert list(goldens(tmp_path, OLD, loss__steps=one(18)).entries) == ["loss"]
 
 
@@ -240,5 +242,6 @@ def test_goldens_of_different_versions_are_no_reference(tmp_path: Path) -> None:
     for stage, versions in (("dataset", OLD), ("model", NEW)):
         golden = Golden({"packages": dict(versions)}, {"x": Entry(Lane.EXACT, (Variant(1),))})
         write_golden(tmp_path / f"{stage}.json", golden)
-    with pytest.raises(UserError, match=r"dataset\.json and .*model\.json were made with different versions"):
+    with pytest.raises(UserError, match=r"dataset\.json and .*model\.json were made with different versions") as error:
         Expectations.from_goldens(tmp_path)
+    assert error.value.remedy == "make all goldens of a folder together, with --golden-update"

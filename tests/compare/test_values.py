@@ -226,3 +226,47 @@ def test_numbers_that_no_float_holds_are_compared_as_they_are() -> None:
     assert found.size is None
     assert "expected" in str(found)
     assert differences(Lane.EXACT, huge, 1.0)
+
+
+def test_each_difference_of_a_ranking_is_told_whole() -> None:
+    """Rows that lack, tokens by their text or else their id, ranks, scores and what follows: each at its place."""
+    small, dwarf = ROWS[2], ROWS[1]
+    new = {"token": 99, "score": 0.01, "sequence": "a new"}
+    assert differences(Lane.RANKING, ROWS, ROWS[:2], BAND) == [
+        Difference("", ROWS, ROWS[:2], "3 rows expected, 2 obtained")
+    ]
+    assert differences(Lane.RANKING, ROWS, [new, small | {"sequence": "small"}, dwarf | {"score": 0.3}], BAND) == [
+        Difference("rank 1", " spiral", 99, "a token that was not expected"),
+        Difference("rank 2['sequence']", "a small", "small"),
+        Difference("rank 3 score", 0.2, 0.3),
+    ]
+    assert differences(Lane.RANKING, [new], [dwarf], BAND) == [
+        Difference("rank 1", 99, " dwarf", "a token that was not expected")
+    ]
+    counted = [small | {"count": 1}], [small | {"count": 1.5}]  # only scores may move
+    assert differences(Lane.RANKING, *counted, BAND) == [Difference("rank 1['count']", 1, 1.5)]
+    twice = [dwarf, dwarf]
+    assert differences(Lane.RANKING, [dwarf, small], twice, BAND) == [
+        Difference("", [dwarf, small], twice, "a token occurs twice")
+    ]
+
+
+def test_the_tie_band_is_part_of_the_tie() -> None:
+    """Scores exactly one band apart tie, a little more do not: for neighbours, and for what takes the last place."""
+    band = Tolerance("probability", atol=0.25, reason="test")
+    rows = [{"token": 7, "score": 0.75}, {"token": 8, "score": 0.5}]
+    new = [{"token": 9, "score": 0.75}, rows[1]]
+    assert differences(Lane.RANKING, rows, rows[::-1], band) == []
+    assert differences(Lane.RANKING, rows, new, band) == []
+    for wider in (0.7500001, 0.76):
+        apart = [rows[0] | {"score": wider}, rows[1]]
+        assert differences(Lane.RANKING, apart, apart[::-1], band)
+        assert differences(Lane.RANKING, apart, new, band)
+        assert differences(Lane.RANKING, rows, [new[0] | {"score": wider}, rows[1]], band)
+
+
+def test_a_line_is_as_long_as_its_values_need() -> None:
+    """Without a note there are no brackets; 80 characters are shown whole, of more the first 79."""
+    assert str(Difference("", "a", "b")) == "expected 'a', obtained 'b'"
+    whole, longer = "x" * 78, "x" * 79  # and two quotation marks
+    assert str(Difference("", whole, longer)) == f"expected '{whole}', obtained '{'x' * 78}…"

@@ -110,7 +110,8 @@ def test_losses_that_are_no_numbers_are_a_regression(value: float) -> None:
     assert math.isnan(found.after)
     assert found.before == BEFORE.perplexity
     assert "2 of 800" in found.reason
-    assert "'doc 7'" in found.reason
+    assert found.reason == "2 of 800 losses (the first in 'doc 7') of the candidate are no finite numbers"
+    assert found.advice == "Look for NaN or infinite weights, or for a number format too narrow for the model."
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -119,8 +120,10 @@ def test_a_broken_baseline_is_bad_input() -> None:
     broken = changed(0.0)
     broken.loss[UNITS] = np.nan
     for after in (BEFORE, broken):
-        with pytest.raises(UserError, match=r"1 of 800 losses \(the first in 'doc 1'\) in the baseline.*Remedy"):
+        with pytest.raises(UserError) as error:
             checked(after, broken)
+        assert error.value.problem == "1 of 800 losses (the first in 'doc 1') in the baseline are no finite numbers"
+        assert error.value.remedy == "make the baseline anew, from a checkpoint whose losses are finite"
 
 
 @pytest.mark.parametrize("column", ["document", "position", "token", "size"])
@@ -190,7 +193,7 @@ def test_neither_long_nor_short_documents_are_named_for_their_length() -> None:
 
 def test_a_random_plan_leaves_gaps_and_masks_places_twice() -> None:
     """A unit that was never masked has no losses, one masked in two passes their mean."""
-    text = [DocumentText("other", "", ["x"]), DocumentText("doc", "", list("abcd"))]
+    text = [DocumentText("other", "", ["x"]), DocumentText("doc", "", list("abcde"))]
     before = units([0, 1, 1, 1], [0, 1, 1, 3], [1, 2, 4, 5])
     after = units([0, 1, 1, 1], [0, 1, 1, 3], [0.5, 3, 7, 5])
     (found,) = worst_documents(before, after, text, 5)
@@ -199,6 +202,7 @@ def test_a_random_plan_leaves_gaps_and_masks_places_twice() -> None:
         ("b", 3, 5),
         ("c", None, None),
         ("d", 5, 5),
+        ("e", None, None),
     ]
     assert found.difference == pytest.approx(4 / 3)
 
@@ -212,7 +216,12 @@ def test_long_documents_are_cut_around_the_largest_worsening(worst_unit: int) ->
     (found,) = worst_documents(before, after, text, 1)
     shown = [int(t.text) for t in found.tokens]
     assert shown == list(range(shown[0], shown[0] + SHOWN_UNITS))
-    assert worst_unit in shown
+    assert shown[0] == {0: 0, 17: 0, 600: 400, 999: 600}[worst_unit]  # in the middle, where there is text around it
+    gaps = np.arange(1000) % 7 == worst_unit % 7  # units that were never masked got no worse, and no better
+    unlike = units([0] * gaps.sum(), list(np.flatnonzero(gaps)), list(np.where(np.flatnonzero(gaps) % 2, 9.0, 1.0)))
+    after = dataclasses.replace(unlike, loss=unlike.loss + (unlike.position == worst_unit).astype(np.float32))
+    (found,) = worst_documents(unlike, after, text, 1)
+    assert [int(t.text) for t in found.tokens] == shown
 
 
 def test_cautions_join_the_notes() -> None:
@@ -232,3 +241,29 @@ def test_what_was_given_along_is_kept() -> None:
     assert found.provenance == {"candidate": {"checkpoint": "new"}}
     assert (found.margin, found.margin_nats, found.rounding) == (0.01, MARGIN, 1e-5)
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["answer"] == "same"
+    assert type(found.to_dict()["answer"]) is str
+
+
+@pytest.mark.parametrize(
+    ("difference", "code"), [(-0.05, 0), (0.005, 0), (0.05, 1), (math.nan, 1), (0.01 + 3000 * NOISE, 3)]
+)
+def test_each_answer_has_its_exit_code(difference: NDArray | float, code: int) -> None:
+    """0 for better and the same, 1 for a regression, 3 where nothing can be concluded: what scripts rely on."""
+    assert checked(changed(difference + NOISE)).exit_code == code
+
+
+def test_documents_that_are_equally_grave_keep_their_order() -> None:
+    """Of 200 that got worse by the same, the first in the text are named first."""
+    text = [DocumentText(f"doc {i}", "", ["x"]) for i in range(200)]
+    before = units(list(range(200)), [0] * 200, [1.0] * 200)
+    after = dataclasses.replace(before, loss=before.loss + np.float32(0.5))
+    assert [d.name for d in worst_documents(before, after, text, 200)] == [d.name for d in text]
+
+
+def test_the_power_that_is_asked_for_is_the_power_of_every_figure() -> None:
+    """Of the whole comparison, of the accuracy and of each slice."""
+    found = checked(changed(NOISE), power=0.8, alpha=0.02)
+    assert found.paired is not None
+    assert found.accuracy is not None
+    for paired in (found.paired, found.accuracy.paired, *(s.paired for s in found.slices)):
+        assert (paired.alpha, paired.power) == (0.02, 0.8)

@@ -82,6 +82,7 @@ def test_what_is_as_good_as_the_margin_is_never_decided() -> None:
     """At the margin, or so near that a hundred times the text would not decide, no number of documents is named."""
     for mean in (MARGIN, MARGIN * 1.0001, MARGIN * 0.9999):
         assert documents_needed(text(mean), MARGIN) is None
+    assert documents_needed(text(MARGIN, spread=0.0), MARGIN) is None
     reason, advice = explain(text(MARGIN * 1.0001), 0.01, MARGIN, "perplexity", 50, 50.5)
     assert "the interval holds the margin" in reason
     assert f"{MOST_TIMES} times as much text would not decide" in advice
@@ -115,7 +116,16 @@ def test_how_much_more_text_is_told() -> None:
     needed = documents_needed(found, MARGIN)
     assert needed is not None
     _, advice = explain(found, 0.01, MARGIN, "perplexity", 50, 50.4)
-    assert f"{needed:,} documents of this kind, {needed / 400:.2g} times as many, would decide" in advice
+    assert advice == (
+        f"If the difference is as it looks, {needed:,} documents of this kind, {needed / 400:.2g} times as many, "
+        "would decide."
+    )
+    near = text(MARGIN - 0.0006)
+    needed = documents_needed(near, MARGIN)
+    assert needed is not None
+    assert needed > 11 * 400
+    _, advice = explain(near, 0.01, MARGIN, "perplexity", 50, 50.4)
+    assert f"{needed:,} documents of this kind, {needed / 400:.0f} times as many" in advice
 
 
 def test_bits_per_byte_are_told_in_bits() -> None:
@@ -137,3 +147,36 @@ def test_enormous_changes_have_words_too() -> None:
     """A broken model's loss overflows the exponential: the sentence stays a sentence."""
     reason, _ = explain(text(2000.0), 0.01, MARGIN, "perplexity", 50, math.inf)
     assert reason.startswith("perplexity 50 → inf, +inf %")
+
+
+@pytest.mark.parametrize(("mean", "side", "other"), [(0.0115, "low", "high"), (0.0085, "high", "low")])
+def test_skewness_towards_the_margin_asks_for_more_documents(mean: float, side: str, other: str) -> None:
+    """What widens the side of the interval on which the margin lies has to shrink too; the other side has no say."""
+    found = text(mean)
+    needed = documents_needed(found, MARGIN)
+    assert needed is not None
+    away = 0.001 * (-1 if side == "low" else 1)
+    wider = documents_needed(dataclasses.replace(found, **{side: getattr(found, side) + away}), MARGIN)
+    assert wider is not None
+    assert wider > needed
+    assert documents_needed(dataclasses.replace(found, **{other: getattr(found, other) - away}), MARGIN) == needed
+
+
+@pytest.mark.parametrize(
+    ("bits", "told"),
+    [
+        (0.0, "+0.00 bits"),
+        (0.0123, "+0.012 bits"),
+        (-0.0999, "-0.1 bits"),
+        (0.101, "+0.10 bits"),
+        (1.5, "+1.50 bits"),
+        (999.9, "+999.90 bits"),
+        (1000.4, "+1e+03 bits"),
+        (-1234.0, "-1.23e+03 bits"),
+    ],
+)
+def test_a_figure_has_as_many_digits_as_tell_something(bits: float, told: str) -> None:
+    """Two decimals where they tell enough, two digits below, three for large numbers; always with its sign."""
+    found = dataclasses.replace(text(0.0), difference=bits * math.log(2))
+    reason, _ = explain(found, 0.01, 0.004, "bits per byte", 1.5, 1.53)
+    assert reason.startswith(f"bits per byte 1.5 → 1.53, {told} (98 % interval ")

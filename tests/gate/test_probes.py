@@ -162,6 +162,13 @@ def test_top_k_overlap_by_hand(before: str, after: str, k: int, expected: float)
     assert top_k_overlap(filled(before), filled(after), k) == pytest.approx(expected)
 
 
+def test_a_place_is_given_away_once() -> None:
+    """The one free place of a side that is given to what is sure on the other is not given to another tie too."""
+    before = rows(("x", 0.5), ("y", 0.2), ("z", 0.2))
+    after = rows(("p", 0.5), ("x", 0.2), ("y", 0.2))
+    assert top_k_overlap(before, after, 2) == 0.5
+
+
 @settings(max_examples=60)
 @given(rankings(range(7)), rankings(range(7)), st.integers(1, 7))
 def test_top_k_overlap_is_the_best_over_all_ways_to_break_the_ties(before: Groups, after: Groups, k: int) -> None:
@@ -213,10 +220,26 @@ def test_the_right_answer_keeps_its_rank() -> None:
     assert (change.rank_before, change.rank_after) == (1, None)
     assert (change.before, change.after) == (tuple(before), tuple(after))
     change = probe_change("The <mask> shines.", before, after)
-    assert (change.rank_before, change.rank_after) == (None, None)
+    assert (change.rank_before, change.rank_after, change.expected) == (None, None, "")
+    blank = [*before, Prediction(0, " ", 0.05)]  # not the answer of who asked for none
+    assert probe_change("The <mask> shines.", blank, blank).rank_before is None
 
 
 def test_probabilities_that_are_no_numbers_tie_with_nothing() -> None:
     """A broken checkpoint's NaN are compared by their order; nothing is raised and nothing is called tied."""
     assert ranked(rows(("a", math.nan), ("b", math.nan))) == [[97], [98]]
     assert np.isfinite(probe_change("x", filled("ab"), rows(("b", math.nan), ("a", math.nan))).rank_biased_overlap)
+
+
+def test_a_probe_keeps_what_was_asked() -> None:
+    """The prompt and the right answer come back as they were given."""
+    change = probe_change("The <mask> shines.", filled("a"), filled("b"), expected=" sun")
+    assert (change.prompt, change.expected) == ("The <mask> shines.", " sun")
+
+
+def test_the_tie_band_holds_for_ranks_and_overlaps_alike() -> None:
+    """A wider band than the usual one makes a tie of what would be a swap, in every figure of a probe."""
+    before, after = rows(("a", 0.40), ("b", 0.38)), rows(("b", 0.40), ("a", 0.38))
+    narrow, wide = (probe_change("x", before, after, "b", tie_band=band) for band in (0.01, 0.1))
+    assert (narrow.rank_biased_overlap < 1, narrow.overlap[1], narrow.rank_before) == (True, 0, 2)
+    assert (wide.rank_biased_overlap, wide.overlap[1], wide.rank_before) == (pytest.approx(1), 1, 1)

@@ -14,7 +14,7 @@ from scipy.stats import permutation_test
 
 from mlmrepro.errors import UserError
 from mlmrepro.gate.result import Answer
-from mlmrepro.gate.seeds import SeedComparison, compare_seeds, seeds_needed
+from mlmrepro.gate.seeds import SeedComparison, _arrangements, compare_seeds, seeds_needed
 
 few = settings(max_examples=25)
 loss = st.integers(0, 10_000).map(lambda n: 4 + n / 10_000)
@@ -129,6 +129,8 @@ def test_a_loss_that_is_no_number_is_a_regression(broken: float) -> None:
     found = compare([4.0, 4.1, 4.2], [3.0, broken, 3.1])
     assert found.answer is Answer.REGRESSION
     assert found.reason == "1 of 3 seeds after gave a loss that is no number"
+    assert compare([4.0], [broken]).reason == "1 of 1 seed after gave a loss that is no number"
+    assert found.advice == "Look at the log of the training that broke."
     assert "NaN" in json.dumps(found.to_dict(), allow_nan=False) or broken == math.inf
 
 
@@ -137,6 +139,7 @@ def test_every_raw_value_is_kept() -> None:
     before, after = [4.1, 4.0, 4.2], [4.4, 4.3, 4.5]
     plain = json.loads(json.dumps(compare(before, after).to_dict(), allow_nan=False))
     assert (plain["before"], plain["after"], plain["answer"]) == (before, after, "REGRESSION")
+    assert type(compare(before, after).to_dict()["answer"]) is str
 
 
 def test_the_same_losses_are_the_same() -> None:
@@ -160,8 +163,9 @@ def test_many_seeds_are_sampled_and_agree() -> None:
     """Beyond what can be tried in full, arrangements are drawn, the same in every run, and p-values hardly move."""
     rng = np.random.default_rng(0)
     before, after = rng.normal(4, 1, 12), rng.normal(4.9, 1, 12)
-    drawn, again = compare(list(before), list(after), 0.0), compare(list(before), list(after), 0.0)
-    assert drawn == again
+    drawn = compare(list(before), list(after), 0.0)
+    _arrangements.cache_clear()  # as in another run
+    assert compare(list(before), list(after), 0.0) == drawn
     test = permutation_test(
         (after, before), lambda x, y: x.mean() - y.mean(), alternative="greater", n_resamples=4000, rng=1
     )
@@ -169,17 +173,117 @@ def test_many_seeds_are_sampled_and_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "options", "problem"),
+    ("before", "after", "options", "problem", "remedy"),
     [
-        ([], [4.0], {}, "without any run"),
-        ([4.0], [], {}, "without any run"),
-        ([4.0, math.nan], [4.0], {}, "of the recipe before is no number"),
-        ([4.0], [4.0], {"margin": -1.0}, "is no bound"),
-        ([4.0], [4.0], {"alpha": 0.168}, "are no error rates"),
-        ([4.0], [4.0], {"alpha": 0.05, "power": 0.01}, "are no error rates"),
+        ([], [4.0], {}, "a recipe without any run", "give the loss of at least one seed on each side"),
+        ([4.0], [], {}, "a recipe without any run", "give the loss of at least one seed on each side"),
+        ([4, math.nan], [4], {}, "a loss of the recipe before is no number", "run the seed again, or leave it out"),
+        ([4], [4], {"margin": -1.0}, "a margin of -1 nats is no bound", "give a margin of 0 or more, such as 0.01"),
+        ([4], [4], {"alpha": 0.168}, "alpha 0.168 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
+        ([4], [4], {"alpha": 0.0}, "alpha 0 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
+        ([4], [4], {"power": 0.01}, "alpha 0.05 and power 0.01 are no error rates", "use alpha 0.05, power 0.95"),
+        ([4], [4], {"power": 1.0}, "alpha 0.05 and power 1 are no error rates", "use alpha 0.05, power 0.95"),
     ],
 )
-def test_bad_input_is_told(before: list[float], after: list[float], options: dict[str, float], problem: str) -> None:
+def test_bad_input_is_told(
+    before: list[float], after: list[float], options: dict[str, float], problem: str, remedy: str
+) -> None:
     """No runs, a baseline that broke, and arguments out of range are bad input; 2 against 2 cannot be forced."""
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError) as error:
         compare(before, after, **options)
+    assert (error.value.problem, error.value.remedy) == (problem, remedy)
+
+
+def test_a_tie_is_no_evidence() -> None:
+    """An arrangement as extreme as the observed one counts against a claim, at 0 and at the margin: losses may tie."""
+    before, after = [4.25, 4.25, 4.0], [4.25, 4.0, 4.0]
+    test = permutation_test((after, before), lambda x, y: np.mean(x) - np.mean(y), alternative="less")
+    found = compare(before, after, 0.25)
+    assert found.p_better == pytest.approx(test.pvalue)
+    assert found.p_better > 0.25
+    touching = compare([4.0, 4.0, 4.0], [4.25, 4.25, 4.25], 0.25)
+    assert (touching.low, touching.high, touching.p_worse, touching.p_same) == (0.25, 0.25, 1, 1)
+    assert touching.answer is Answer.INCONCLUSIVE
+    assert compare([4.0, 4.0, 4.0], [4.25, 4.25, 4.25], 0.2).answer is Answer.REGRESSION
+
+
+def test_two_seeds_on_a_side_have_a_spread() -> None:
+    """It is pooled over both sides: squares over the seeds less two."""
+    assert compare([4.0, 4.2], [5.0, 5.4]).deviation == pytest.approx(math.sqrt((0.02 + 0.08) / 2))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        (
+            [4.0, 4.002, 4.003],
+            [4.05, 4.06, 4.07],
+            "loss 4.0017 (4 to 4.003) → 4.06 (4.05 to 4.07), +0.0583 nats (90 % interval +0.047 to +0.07), "
+            "margin 0.01, 3 against 3 seeds: the recipe is worse by more than the margin",
+        ),
+        (
+            [4.0, 4.002, 4.003],
+            [3.96, 3.97, 3.98],
+            "loss 4.0017 (4 to 4.003) → 3.97 (3.96 to 3.98), -0.0317 nats (90 % interval -0.043 to -0.02), "
+            "margin 0.01, 3 against 3 seeds: the recipe is better",
+        ),
+        (
+            [4.0, 4.002, 4.003],
+            [4.0, 4.001, 4.005],
+            "loss 4.0017 (4 to 4.003) → 4.002 (4 to 4.005), +0.000333 nats (90 % interval -0.003 to +0.005), "
+            "margin 0.01, 3 against 3 seeds: the recipe is not worse than the margin allows",
+        ),
+        (
+            [4.0, 4.002, 4.003],
+            [3.98, 4.02, 4.03],
+            "loss 4.0017 (4 to 4.003) → 4.01 (3.98 to 4.03), +0.00833 nats (90 % interval -0.023 to +0.03), "
+            "margin 0.01, 3 against 3 seeds: what the seeds change is too much to tell",
+        ),
+        (
+            [4.0, 4.01],
+            [4.1, 4.2],
+            "loss 4.005 (4 to 4.01) → 4.15 (4.1 to 4.2), +0.145 nats: 2 against 2 seeds cannot give a p-value below "
+            "0.17, and alpha is 0.05",
+        ),
+        (
+            [4.0, 4.1],
+            [4.1, 4.0],
+            "loss 4.05 (4 to 4.1) → 4.05 (4 to 4.1), +0 nats, 2 against 2 seeds: both recipes gave the same losses",
+        ),
+        (
+            [4.0, 4.01, 4.02, 4.02],
+            [4.02],
+            "loss 4.0125 (4 to 4.02) → 4.02, +0.0075 nats, the one after is number 3 of 5 from the best: 4 against 1 "
+            "seeds cannot give a p-value below 0.2, and alpha is 0.05",
+        ),
+        (
+            [4.02],
+            [4.0, 4.01, 4.02, 4.02],
+            "loss 4.02 → 4.0125 (4 to 4.02), -0.0075 nats, the one before is number 3 of 5 from the best: 1 against 4 "
+            "seeds cannot give a p-value below 0.2, and alpha is 0.05",
+        ),
+    ],
+)
+def test_each_answer_is_one_sentence_with_its_numbers(before: list[float], after: list[float], reason: str) -> None:
+    """Means and ranges, difference, interval, margin, seeds and finding; equal losses share the better rank."""
+    assert compare(before, after).reason == reason
+
+
+def test_the_seeds_that_would_decide_are_fewer_where_more_is_to_see() -> None:
+    """The advice names them by the power of the t-test, and no more than a hundred; a clear answer needs none."""
+    near, far = compare([4.0, 4.02, 4.04], [4.01, 4.03, 4.05], 0.0), compare([4.0, 4.02, 4.04], [4.03, 4.05, 4.07], 0.0)
+    assert near.answer is far.answer is Answer.INCONCLUSIVE
+    # Means 0.01 and 0.03 apart, standard deviation 0.02: for 0.05 and 0.95 about 2 (1.645 + 1.645)^2 (0.02 / d)^2.
+    assert near.advice.startswith("If the difference is as it looks, about 88 seeds on each side would decide; so many")
+    assert far.advice.startswith("If the difference is as it looks, about 11 seeds on each side would decide; so many")
+    never = compare([4.0, 4.02, 4.04], [4.001, 4.021, 4.041], 0.0)
+    assert never.advice.startswith("If the difference is as it looks, more than 100 seeds on each side would decide; ")
+    assert compare([4.0, 4.002, 4.003], [4.05, 4.06, 4.07]).advice == ""
+
+
+def test_one_run_says_nothing_of_how_many_would_decide() -> None:
+    """Nineteen seeds against one can be tested, but how far two runs of the one lie apart nobody knows."""
+    for before, after in ((list(np.linspace(4, 4.05, 19)), [4.02]), ([4.02], list(np.linspace(4, 4.05, 19)))):
+        found = compare(before, after)
+        assert (found.answer, found.low is None, found.deviation) == (Answer.INCONCLUSIVE, False, None)
+        assert found.advice == "Run at least 3 seeds on each side."

@@ -140,6 +140,8 @@ def test_small_topics_stand_together() -> None:
     topics = ["b"] * few + ["a"] * few + ["c"] * 10 + [""] * 8 + ["d"] * (DOCUMENTS - 2 * few - 18)
     documents = {s.name: s.paired.documents for s in judged(before, after, topics).values() if s.kind == "topic"}
     assert documents == {"c": 10, "d": DOCUMENTS - 2 * few - 18, "other topics": 2 * few, "no topic": 8}
+    topics = ["b"] * LEAST_DOCUMENTS + ["c"] * (DOCUMENTS - LEAST_DOCUMENTS)
+    assert {s.name for s in judged(before, after, topics).values() if s.kind == "topic"} == {"b", "c"}
     topics = ["b"] * few + ["c"] * (DOCUMENTS - few)
     assert {s.name for s in judged(before, after, topics).values() if s.kind == "topic"} == {"c"}
 

@@ -23,7 +23,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlmrepro.errors import UserError
 from mlmrepro.scoring.plan import rows, token_plan
-from mlmrepro.scoring.scorer import ROUNDING, Scorer
+from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
 
 from . import tiny
 
@@ -193,6 +193,18 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert loaded.about["weights"] == memory.about["weights"]
     assert loaded.dtype == "float32"
     assert Scorer.load(str(tmp_path), device="cpu", dtype="bfloat16").dtype == "bfloat16"
+    assert loaded.about == {
+        "architecture": "BertForMaskedLM",
+        "parameters": sum(weight.numel() for weight in tiny.bert().parameters()),
+        "weights": memory.about["weights"],
+        "tokenizer": f"{type(loaded.tokenizer).__name__}, {len(tiny.word_piece())} tokens",
+        "dtype": "float32",
+        "device": "cpu",
+        "head": "masked positions only",
+    }
+    small = Scorer.load(str(tmp_path), device="cpu", max_length=9, batch_tokens=50)
+    assert (small.encoder.max_length, small.batch_tokens) == (9, 50)
+    assert (loaded.encoder.max_length, loaded.batch_tokens) == (40, BATCH_TOKENS)  # as much as the model reads
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -220,10 +232,10 @@ def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"dtype": "float16"}, "the dtype is 'float16'.*float32, bfloat16"),
-        ({"device": "tpu9"}, "cannot be put on 'tpu9'.*--device cpu"),
-        ({"batch_tokens": 0}, "the batch has 0 tokens"),
-        ({"max_length": 3}, "max_length is 3"),
+        ({"dtype": "float16"}, r"^the dtype is 'float16'\. Remedy: use one of: float32, bfloat16\.$"),
+        ({"device": "tpu9"}, r"^the model cannot be put on 'tpu9': [^.]+\. Remedy: use --device cpu\.$"),
+        ({"batch_tokens": 0}, r"^the batch has 0 tokens\. Remedy: give 1 or more\.$"),
+        ({"max_length": 3}, r"^max_length is 3, too short for two tokens\. Remedy: give a larger one\.$"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(tmp_path: Path, settings: dict[str, Any], problem: str) -> None:

@@ -80,14 +80,25 @@ def test_empty_and_repeated_documents_are_left_out_and_said_so(tmp_path: Path, w
     text = read_text(write(tmp_path, [{"text": t} for t in ("a b", "", "a b", "c d", "  ", "a b")]))
     assert _texts(text) == ["a b", "c d"]
     assert text.documents[1].name == "4"
-    assert [note.split(" left out")[0] for note in text.notes] == ["2 empty documents", "2 repeated documents"]
+    assert text.notes == (
+        f"2 empty documents left out of {text.source}",
+        f"2 repeated documents left out of {text.source}",
+    )
+
+
+def test_one_document_that_is_left_out_is_one(tmp_path: Path) -> None:
+    """The note speaks of one document, and blank lines between rows are none."""
+    path = _file(tmp_path, "t.jsonl", '{"text": "a b"}\n\n{"text": ""}\n\n{"text": "c d"}\n')
+    text = read_text(path)
+    assert (_texts(text), text.notes) == (["a b", "c d"], (f"1 empty document left out of {path}",))
 
 
 @EACH_KIND
 def test_a_limit_takes_the_first_documents(tmp_path: Path, write: Writer) -> None:
     """Documents that are left out do not count towards the limit."""
-    text = read_text(write(tmp_path, [{"text": t} for t in ("", "a b", "a b", "c d", "e f")]), limit=2)
-    assert _texts(text) == ["a b", "c d"]
+    path = write(tmp_path, [{"text": t} for t in ("", "a b", "a b", "c d", "e f")])
+    assert _texts(read_text(path, limit=2)) == ["a b", "c d"]
+    assert _texts(read_text(path, limit=1)) == ["a b"]
 
 
 @pytest.mark.parametrize("write", [_json_lines, _parquet, _data_set])
@@ -99,6 +110,14 @@ def test_a_column_may_lie_in_another_and_hold_lists(tmp_path: Path, write: Write
     ]
     path = write(tmp_path, rows)
     assert _texts(read_text(path)) == _texts(read_text(path, column="answers.text")) == ["one two", "three"]
+
+
+@pytest.mark.parametrize("write", [_json_lines, _parquet, _data_set])
+def test_a_column_may_lie_two_columns_deep(tmp_path: Path, write: Writer) -> None:
+    """Each dot of a column's name is one step inwards; a column whose own name has a dot is found by that name."""
+    path = write(tmp_path, [{"page": {"body": {"text": "deep"}}, "page.title": "flat"}])
+    assert _texts(read_text(path, column="page.body.text")) == ["deep"]
+    assert _texts(read_text(path, column="page.title")) == ["flat"]
 
 
 def test_the_only_column_of_strings_is_the_text(tmp_path: Path) -> None:
@@ -189,10 +208,47 @@ def test_splits_of_other_names_have_to_be_named(tmp_path: Path) -> None:
 
 def test_a_split_of_what_has_none_is_an_error(tmp_path: Path) -> None:
     """A split that is named and not there would be another text than the one that was meant."""
-    with pytest.raises(UserError, match=r"t\.jsonl is a file, which has no splits"):
-        read_text(_json_lines(tmp_path, ROWS), split="test")
-    with pytest.raises(UserError, match="has no splits"):
-        read_text(_data_set(tmp_path, ROWS), split="test")
+    for path, problem in (
+        (_json_lines(tmp_path, ROWS), "the text {} is a file, which has no splits"),
+        (_data_set(tmp_path, ROWS), "the data set {} has no splits"),
+    ):
+        with pytest.raises(UserError) as error:
+            read_text(path, split="test")
+        assert (error.value.problem, error.value.remedy) == (problem.format(path), "leave --split out")
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the system says is in the message."""
+
+    def refused(path: Path, **arguments: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = _file(tmp_path, "t.txt", "a b")
+    monkeypatch.setattr(Path, "read_text", refused)
+    with pytest.raises(UserError) as error:
+        read_text(path)
+    assert error.value.problem == f"{path} cannot be read: [Errno 13] Permission denied: '{path}'"
+    assert error.value.remedy == "make it readable"
+
+
+REMEDIES = {
+    "copy it again",
+    "give 1 or more",
+    "give a file (.txt, .jsonl, .csv, .parquet) or a saved data set",
+    "give a file that ends in .txt, .jsonl, .csv, .parquet",
+    "give a file with text",
+    "give a folder that datasets' save_to_disk wrote, or a file",
+    "give a header and quoted cells",
+    "give one object a line; a truncated file has to be copied again",
+    "make it readable",
+    "name it with --text-column",
+    "name one that every row has with --text-column or --topic-column",
+    "name the column of texts with --text-column",
+    "quote texts that hold commas",
+    "save it as UTF-8",
+    "write the Parquet file again",
+    "write the text again from its source",
+}
 
 
 def _cut(path: Path, share: float) -> Path:
@@ -243,10 +299,14 @@ def _empty_folder(folder: Path) -> Path:
         (lambda d: _json_lines(d, ROWS), {"limit": 0}, r"the limit is 0 documents"),
         (lambda d: _file(d, "t.csv", "text,n\na,b,c\n"), {}, r"t\.csv, row 1 has not as many cells as the header"),
         (lambda d: _file(d, "t.csv", "text,n\na,1\nb\n"), {}, r"t\.csv, row 2 has not as many cells.*quote texts"),
-        (lambda d: _file(d, "t.csv", 'text\n"a\n'), {}, r"t\.csv is no CSV"),
+        (lambda d: _file(d, "t.csv", 'text\n"a\n'), {}, r"t\.csv is no CSV: unexpected end of data"),
         (lambda d: _parquet(d, [{"text": 5}, {"text": 6}]), {}, r"t\.parquet, row 1 has no column|row 1 holds int"),
         (lambda d: _parquet(d, ROWS), {"column": "body"}, r"t\.parquet, row 1 has no column 'body'"),
-        (lambda d: _cut(_parquet(d, ROWS), 0.6), {}, r"t\.parquet cannot be read.*write the Parquet file again"),
+        (
+            lambda d: _cut(_parquet(d, ROWS), 0.6),
+            {},
+            r"t\.parquet cannot be read: .*[Pp]arquet.*write the Parquet file again",
+        ),
         (lambda d: _file(d, "t.parquet", b""), {}, r"t\.parquet cannot be read"),
         (_empty_folder, {}, "nothing is no saved data set.*save_to_disk"),
         (lambda d: _data_set(d, [{"text": 5}]), {}, r"saved, row 1 holds int in the column 'text'"),
@@ -257,8 +317,9 @@ def test_bad_input_is_named(
     tmp_path: Path, make: Callable[[Path], Path], settings: dict[str, Any], problem: str
 ) -> None:
     """The error names the file, the row, the field and what to do."""
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError, match=problem) as error:
         read_text(make(tmp_path), **settings)
+    assert error.value.remedy in REMEDIES
 
 
 def test_a_damaged_saved_data_set_is_named(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import EsmTokenizer, PreTrainedTokenizerFast
 from mlmrepro.config import EMBEDDED
 from mlmrepro.errors import UserError
 from mlmrepro.loading import load_tokenizer
-from mlmrepro.scoring.encode import Encoded, Encoder, words_of
+from mlmrepro.scoring.encode import Encoded, Encoder, unmasked, words_of
 
 from . import tiny
 
@@ -162,14 +162,18 @@ def test_a_slow_tokenizer_that_looks_beyond_words_is_refused(tmp_path: Path) -> 
     tiny.esm(tmp_path)
     encoder = Encoder(Backwards(str(tmp_path / "vocab.txt")), 20)
     assert len(encoder.encode(["mk"])[0]) == 2
-    with pytest.raises(UserError, match=r"Backwards cannot say which token stands where.*tokenizer\.json"):
+    with pytest.raises(UserError) as error:
         encoder.encode(["mk t"])
+    assert error.value.problem == "Backwards cannot say which token stands where in the text"
+    assert error.value.remedy == "give a checkpoint with a tokenizer.json"
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
     """A causal model's tokenizer has nothing to mask with."""
     core = tiny.word_level(["a"]).backend_tokenizer
-    with pytest.raises(UserError, match="no mask token"):
+    with pytest.raises(
+        UserError, match=r"^the tokenizer has no mask token. Remedy: give a masked language model's tok"
+    ):
         Encoder(PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>"), 20)
 
 
@@ -177,11 +181,21 @@ def test_a_tokenizer_that_alters_text_between_its_special_tokens_is_refused() ->
     """Windows are put together from tokens: a template that leaves the text out would be read wrongly."""
     core = tiny.word_level(["a"]).backend_tokenizer
     core.post_processor = processors.TemplateProcessing(single="<s> </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    with pytest.raises(UserError, match="changes a text beside its special tokens"):
+    with pytest.raises(UserError, match=r"^the tokenizer changes a text beside its special tokens. Remedy: use a stan"):
         Encoder(PreTrainedTokenizerFast(tokenizer_object=core, mask_token="<mask>"), 20)
 
 
 def test_a_length_without_room_is_refused() -> None:
     """Two special tokens and one other: there is nothing that the masked token could be told from."""
-    with pytest.raises(UserError, match="max_length is 3, too short"):
+    with pytest.raises(UserError, match=r"^max_length is 3, too short for two tokens. Remedy: give a larger one.$"):
         Encoder(PIECE, 3)
+    assert Encoder(PIECE, 4).room == 2
+
+
+def test_what_is_never_masked_is_counted() -> None:
+    """Unknown words and written-out special tokens of all texts together are one note; where there are none, none."""
+    encoder = Encoder(PIECE, 40)
+    assert unmasked(encoder.encode(["the moon zyx", "[MASK] is wet", "zyx"])) == [
+        "3 tokens of the text are special or unknown to the tokenizer, and never masked"
+    ]
+    assert unmasked(encoder.encode(["the moon is wet"])) == []

@@ -58,13 +58,21 @@ def test_filling_leaves_a_training_as_it_was() -> None:
     [
         ("the sea " * 20 + "<mask>", "has 43 tokens, of 20.*shorten it"),
         ("the <mask> and the [MASK]", "has not one mask token"),
-        ("the sea", "has not one mask token"),
+        ("the sea", "'the sea' has not one mask token. Remedy: write <mask> exactly once."),
     ],
 )
 def test_prompts_that_cannot_be_filled_are_named(scorer: Scorer, prompt: str, problem: str) -> None:
     """A prompt that is too long or has not one mask says so."""
     with pytest.raises(UserError, match=problem):
         fill(scorer, [PROMPTS[0], prompt])
+
+
+def test_a_prompt_may_be_as_long_as_the_model_reads(scorer: Scorer) -> None:
+    """Its last token still fits, special tokens included; one more does not."""
+    (filled,) = fill(scorer, ["ice " * 17 + "<mask>"], top_k=1)
+    assert len(filled) == 1
+    with pytest.raises(UserError, match=r"has 21 tokens, of 20\. Remedy: shorten it\."):
+        fill(scorer, ["ice " * 18 + "<mask>"])
 
 
 def _file(folder: Path, name: str, content: str | bytes) -> Path:
@@ -92,11 +100,11 @@ def test_prompts_are_read_one_a_line(tmp_path: Path) -> None:
         ("p.txt", "", r"p\.txt are empty.*one prompt with <mask> a line"),
         ("p.txt", "a <mask>\n\nno mask here", r"p\.txt, line 3 holds no <mask>.*exactly once"),
         ("p.txt", "<mask> and <mask>", r"line 1 holds 2 <mask>"),
-        ("p.txt", b"\xff\xfe<", r"p\.txt cannot be read.*UTF-8"),
+        ("p.txt", b"\xff\xfe<", r"p\.txt cannot be read: 'utf-8' codec.*UTF-8"),
         ("p.jsonl", '{"prompt": "<mask>"}\n{"prompt": "<ma', r"p\.jsonl, line 2 is no prompt.*expected"),
         ("p.jsonl", '{"text": "<mask>"}', r"line 1 is no prompt: KeyError: 'prompt'"),
         ("p.jsonl", '["<mask>"]', r"line 1 is no prompt: TypeError"),
-        ("p.jsonl", '{"prompt": 5}', r"line 1 is no prompt.*have to be strings"),
+        ("p.jsonl", '{"prompt": 5}', r"line 1 is no prompt: TypeError: prompt and expected have to be strings\."),
         ("p.jsonl", '{"prompt": "<mask>", "expected": ["a"]}', r"line 1 is no prompt.*have to be strings"),
         ("p.jsonl", '{"prompt": "<mask> \\ud800"}', r"line 1 is no prompt.*surrogates"),
         ("p.jsonl", '{"prompt": "no mask"}', r"line 1 holds no <mask>"),
@@ -104,8 +112,14 @@ def test_prompts_are_read_one_a_line(tmp_path: Path) -> None:
 )
 def test_bad_files_of_prompts_are_named(tmp_path: Path, name: str, content: str | bytes, problem: str) -> None:
     """The error names the file, the line and what to write."""
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError, match=problem) as error:
         read_probes(_file(tmp_path, name, content))
+    assert error.value.remedy in {
+        "give a text file in UTF-8",
+        "write <mask> exactly once a line",
+        "write one prompt with <mask> a line",
+        'write {"prompt": "... <mask> ...", "expected": "..."}',
+    }
 
 
 def test_a_missing_file_of_prompts_is_named(tmp_path: Path) -> None:

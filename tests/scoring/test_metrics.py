@@ -179,8 +179,10 @@ def test_batches_give_the_same_as_all_at_once(folder: str, checkpoint: str) -> N
 def test_a_text_without_any_token_to_mask_is_named(folder: str, checkpoint: str) -> None:
     """A text of special tokens alone has no perplexity, and the message says which text it is."""
     mask = AutoTokenizer.from_pretrained(checkpoint).mask_token
-    with pytest.raises(UserError, match="prediction 1 has no token that can be masked"):
+    with pytest.raises(UserError) as error:
         BOTH[folder](["water", mask], checkpoint)
+    assert error.value.problem == "prediction 1 has no token that can be masked"
+    assert error.value.remedy == "leave out texts that the tokenizer does not know a word of"
 
 
 def test_a_module_says_what_it_is(folder: str) -> None:
@@ -221,8 +223,8 @@ def test_the_card_runs(folder: str, checkpoint: str) -> None:
     [
         (lambda metric, folder: metric.compute(predictions=[], model_id=folder), "there are no predictions"),
         (lambda metric, folder: metric.compute(predictions=["water", " "], model_id=folder), "prediction 1 is empty"),
-        (lambda metric, folder: metric.compute(predictions="water", model_id=folder), "predictions is one string"),
-        (lambda metric, folder: metric.add_batch(predictions="water"), "predictions is one string"),
+        (lambda metric, folder: metric.compute(predictions="water", model_id=folder), "^predictions is one string"),
+        (lambda metric, folder: metric.add_batch(predictions="water"), "^predictions is one string"),
         (
             lambda metric, folder: metric.compute(predictions=["water"], model_id=folder, batch_size=0),
             "batch_size is 0",
@@ -236,5 +238,37 @@ def test_the_card_runs(folder: str, checkpoint: str) -> None:
 )
 def test_bad_input_is_refused(folder: str, checkpoint: str, call: Callable[[Metric, str], Any], problem: str) -> None:
     """What cannot be scored is said, never left out of a mean."""
-    with pytest.raises(UserError, match=problem):
+    with pytest.raises(UserError, match=problem) as error:
         call(evaluate.load(folder), checkpoint)
+    assert error.value.remedy in REMEDIES
+
+
+REMEDIES = {
+    "give the path of a folder",
+    "give 1 or more",
+    "give a larger one",
+    "give a list of texts",
+    "give one text or more",
+    "leave empty texts out",
+}
+
+
+@pytest.mark.parametrize(("device", "place"), [(None, "auto"), ("", "auto"), ("gpu", "cuda"), ("cpu", "cpu")])
+def test_a_model_is_loaded_as_it_was_asked_for(
+    folder: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch, device: str | None, place: str
+) -> None:
+    """The device by the names of evaluate; batches of 16 sequences of 512 tokens where nothing is said."""
+    asked: list[dict[str, Any]] = []
+    load = Scorer.load
+
+    def watched(model: str, **arguments: Any) -> Scorer:
+        asked.append(arguments)
+        return load(model, **arguments | {"device": "cpu"})
+
+    monkeypatch.setattr(Scorer, "load", watched)
+    BOTH[folder](TEXTS, Path(checkpoint), device=device)
+    BOTH[folder](TEXTS, checkpoint, batch_size=3, max_length=20)
+    assert asked == [
+        {"device": place, "max_length": 512, "batch_tokens": 16 * 512},
+        {"device": "auto", "max_length": 20, "batch_tokens": 60},
+    ]

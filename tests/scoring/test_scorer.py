@@ -344,14 +344,27 @@ def test_batches_are_bounded_by_tokens_and_logits(
     Scorer(scorer.model, scorer.tokenizer, max_length=20, batch_tokens=64).score(plan, encoded)
     assert max(rows * length for rows, length, _ in shapes) <= 64
     assert min((rows + 1) * length for rows, length, _ in shapes[:-1]) > 64  # and not one row less than would fit
+    longest = max(length for _, length, _ in shapes)
+    shapes.clear()
+    Scorer(scorer.model, scorer.tokenizer, max_length=20, batch_tokens=2 * longest).score(plan, encoded)
+    assert shapes[0][:2] == (2, longest)  # what fits exactly fits
     shapes.clear()
     monkeypatch.setattr("mlmrepro.scoring.scorer._LOGITS", 5 * scorer.model.config.vocab_size)
     scorer.score(plan, encoded)
     assert max(positions for *_, positions in shapes) == 5
+    monkeypatch.setattr("mlmrepro.scoring.scorer._LOGITS", 45 * scorer.model.config.vocab_size)
+    for at_masked, most in ((True, 4096), (False, 45)):  # a head on all positions gives logits for padding too
+        monkeypatch.setattr(scorer.forward, "cut", scorer.forward.cut if at_masked else None)
+        shapes.clear()
+        scorer.score(plan, encoded)
+        assert (max(rows * length for rows, length, _ in shapes) > 45) is at_masked
+        assert max(rows * length for rows, length, _ in shapes) <= most
 
 
 def test_a_text_of_which_no_word_can_be_scored_is_refused(scorer: Scorer) -> None:
     """Words that are unknown to the tokenizer have no loss."""
     encoded = scorer.encode(["zyx"])
-    with pytest.raises(UserError, match=r"no word of the text can be scored.*longer documents"):
+    with pytest.raises(UserError) as error:
         scorer.score(word_plan(["zyx"], [1]), encoded)
+    assert error.value.problem == "no word of the text can be scored"
+    assert error.value.remedy == "give longer documents, in the language that the tokenizer was made for"
