@@ -29,7 +29,9 @@ SMALL = ["--set", "split=train_asks[:20]", "--set", "num_train_epochs=1", "--set
 
 # What takes minutes or hours, or needs a change to declare, is only parsed here; other tests run it.
 EXTRA = {"reproduce": SMALL, "fill-mask": [], "compare": [], "report": [], "baseline": [], "check": [], "score": []}
-EXTRA |= {name: ["--help"] for name in ("pretrain", "record", "matrix", "expect", "retrain")}
+EXTRA |= {"laws": ["--only", "steps"]} | {
+    name: ["--help"] for name in ("pretrain", "record", "matrix", "expect", "retrain", "faults")
+}
 
 
 def _main(arguments: list[str]) -> int:
@@ -48,9 +50,10 @@ def test_every_mlmrepro_command_runs(
     shutil.copytree(ROOT / "golden", tmp_path / "golden")
     for name in ("before", "today"):  # what `record` writes; test_goldens runs it
         shutil.copy(ROOT / "golden" / "matrix" / "t5.23.0-d5.2.0.json", tmp_path / f"{name}.json")
-    for name in ("old-model", "new-model"):
+    for name in ("old-model", "new-model", "my-model"):
         shutil.copytree(EMBEDDED / "checkpoint", tmp_path / name)
-    (tmp_path / "eval.jsonl").write_text('{"text": "The sea is salt."}\n{"text": "The sky is blue."}\n')
+    lines = [f"The sea is salt, and the sky above it is blue, on day {n} of the voyage." for n in range(6)]
+    (tmp_path / "eval.jsonl").write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
     commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("mlmrepro ")]
     assert {arguments[0] for arguments in commands} == EXTRA.keys()
     for arguments in commands:

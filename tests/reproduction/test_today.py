@@ -1,0 +1,222 @@
+"""What is wrong in today's libraries, each in about ten lines: README lists them under its findings.
+
+A test here fails when upstream mends the fault: then the finding gets the release that did, and the test its bound.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import load_dataset
+from packaging.specifiers import SpecifierSet
+from tokenizers.processors import TemplateProcessing
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, DataCollatorForLanguageModeling, FunnelConfig, FunnelForMaskedLM, pipeline
+
+from mlmrepro.config import EMBEDDED
+from mlmrepro.golden_run.beside.model import batch, small_model
+
+CHECKPOINT = str(EMBEDDED / "checkpoint")
+TEXT = "The Milky Way is a spiral galaxy and the Sun is one of its many stars"
+
+
+def since(requirement: str) -> pytest.MarkDecorator:
+    """Skip where the installed version is another one than the finding speaks of."""
+    package, _, bound = requirement.partition(">=")
+    here = version(package)
+    return pytest.mark.skipif(
+        not SpecifierSet(f">={bound}").contains(here), reason=f"speaks of {requirement}; this is {here}"
+    )
+
+
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(CHECKPOINT)
+
+
+def labels(collator: Any, rows: list[dict[str, Any]]) -> Any:
+    torch.manual_seed(0)
+    return collator(rows)["labels"] != -100
+
+
+@since("transformers>=4.57")
+def test_whole_word_masking_takes_a_text_for_one_word() -> None:
+    """Where byte-level offsets hold the space, as with a template post-processor, all of a row is masked or nothing."""
+    tok = tokenizer()
+    tok.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    row = dict(tok(TEXT, return_offsets_mapping=True, return_special_tokens_mask=True))
+    selected = labels(DataCollatorForLanguageModeling(tok, whole_word_mask=True), [row] * 500)
+    shares = selected.float().sum(1) / (len(row["input_ids"]) - 2)
+    assert set(shares.tolist()) == {0.0, 1.0}
+    assert float((shares == 0).float().mean()) > 0.8
+
+
+@since("transformers>=4.57")
+def test_whole_word_masking_fails_behind_trainer() -> None:
+    """Trainer removes the column that the collator needs, and the IndexError does not name it."""
+    rows = [{"input_ids": tokenizer()(TEXT)["input_ids"]}] * 2  # what is left of a row with offset_mapping
+    with pytest.raises(IndexError, match="array is 0-dimensional"):
+        DataCollatorForLanguageModeling(tokenizer(), whole_word_mask=True)(rows)
+
+
+@since("transformers>=4.50")
+def test_a_seeded_collator_repeats_its_masks_with_workers() -> None:
+    """With seed= and DataLoader workers every epoch has the masks of the first: dynamic masking is gone."""
+    rows = [{"input_ids": tokenizer()(TEXT)["input_ids"]}] * 16
+
+    def epochs(seed: int | None) -> list[torch.Tensor]:
+        collator = DataCollatorForLanguageModeling(tokenizer(), seed=seed)
+        loader = DataLoader(rows, batch_size=8, collate_fn=collator, num_workers=1)  # type: ignore[arg-type]
+        torch.manual_seed(0)
+        return [torch.cat([each["labels"] for each in loader]) for _ in range(2)]
+
+    assert torch.equal(*epochs(7))
+    assert not torch.equal(*epochs(None))
+
+
+@since("transformers>=5.23")
+def test_eval_loss_leaves_out_batches_that_are_not_a_number(tmp_path: Path) -> None:
+    """Three of four batches give NaN, and eval_loss is a healthy number."""
+    from transformers import Trainer, TrainingArguments
+
+    whole = batch(8)
+    rows = [{name: tensor[n] for name, tensor in whole.items()} for n in range(8)]
+    model, seen = small_model(), []
+
+    def overflow(module: Any, inputs: Any, output: Any) -> Any:
+        seen.append(output.loss)
+        if len(seen) % 4:
+            output.loss = output.loss * math.nan
+        return output
+
+    model.register_forward_hook(overflow)
+    arguments = TrainingArguments(str(tmp_path), per_device_eval_batch_size=2, report_to="none", disable_tqdm=True)
+    loss = Trainer(model=model, args=arguments, eval_dataset=rows).evaluate()["eval_loss"]  # type: ignore[arg-type]
+    assert len(seen) == 4
+    assert math.isfinite(loss)
+
+
+def test_the_tokenizers_own_mask_lets_special_tokens_be_selected() -> None:
+    """return_special_tokens_mask=True marks what the tokenizer added; a <pad> in the text is selected as words are."""
+    tok = tokenizer()
+    row = dict(tok("Water is made of hydrogen.<pad>", return_special_tokens_mask=True))
+    place = row["input_ids"].index(tok.pad_token_id)
+    collator = DataCollatorForLanguageModeling(tok, mlm_probability=0.5)
+    assert float(labels(collator, [row] * 400)[:, place].float().mean()) > 0.4
+    row.pop("special_tokens_mask")
+    assert not labels(collator, [row] * 400)[:, place].any()
+
+
+def test_naming_the_mask_token_again_takes_its_space() -> None:
+    """add_special_tokens with the mask token that is there already: the space before it becomes a token of its own."""
+    tok, sentence = tokenizer(), "Water is made of hydrogen and <mask>."
+    before = len(tok(sentence)["input_ids"])
+    tok.add_special_tokens({"mask_token": "<mask>"})
+    assert len(tok(sentence)["input_ids"]) == before + 1
+
+
+def test_an_added_token_with_an_accent_is_decoded_as_bytes() -> None:
+    """A token added to a byte-level vocabulary comes back damaged."""
+    tok = tokenizer()
+    tok.add_tokens(["caffè"])
+    ids = tok("un caffè nero", add_special_tokens=False)["input_ids"]
+    assert tok.decode(ids) != "un caffè nero"
+    assert "\ufffd" in tok.decode(ids)
+
+
+def _mapped(tmp_path: Path) -> Any:
+    (tmp_path / "rows.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    return load_dataset(
+        "json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+
+
+@pytest.fixture
+def cached() -> Any:
+    """Let map keep what it made, as it does unless it is told otherwise."""
+    import datasets
+
+    before = datasets.is_caching_enabled()
+    datasets.enable_caching()
+    yield
+    if not before:
+        datasets.disable_caching()
+
+
+@pytest.mark.usefixtures("cached")
+def test_map_serves_the_old_result_of_an_edited_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that is imported from a module is known by its name alone: after an edit its old rows come back."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    rows, module = _mapped(tmp_path), tmp_path / "edited_functions.py"
+
+    def times(factor: int) -> list[int]:
+        module.write_text(f"def change(row):\n    return {{'m': row['n'] * {factor}}}\n")
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_functions", None)
+        return list(rows.map(importlib.import_module("edited_functions").change)["m"])
+
+    assert times(2) == [2, 4]
+    assert times(3) == [2, 4]
+
+
+@since("datasets>=4.7")
+@pytest.mark.usefixtures("cached")
+def test_map_serves_ids_from_before_a_truncation(tmp_path: Path) -> None:
+    """Truncation that is set on a tokenizer's backend is no part of the fingerprint."""
+    tok = tokenizer()
+
+    def encode(row: dict[str, Any]) -> dict[str, Any]:
+        return {"ids": tok.backend_tokenizer.encode(TEXT).ids}
+
+    rows = _mapped(tmp_path)
+    before = len(rows.map(encode)[0]["ids"])
+    tok.backend_tokenizer.enable_truncation(4)
+    assert len(encode({})["ids"]) == 4
+    assert len(rows.map(encode)[0]["ids"]) == before
+
+
+def test_more_than_five_targets_are_cut_to_five() -> None:
+    """fill-mask's default top_k cuts the words that were asked for, without a word."""
+    fill = pipeline("fill-mask", model=CHECKPOINT, device="cpu")
+    targets = [" galaxy", " star", " planet", " sun", " moon", " sky", " water"]
+    assert len(fill("The Milky Way is a <mask>.", targets=targets)) == 5
+    assert len(fill("The Milky Way is a <mask>.", targets=targets, top_k=7)) == 7
+
+
+@since("transformers>=5.0")
+def test_loading_a_funnel_zeroes_a_row(tmp_path: Path) -> None:
+    """The pad token's stored embedding is lost when a Funnel is loaded."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 50,
+        "d_model": 16,
+        "n_head": 2,
+        "d_head": 8,
+        "d_inner": 16,
+        "pad_token_id": 1,
+    }
+    model = FunnelForMaskedLM(FunnelConfig(block_sizes=[1], **sizes))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[1] = 0.5
+    model.save_pretrained(tmp_path)
+    loaded = FunnelForMaskedLM.from_pretrained(tmp_path).get_input_embeddings().weight
+    assert float(loaded[1].detach().abs().sum()) == 0.0
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+FINDINGS: list[Callable[..., Any]] = [found for name, found in list(globals().items()) if name.startswith("test_")]
+
+
+def test_the_readme_lists_each_of_them() -> None:
+    """Each finding of this file is named in the README's table, and the table has no other."""
+    named = {line.split("`")[1] for line in README.splitlines() if line.startswith("| `test_")}
+    assert named == {found.__name__ for found in FINDINGS}
