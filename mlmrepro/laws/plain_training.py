@@ -28,7 +28,7 @@ __all__ = [
     "without_decay",
 ]
 
-FLOAT32 = "float32 sums in another order: 2e-6 at most was measured, over 26 architectures and ten versions"
+FLOAT32 = "float32 sums in another order: an eighth of it at most was measured, over 30 architectures and 18 versions"
 ROUNDED = "logged losses, of some 5 nats, are rounded to four decimals before transformers 5: 1e-5 of them"
 
 # What a training does that is told nothing: what decides its result, and has been the same in every release since 4.41.

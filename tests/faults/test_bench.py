@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
+import importlib
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -128,24 +125,31 @@ def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
     assert result.passes
 
 
-def _dies(job: Job, pipe: Any) -> None:
+# Functions that the case's process has to import by name: it does not know the tests.
+ENTRIES = """
+import os, signal, subprocess, time
+
+def dies(job, pipe):
     os.kill(os.getpid(), signal.SIGKILL)
 
-
-def _hangs(job: Job, pipe: Any) -> None:
+def hangs(job, pipe):
     os.setpgid(0, 0)
     child = subprocess.Popen(["sleep", "600"])
     (job.folder / "child").write_text(str(child.pid))
     time.sleep(600)
+"""
 
 
-def test_a_case_that_dies_or_hangs_is_not_measured(tmp_path: Path) -> None:
+def test_a_case_that_dies_or_hangs_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed, or does not answer, leaves its case unmeasured; what it started ends with it."""
     job = Job("case", tmp_path, tmp_path / "absent", Conditions())
     assert "record.json cannot be read" in bench._in_a_process(job).problem
-    died = bench._in_a_process(job, _dies)
+    (tmp_path / "bench_entries.py").write_text(ENTRIES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entries = importlib.import_module("bench_entries")
+    died = bench._in_a_process(job, entries.dies)
     assert died.problem == "its process ended with -9"
-    assert bench._in_a_process(job, _hangs, timeout=2).problem == "no answer in 2 s"
+    assert bench._in_a_process(job, entries.hangs, timeout=2).problem == "no answer in 2 s"
     child = int((tmp_path / "child").read_text())
     for _ in range(50):
         if not _runs(child):
