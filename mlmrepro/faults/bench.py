@@ -33,6 +33,7 @@ __all__ = ["Progress", "choose", "run_bench"]
 Progress = Callable[[CaseResult, int, int], None]  # a case is done; how many are, of how many
 
 _TIMEOUT = 300.0  # seconds of one case: a fault that hangs is seen by that
+_LEAVING = 10.0  # seconds that a process may take to end when it has answered
 _START = threading.Lock()  # the environment of a new interpreter is the process's own
 
 
@@ -156,6 +157,7 @@ def _in_a_process(job: Job, entry: Callable[[Job, Any], None] = perform, timeout
         if not ours.poll(timeout):
             return Outcome(problem=f"no answer in {timeout:g} s")
         outcome: Outcome = ours.recv()
+        process.join(_LEAVING)  # it gives back what it shares with others
         return outcome
     except EOFError:
         process.join()

@@ -13,6 +13,7 @@ from mlmrepro.faults.result import Alarm
 from mlmrepro.gate.result import Answer
 from mlmrepro.golden_run.run import take_record
 from mlmrepro.laws.law import Law
+from mlmrepro.laws.result import LawVerdict
 from mlmrepro.laws.run import run_laws, sample
 from mlmrepro.record import RunRecord
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
@@ -60,7 +61,8 @@ def law_alarms(checkpoint: Path, conditions: Conditions, laws: Sequence[Law]) ->
         if result.verdict.fails:
             numbers = "; ".join(f"{each.what} {each.value} ({each.bound})" for each in result.broken[:2])
             layer = "property" if result.group == "steps" else "law"
-            yield Alarm(layer, result.stage, f"{result.name}: {result.problem or numbers}"[:300])
+            measured = result.verdict is not LawVerdict.UNMEASURED
+            yield Alarm(layer, result.stage, f"{result.name}: {result.problem or numbers}"[:300], measured)
 
 
 def clean_baseline(checkpoint: Path, conditions: Conditions, folder: Path) -> None:

@@ -27,6 +27,7 @@ class Alarm:
     layer: str
     stage: str
     what: str
+    measured: bool = True  # whether it is of something that was measured, not of what could not be
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,12 @@ class CaseResult:
 
         The goldens run each stage on its stored input, so what they name goes first, unless a law that needs no model
         is broken at an earlier stage: no model is behind that. Without goldens it is the earliest stage of a law or
-        property, else what the gate can tell, that the model changed.
+        property, else what the gate can tell, that the model changed. What could not be measured names its stage only
+        where nothing was: a model that cannot be loaded says nothing of tokens.
         """
+        measured = [alarm for alarm in self.alarms if alarm.measured] or self.alarms
         golden, laws, gate = (
-            [alarm.stage for alarm in self.alarms if alarm.layer in layers]
+            [alarm.stage for alarm in measured if alarm.layer in layers]
             for layers in (("golden",), ("law", "property"), ("statistics",))
         )
         early = [stage for stage in laws if STAGES.index(stage) < STAGES.index("model")]

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    "SLOW",
     "a_cache_serves_no_edited_function",
     "columns_have_the_types_needed",
     "generators_are_left_alone",
@@ -35,7 +34,6 @@ __all__ = [
     "rows_survive_the_disk",
 ]
 
-SLOW = frozenset({"processes_change_no_row", "processes_move_shards_alone"})  # they start processes
 _EXACT = "discrete values: nothing may differ"
 
 
@@ -346,6 +344,7 @@ def _blocks_of_two_sizes(folder: Path) -> bool:
     "input_ids",
     source="datasets.Dataset.map: num_proc",
     cause="worker processes lose, double or reorder rows, or tokenise them otherwise",
+    slow=True,
 )
 def processes_change_no_row(subject: Subject) -> Iterator[Measured]:
     """Tokenising in two processes gives the rows of one process, in their order."""
@@ -362,6 +361,7 @@ def processes_change_no_row(subject: Subject) -> Iterator[Measured]:
     "blocks",
     source="datasets.Dataset.map: each process has one contiguous shard, and each shard its own batches",
     cause="shards are cut at other rows or put together in another order: blocks and their number change",
+    slow=True,
 )
 def processes_move_shards_alone(subject: Subject) -> Iterator[Measured]:
     """However many processes group the rows, the blocks are those of contiguous shards, in order."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ALPHA",
     "PADDING",
-    "SLOW",
     "SPECIAL",
     "Drawn",
     "collated",
@@ -49,7 +48,6 @@ __all__ = [
     "uniformity",
 ]
 
-SLOW: frozenset[str] = frozenset()
 ALPHA = 1e-6
 RATE = GuideConfig().mlm_probability
 COLUMNS = 128

@@ -56,10 +56,13 @@ class Known:
 def known_breaches() -> tuple[Known, ...]:
     """Return what is declared in known.toml."""
     content = tomllib.loads((Path(__file__).parent / "known.toml").read_text(encoding="utf-8"))
-    return tuple(
-        Known(**{**row, "when": tuple(row["when"]), "models": tuple(row.get("models", ()))})
-        for row in content.get("known", ())
-    )
+    groups = content["groups"]
+
+    def declared(row: dict[str, Any]) -> Known:
+        models = tuple(model for name in row.get("models", ()) for model in groups.get(name, (name,)))
+        return Known(**{**row, "when": tuple(row["when"]), "models": models})
+
+    return tuple(declared(row) for row in content["known"])
 
 
 def choose(names: Sequence[str]) -> list[Law]:

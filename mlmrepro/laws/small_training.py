@@ -10,7 +10,6 @@ import copy
 import gc
 import inspect
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,6 @@ __all__ = [
     "build_in",
     "descend",
     "flat",
-    "folder",
     "generator_states_readable",
     "gradient",
     "initial_variance",
@@ -140,14 +138,9 @@ def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float) -> Any:
     return transformers.AutoModelForMaskedLM.from_config(config).float()
 
 
-def folder(subject: Subject) -> Path:
-    """Return a fresh folder among the subject's."""
-    return Path(tempfile.mkdtemp(prefix="training-", dir=subject.folder))
-
-
 def build(subject: Subject, model: Any, data: Rows, **options: Any) -> Any:
     """Return a Trainer as `build_in` does, with a folder of its own."""
-    return build_in(folder(subject), model, data, **options)
+    return build_in(subject.new_folder("training"), model, data, **options)
 
 
 def build_in(output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] = (), **options: Any) -> Any:

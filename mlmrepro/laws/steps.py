@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HERE",
-    "SLOW",
     "block_differences",
     "blocks_of",
     "collating_any_rows",
@@ -42,7 +41,6 @@ __all__ = [
 Columns = dict[str, list[list[Any]]]
 Row = dict[str, Any]
 
-SLOW: frozenset[str] = frozenset()
 HERE: Any = None  # num_proc: this process alone; datasets 4 and later start a worker for num_proc=1
 NONE_DIFFERS = "the definition is exact"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ class Subject:
     texts: tuple[str, ...]
     folder: Path
     seed: int = 0
-    _names: set[str] = field(default_factory=set)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -92,10 +92,4 @@ class Subject:
 
     def new_folder(self, name: str) -> Path:
         """Return a fresh folder under the scratch folder."""
-        unique = name
-        while unique in self._names:
-            unique += "-again"
-        self._names.add(unique)
-        path = self.folder / unique
-        path.mkdir(parents=True)
-        return path
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))

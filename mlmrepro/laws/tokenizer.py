@@ -36,7 +36,6 @@ from mlmrepro.laws.vocabulary import (
 )
 
 __all__ = [
-    "SLOW",
     "a_batch_is_each_text_alone",
     "a_saved_tokenizer_is_the_same",
     "a_truncated_text_keeps_its_beginning",
@@ -54,7 +53,6 @@ __all__ = [
     "words_of_the_vocabulary",
 ]
 
-SLOW: frozenset[str] = frozenset()
 _NEW = "zqxaddedzqx"  # in no text and no vocabulary
 _DOCUMENTED = "transformers.PreTrainedTokenizerBase"
 

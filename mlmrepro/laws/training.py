@@ -71,7 +71,7 @@ def first_loss(subject: Subject) -> Iterator[Measured]:
 )
 def accumulation(subject: Subject) -> Iterator[Measured]:
     """A batch in four pieces with unequal numbers of labels makes the step, and logs the loss, of the whole batch."""
-    data, folder = rows(subject, 8), small.folder(subject)
+    data, folder = rows(subject, 8), subject.new_folder("training")
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     step, trainer = descend(folder, small_model(subject), data, **pieces)
     parts = [data.asked[i : i + 2] for i in range(0, 8, 2)]
@@ -93,7 +93,7 @@ def batch_without_labels(subject: Subject) -> Iterator[Measured]:
     for what, filtered in (("", {"logging_nan_inf_filter": False}), (", logged by default", {})):
         data.asked.clear()
         model, wanted = small_model(subject), small_model(subject)
-        _, trainer = descend(small.folder(subject), model, data, **options, **filtered)
+        _, trainer = descend(subject.new_folder("training"), model, data, **options, **filtered)
         for row in data.asked:
             if row != 1:
                 small.move(wanted, -0.1 * gradient(wanted, losses(wanted, data.batch([row])).mean()))
@@ -142,7 +142,7 @@ def argument_defaults(subject: Subject) -> Iterator[Measured]:
     """Arguments of the training that nobody gives have their documented values."""
     import transformers
 
-    arguments = transformers.TrainingArguments(output_dir=str(small.folder(subject)), use_cpu=True)
+    arguments = transformers.TrainingArguments(output_dir=str(subject.new_folder("training")), use_cpu=True)
     found = {name: getattr(arguments, name, "absent") for name in plain.DEFAULTS}
     found = {name: getattr(value, "value", value) for name, value in found.items()}
     other = [f"{name}={value!r}" for name, value in found.items() if value != plain.DEFAULTS[name]]
@@ -221,7 +221,7 @@ def clipping(subject: Subject) -> Iterator[Measured]:
     wanted = gradient(fresh, losses(fresh, data.batch()).mean()).nan_to_num(0.0)
     norm = float(wanted.norm())
     for what, share in (("longer", 0.5), ("shorter", 2.0)):
-        step, trainer = descend(small.folder(subject), small_model(subject), data, max_grad_norm=share * norm)
+        step, trainer = descend(subject.new_folder("training"), small_model(subject), data, max_grad_norm=share * norm)
         length = float(step.norm()) / norm / min(share, 1.0)
         yield about_one(f"length of the step over the wanted one, gradient {what}", length, 1e-4, FLOAT32)
         cosine = float(step @ wanted / step.norm() / norm)
@@ -237,22 +237,27 @@ def clipping(subject: Subject) -> Iterator[Measured]:
 )
 def resuming(subject: Subject) -> Iterator[Measured]:
     """A training that stops in the middle of an epoch and is resumed ends with the bits of one that does not stop."""
-    data, rest = rows(subject, 6), rows(subject, 6)
-    model, again = small_model(subject, dropout=0.1), small_model(subject, dropout=0.1)
     options = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
-    whole, resumed = build(subject, model, data, **options), build(subject, again, rest, **options)
+    data, model = rows(subject, 6), small_model(subject, dropout=0.1)
+    whole = build(subject, model, data, **options)
     saved = small.before_steps(whole, lambda _: flat(model))
-    loaded = small.before_steps(resumed, lambda _: flat(again))
     train(whole)
-    with small.generator_states_readable():
-        train(resumed, resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-2")
-    restored = len(loaded) == 4 and loaded[0].equal(saved[2])
-    yield Measured("it has the weights that were saved", restored, equals=True)
-    yield Measured("it has the rows that were left", data.asked[4:] == rest.asked, equals=True)
-    if restored:  # else all that follows differs too
-        apart = float((flat(model) - flat(again)).abs().max())
-        yield Measured("largest difference of a weight", apart, equals=0.0, reason="the same operations on one thread")
-        yield Measured("it logs the same losses", logged(whole, "loss") == logged(resumed, "loss"), equals=True)
+    for epoch, steps in (("first", 2), ("second", 4)):  # each epoch has three
+        rest, again = rows(subject, 6), small_model(subject, dropout=0.1)
+        resumed = build(subject, again, rest, **options)
+        loaded = small.before_steps(resumed, lambda _, model=again: flat(model))
+        with small.generator_states_readable():
+            train(resumed, resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{steps}")
+        when = f"resumed in the {epoch} epoch"
+        restored = len(loaded) == 6 - steps and loaded[0].equal(saved[steps])
+        yield Measured(f"{when}: it has the weights that were saved", restored, equals=True)
+        left = data.asked[2 * steps :] == rest.asked
+        yield Measured(f"{when}: it has the rows that were left", left, equals=True)
+        if restored and left:  # else all that follows differs too
+            apart, why = float((flat(model) - flat(again)).abs().max()), "the same operations on one thread"
+            yield Measured(f"{when}: largest difference of a weight", apart, equals=0.0, reason=why)
+            same = logged(whole, "loss") == logged(resumed, "loss")
+            yield Measured(f"{when}: it logs the same losses", same, equals=True)
 
 
 @law(
@@ -265,8 +270,8 @@ def resuming(subject: Subject) -> Iterator[Measured]:
 def two_processes(subject: Subject) -> Iterator[Measured]:
     """Two processes with half a batch each make the step, and log the loss, of one with the whole batch."""
     data, model = rows(subject, 8), small_model(subject)
-    given = (small.folder(subject), model, data)
-    one, other = in_two_processes(_step_of_one, given, small.folder(subject))
+    given = (subject.new_folder("training"), model, data)
+    one, other = in_two_processes(_step_of_one, given, subject.new_folder("training"))
     same = bool((one["step"] == other["step"]).all())
     yield Measured("both have the same weights afterwards", same, equals=True)
     found = plain.mixture(model, one["step"], data, [one["rows"].tolist(), other["rows"].tolist()])
@@ -312,12 +317,16 @@ def eval_loss(subject: Subject) -> Iterator[Measured]:
     """eval_loss is the mean over rows of their batches' losses: the last, incomplete batch counts by its rows."""
     import torch
 
-    model, data = small_model(subject, dropout=0.5), rows(subject, 7)
-    found = build(subject, model, data, per_device_eval_batch_size=3).evaluate()["eval_loss"]
-    model.eval()
-    with torch.no_grad():
-        wanted = sum(float(losses(model, data.batch(p)).mean()) * len(p) for p in ([0, 1, 2], [3, 4, 5], [6])) / 7
-    yield Measured("difference", abs(found - wanted), at_most=1e-4, unit="nats", reason=FLOAT32)
+    model = small_model(subject, dropout=0.5)
+    for count in (7, 6):
+        data = rows(subject, count)
+        found = build(subject, model, data, per_device_eval_batch_size=3).evaluate()["eval_loss"]
+        batches = [list(range(count))[start : start + 3] for start in range(0, count, 3)]
+        model.eval()
+        with torch.no_grad():
+            wanted = sum(float(losses(model, data.batch(b)).mean()) * len(b) for b in batches) / count
+        apart = abs(found - wanted)
+        yield Measured(f"difference, {count} rows by 3", apart, at_most=1e-4, unit="nats", reason=FLOAT32)
 
 
 @law(
@@ -332,7 +341,7 @@ def gradient_checkpointing(subject: Subject) -> Iterator[Measured]:
     steps = []
     for on in (False, True):
         model = small_model(subject, dropout=0.1)
-        steps.append(descend(small.folder(subject), model, rows(subject, 4), gradient_checkpointing=on)[0])
+        steps.append(descend(subject.new_folder("training"), model, rows(subject, 4), gradient_checkpointing=on)[0])
     yield Measured("it is on", bool(model.is_gradient_checkpointing), equals=True)
     lost = bool(((steps[1] == 0) & (steps[0].abs() > 1e-6)).any())
     yield Measured("weights lose their gradient", lost, equals=False)
@@ -362,7 +371,7 @@ def frozen_weights(subject: Subject) -> Iterator[Measured]:
 )
 def label_smoothing(subject: Subject) -> Iterator[Measured]:
     """A loss smoothed by a is (1 - a) times the cross-entropy and a times its mean over all words, at wanted labels."""
-    data, fresh, folder = rows(subject, 4), small_model(subject), small.folder(subject)
+    data, fresh, folder = rows(subject, 4), small_model(subject), subject.new_folder("training")
     step, trainer = descend(folder, small_model(subject), data, label_smoothing_factor=0.3)
     found, loss = logged(trainer, "loss")[0], plain.smoothed(fresh, data.batch(), 0.3)
     shifted = abs(found - float(plain.smoothed(fresh, plain.shifted(data.batch()), 0.3))) < abs(found - float(loss))
@@ -386,7 +395,7 @@ def embedding_noise(subject: Subject) -> Iterator[Measured]:
     if not isinstance(table, torch.nn.Embedding):
         raise NotApplicable("this architecture has no plain table of embeddings")
     callbacks = [small.noise_of_embeddings(table, seen)]
-    descend(small.folder(subject), model, data, callbacks=callbacks, neftune_noise_alpha=5.0)
+    descend(subject.new_folder("training"), model, data, callbacks=callbacks, neftune_noise_alpha=5.0)
     most = 5.0 / math.sqrt(seen[0].shape[1] * seen[0].shape[2])
     largest = float(seen[0].abs().max()) / most
     yield Measured("largest noise over the bound", largest, at_most=1.0 + 1e-5, reason="but for rounding")

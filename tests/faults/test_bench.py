@@ -31,6 +31,10 @@ def test_the_golden_names_the_stage_unless_a_law_without_a_model_is_broken_befor
     assert early.named == "input_ids"
     assert case("x", "model", ("law", "loss"), ("property", "model")).named == "model"
     assert case("x", "model", ("statistics", "model")).named == "model"
+    unmeasured = Alarm("law", "input_ids", "x", measured=False)
+    unloaded = dataclasses.replace(case("x", "model"), alarms=(unmeasured, Alarm("golden", "model", "x")))
+    assert unloaded.named == "model"
+    assert dataclasses.replace(unloaded, alarms=(unmeasured,)).named == "input_ids"
     missed = case("x", "model")
     assert (missed.named, missed.detected, missed.placed) == ("", False, False)
 

@@ -161,6 +161,17 @@ def evaluation_that_trains(real: Any, self: Any, *given: Any, **options: Any) ->
     return real(self, *given, **options)
 
 
+def last_lost(real: Any, self: Any, data: Any, *rest: Any, **options: Any) -> Any:
+    state, gathered = self.gradient_state, real(self, data, *rest, **options)
+    return gathered[:0] if state.end_of_dataloader and state.remainder == 0 else gathered
+
+
+def first_order(real: Any, *given: Any) -> Any:
+    skipping = real(*given)
+    skipping.batch_sampler.batch_sampler.sampler.set_epoch = lambda epoch: None
+    return skipping
+
+
 def unclipped(real: Any, self: Any, parameters: Any, *rest: Any, **options: Any) -> Any:
     return torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
 
@@ -223,12 +234,14 @@ FAULTS = {
     "clipping off": ("clipping", method(ACCELERATOR, "clip_grad_norm_", unclipped)),
     "clipped to another norm": ("clipping", arguments(max_grad_norm=0.1)),
     "no data skipped": ("resuming", method(trainer_module, "skip_first_batches", lambda real, batches, *_: batches)),
+    "order of the first epoch": ("resuming", method(trainer_module, "skip_first_batches", first_order)),
     "generators not restored": ("resuming", method(TRAINER, "_load_rng_state", lambda *_: None)),
     "optimiser not restored": ("resuming", method(TRAINER, "_load_optimizer_and_scheduler", lambda *_: None)),
     "weights not restored": ("resuming", method(TRAINER, "_load_from_checkpoint", lambda *_, **__: None)),
     "evaluation drops out": ("evaluating", method(TRAINER, "prediction_step", evaluation_that_drops_out)),
     "evaluation trains": ("evaluating", method(TRAINER, "evaluate", evaluation_that_trains)),
     "last batch not evaluated": ("eval_loss", arguments(dataloader_drop_last=True)),
+    "last of even batches not evaluated": ("eval_loss", method(ACCELERATOR, "gather_for_metrics", last_lost)),
     "generators forgotten": ("gradient_checkpointing", method(transformers.modeling_utils, "checkpoint", forgetful)),
     "frozen weights thaw": ("frozen_weights", method(TRAINER, "create_optimizer", unfrozen)),
     "another smoothing": ("label_smoothing", method(SMOOTHER, "__call__", less_smooth)),

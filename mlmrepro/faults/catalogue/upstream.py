@@ -7,11 +7,16 @@ the guide uses in its place; the story says so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FunctionType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import transformers.trainer
+from accelerate import Accelerator
+from accelerate.data_loader import SeedableRandomSampler
 from datasets.fingerprint import Hasher
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.models.roberta import modeling_roberta
@@ -188,6 +193,37 @@ def upstream_layer_norm_decayed(case: Case) -> None:
     case.set(Trainer, "get_decay_parameter_names", decaying)
 
 
+@fault("loss", Severity.SERIOUS)
+def upstream_resume_order(case: Case) -> None:
+    """A training that is resumed inside a later epoch takes the rows that the first epoch's order leaves."""
+
+    def make(original: Any) -> Any:
+        def skip_first_batches(loader: Any, count: int = 0) -> Any:
+            skipping = original(loader, count)
+            skipping.set_epoch = lambda epoch: None  # the sampler keeps epoch 0
+            return skipping
+
+        return skip_first_batches
+
+    case.wrap(transformers.trainer, "skip_first_batches", make)
+
+
+@fault("loss", Severity.SERIOUS)
+def upstream_resume_first_epoch_order(case: Case) -> None:
+    """A training that is resumed at a later epoch shuffles that epoch as it has shuffled the first."""
+
+    def make(original: Any) -> Any:
+        def _run_epoch(self: Any, *, epoch: int, resume_from_checkpoint: Any, epochs_trained: int, **rest: Any) -> Any:
+            resumes = resume_from_checkpoint is not None and epoch == epochs_trained
+            told = {"epoch": epoch, "resume_from_checkpoint": resume_from_checkpoint, "epochs_trained": epochs_trained}
+            with mock.patch.object(SeedableRandomSampler, "set_epoch") if resumes else nullcontext():
+                return original(self, **told, **rest)
+
+        return _run_epoch
+
+    case.wrap(Trainer, "_run_epoch", make)
+
+
 # evaluation
 
 
@@ -228,6 +264,21 @@ def upstream_start_token_unseen(case: Case) -> None:
 def upstream_only_20_tokens(case: Case) -> None:
     """Rows are cut at 20 tokens, a default for generated text, as evaluate's metric of perplexity did."""
     _before_prediction(case, lambda batch: {name: tensor[:, :20].contiguous() for name, tensor in batch.items()})
+
+
+@fault("evaluation", Severity.SERIOUS)
+def upstream_last_batch_lost(case: Case) -> None:
+    """The last batch is thrown away where the rows divide evenly into batches."""
+
+    def make(original: Any) -> Any:
+        def gather_for_metrics(self: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
+            state, gathered = self.gradient_state, original(self, data, *args, **kwargs)
+            lost = state.end_of_dataloader and state.remainder == 0
+            return gathered[:0] if lost else gathered
+
+        return gather_for_metrics
+
+    case.wrap(Accelerator, "gather_for_metrics", make)
 
 
 # fill_mask
