@@ -72,6 +72,7 @@ def test_the_answer_is_that_of_the_paired_interval(difference: NDArray, answer: 
         found.paired, 0.01, MARGIN, "perplexity", BEFORE.perplexity, after.perplexity
     )
     assert found.accuracy is not None
+    assert found.not_finite == 0
     assert {s.kind for s in found.slices} == {"topic", "token frequency"}
 
 
@@ -108,6 +109,7 @@ def test_losses_that_are_no_numbers_are_a_regression(value: float) -> None:
     assert (found.answer, found.not_finite, found.paired, found.accuracy) == (Answer.REGRESSION, 2, None, None)
     assert (found.slices, found.worst) == ((), ())
     assert math.isnan(found.after)
+    assert math.isnan(found.largest_change)
     assert found.before == BEFORE.perplexity
     assert "2 of 800" in found.reason
     assert found.reason == "2 of 800 losses (the first in 'doc 7') of the candidate are no finite numbers"
@@ -166,6 +168,7 @@ def test_the_documents_that_got_worse_are_named_the_gravest_first() -> None:
     assert [t.after for t in found.worst[0].tokens] == changed(difference).loss[rows].tolist()
     assert [d.name for d in checked(changed(difference), worst=1).worst] == ["doc 11"]
     assert checked(changed(difference), worst=0).worst == ()
+    assert len(checked(changed(0.1 + NOISE)).worst) == 5
 
 
 def units(document: list[int], position: list[int], loss: list[float]) -> Scores:
@@ -232,6 +235,9 @@ def test_cautions_join_the_notes() -> None:
     assert expected
     assert found.notes == ("a note", *expected)
     assert checked(BEFORE, notes=["a note"]).notes == ("a note",)
+    wider = cautions(d, np.full(DOCUMENTS, UNITS), alpha=0.1)
+    assert wider != expected
+    assert checked(changed(20 * (BEFORE.document == 3) + NOISE), alpha=0.1).notes == wider
 
 
 def test_what_was_given_along_is_kept() -> None:

@@ -95,7 +95,7 @@ def test_what_is_as_good_as_the_margin_is_never_decided() -> None:
         (-0.0012, "not worse than the margin allows", ""),
         (0.005, "measurably worse, but within the margin", ""),
         (0.009, "the interval holds the margin", "documents of this kind"),
-        (0.03, "worse by more than the margin", "Look at the slices and documents that got worse"),
+        (0.03, "worse by more than the margin", "Look at the slices and documents that got worse."),
     ],
 )
 def test_each_answer_is_told_with_its_numbers(mean: float, finding: str, advice: str) -> None:
@@ -108,6 +108,7 @@ def test_each_answer_is_told_with_its_numbers(mean: float, finding: str, advice:
     assert reason.endswith(finding)
     assert advice in told
     assert bool(told) == bool(advice)
+    assert not told or told.startswith(("Look at", "If the"))
 
 
 def test_how_much_more_text_is_told() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import brentq
 
 from mlmrepro.errors import UserError
 from mlmrepro.gate.paired import FEW_DOCUMENTS, cautions, detectable, p_value, paired, paired_units
@@ -261,3 +262,26 @@ def test_the_caution_begins_where_the_first_edgeworth_term_exceeds_alpha(
     told = cautions(values * scale, np.full(documents, 10), alpha=alpha)
     if abs(abs(error) / alpha - 1) > 0.02:
         assert bool(told) == (abs(error) > alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05])
+@pytest.mark.parametrize("documents", [90, 300])
+def test_the_caution_is_exact_to_three_per_cent(documents: int, alpha: float) -> None:
+    """A little below the threshold there is none, a little above it is told, with the skewness of the documents."""
+    sizes, middle = np.full(documents, 10), stats.norm.ppf((np.arange(documents) + 0.5) / documents)
+    z = stats.norm.isf(alpha)
+
+    def pulled(by: float) -> np.ndarray:
+        return middle + by * (np.arange(documents) == 0)
+
+    def skewness(by: float) -> float:
+        return float(stats.skew(pulled(by)) * (documents / (documents - 1)) ** 1.5)  # of the jackknife's residuals
+
+    def error(by: float) -> float:
+        return float(skewness(by) / math.sqrt(documents) / 6 * (2 * z**2 + 1) * stats.norm.pdf(z) / alpha)
+
+    for factor in (0.97, 1.03):
+        by = brentq(lambda by, factor=factor: error(by) - factor, 4, 100)
+        told = cautions(pulled(by), sizes, alpha=alpha)
+        assert len(told) == (factor > 1)
+    assert f"(skewness {skewness(by):+.1f})" in told[0]

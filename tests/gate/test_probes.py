@@ -121,8 +121,9 @@ def test_rankings_that_are_none_are_refused() -> None:
     """An item that stands twice and a weight outside of 0 and 1 are errors; empty rankings are equal to each other."""
     with pytest.raises(ValueError, match="'a' stands twice"):
         rank_biased_overlap([["a"], ["a"]], [["b"]])
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        rank_biased_overlap([["a"]], [["a"]], p=1)
+    for p in (0, 1):
+        with pytest.raises(ValueError, match=f"^p must lie between 0 and 1, not {p}$"):
+            rank_biased_overlap([["a"]], [["a"]], p=p)
     assert rank_biased_overlap([], []) == 1
     assert rank_biased_overlap([], [["a"]]) == 0
 
@@ -135,6 +136,7 @@ def test_ties_are_relative_and_measured_from_the_best_of_the_group() -> None:
     slope = [(letter, 0.1 * (1 - 0.6 * TIE_BAND) ** i) for i, letter in enumerate("abcdef")]
     assert [len(group) for group in ranked(rows(*slope))] == [2, 2, 2]
     assert [len(group) for group in ranked(rows(*slope), tie_band=0)] == [1] * 6
+    assert ranked(rows(("a", 0.5), ("b", 0.375), ("c", 0.25)), tie_band=0.25) == [[97, 98], [99]]
 
 
 def test_a_swap_inside_of_the_band_is_no_change_and_one_outside_is() -> None:
@@ -166,7 +168,11 @@ def test_a_place_is_given_away_once() -> None:
     """The one free place of a side that is given to what is sure on the other is not given to another tie too."""
     before = rows(("x", 0.5), ("y", 0.2), ("z", 0.2))
     after = rows(("p", 0.5), ("x", 0.2), ("y", 0.2))
-    assert top_k_overlap(before, after, 2) == 0.5
+    assert top_k_overlap(before, after, 2) == top_k_overlap(after, before, 2) == 0.5
+    strangers = rows(("x", 0.5), ("v", 0.2), ("w", 0.2))
+    assert top_k_overlap(before, strangers, 2) == 0.5  # what ties on one side alone is not common
+    renamed = [Prediction(row.token + 100, row.text, row.probability) for row in before]
+    assert (top_k_overlap(before, renamed, 2), top_k_overlap(before, renamed, 2, by_text=True)) == (0, 1)
 
 
 @settings(max_examples=60)
@@ -205,6 +211,7 @@ def test_other_ids_for_the_same_words_are_compared_by_text() -> None:
     by_text = probe_change("x", before, after, by_text=True)
     assert by_text.rank_biased_overlap == pytest.approx(1)
     assert by_text.overlap == {k: 1 for k in TOP}
+    assert probe_change("x", before, after, "lake", by_text=True).rank_before == 2  # behind what stood there twice
     by_id = probe_change("x", before, after)
     assert by_id.rank_biased_overlap == 0
     assert by_id.overlap == {k: 0 for k in TOP}

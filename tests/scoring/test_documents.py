@@ -74,6 +74,13 @@ def test_a_topic_and_a_column_can_be_named(tmp_path: Path, write: Writer) -> Non
     assert text.documents == (Document("1", "yes", "sea"), Document("2", "also", "sky"))
 
 
+@pytest.mark.parametrize("write", [_json_lines, _parquet, _data_set])
+def test_a_document_may_have_no_topic(tmp_path: Path, write: Writer) -> None:
+    """Nothing in the topic's column is no topic, and a number is told as it is written."""
+    path = write(tmp_path, [{"text": "one", "about": None}, {"text": "two", "about": 7}])
+    assert [document.topic for document in read_text(path, topic="about").documents] == ["", "7"]
+
+
 @EACH_KIND
 def test_empty_and_repeated_documents_are_left_out_and_said_so(tmp_path: Path, write: Writer) -> None:
     """What is left out is counted; the others keep the row they came from as their name."""
@@ -202,8 +209,10 @@ def test_splits_of_other_names_have_to_be_named(tmp_path: Path) -> None:
     """Among splits of which none is for testing there is no guess."""
     parts = {name: datasets.Dataset.from_list([{"text": name}]) for name in ("left", "right")}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "d"))
-    with pytest.raises(UserError, match="left, right"):
+    with pytest.raises(UserError) as error:
         read_text(tmp_path / "d")
+    assert error.value.problem == f"the data set {tmp_path / 'd'} has the splits left, right, not 'test'"
+    assert error.value.remedy == "name one of them with --split"
 
 
 def test_a_split_of_what_has_none_is_an_error(tmp_path: Path) -> None:

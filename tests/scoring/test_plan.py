@@ -276,3 +276,12 @@ def test_a_document_without_a_unit_hides_none_behind_it(special: set[int]) -> No
     tokens, words = token_plan(["a", "b", "c"], encoded), word_plan(["a", "b", "c"], [4, 1, 4])
     assert {row.document for row in rows(tokens, encoded)} >= {0, 2}
     assert {row.document for row in rows(words, encoded)} == {0, 2}
+
+
+def test_a_word_that_lies_whole_in_its_window_is_scored() -> None:
+    """Also one at the beginning of a window, beside a single other token, and one of a later window."""
+    for words, windows in (([0, 0, 1], []), ([0, 1, 1, 2], [1]), ([0, 1, 2, 2, 3, 3], [2])):
+        encoded = [tiny.document(len(words), words=words, windows=windows)]
+        scored = {place for row in rows(word_plan(["a"], [max(words) + 1]), encoded) for place in row.scored.tolist()}
+        alone = {0} if windows == [1] else set()  # the only word of its window: nothing to go by
+        assert scored == set(range(len(words))) - alone

@@ -305,6 +305,7 @@ def test_bfloat16_is_near_float32(scorer: Scorer, encoded: list[Encoded]) -> Non
     assert abs(wide.mean_loss - narrow.mean_loss) < ROUNDING["bfloat16"]
     assert np.abs(wide.loss - narrow.loss).max() > ROUNDING["float32"]
     assert half.prunes_head
+    assert Scorer(tiny.bert().double(), tiny.word_piece()).rounding == ROUNDING["bfloat16"]  # what is not known
 
 
 def test_progress_ends_with_all_units(scorer: Scorer, encoded: list[Encoded]) -> None:
@@ -323,6 +324,7 @@ def test_the_record_names_the_weights() -> None:
     model = tiny.bert()
     names = [Scorer(m, tiny.word_piece()).about["weights"] for m in (model, tiny.bert(), tiny.bert(seed=1))]
     assert names[0] == names[1] != names[2]
+    assert len(names[0]) == 16
     with torch.no_grad():
         model.cls.predictions.bias[3] += 1e-6
     assert Scorer(model, tiny.word_piece()).about["weights"] != names[0]
