@@ -19,13 +19,32 @@ from datasets import load_dataset
 from packaging.specifiers import SpecifierSet
 from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, DataCollatorForLanguageModeling, FunnelConfig, FunnelForMaskedLM, pipeline
+from transformers import (
+    AutoTokenizer,
+    BertweetTokenizer,
+    DataCollatorForLanguageModeling,
+    EsmConfig,
+    EsmForMaskedLM,
+    FunnelConfig,
+    FunnelForMaskedLM,
+    LukeConfig,
+    LukeForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    pipeline,
+)
 
 from mlmrepro.config import EMBEDDED
 from mlmrepro.golden_run.beside.model import batch, small_model
+from mlmrepro.laws.two_processes import in_two_processes
 
 CHECKPOINT = str(EMBEDDED / "checkpoint")
 TEXT = "The Milky Way is a spiral galaxy and the Sun is one of its many stars"
+
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
 
 
 def since(requirement: str) -> pytest.MarkDecorator:
@@ -210,6 +229,71 @@ def test_loading_a_funnel_zeroes_a_row(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     loaded = FunnelForMaskedLM.from_pretrained(tmp_path).get_input_embeddings().weight
     assert float(loaded[1].detach().abs().sum()) == 0.0
+
+
+def _trainer(model: Any, folder: Path, count: int, **options: Any) -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    quiet = {"report_to": "none", "use_cpu": True, "disable_tqdm": True, "logging_steps": 1}
+    row = {
+        "input_ids": torch.arange(4, 12),
+        "labels": torch.arange(4, 12),
+    }  # alike: all ways to cut a batch are the same
+    return Trainer(model, TrainingArguments(str(folder), **quiet, **options), train_dataset=[row] * count)  # type: ignore[arg-type]
+
+
+def _gradient_norm(folder: Path, rows: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = RobertaForMaskedLM(RobertaConfig(vocab_size=50, max_position_embeddings=20, **SMALL, **dropout))
+    trainer = _trainer(model, folder, 8, max_steps=1, per_device_train_batch_size=rows)
+    trainer.train()
+    return {"norm": torch.tensor(trainer.state.log_history[0]["grad_norm"])}
+
+
+@since("transformers>=5.0")
+def test_two_processes_double_the_gradient(tmp_path: Path) -> None:
+    """Trainer multiplies the loss by the processes for a division that RoBERTa's own loss leaves out."""
+    (tmp_path / "two").mkdir()
+    both = in_two_processes(_gradient_norm, (tmp_path / "two", 4), tmp_path)
+    alone = _gradient_norm(tmp_path / "one", 8)["norm"]
+    assert float(both[0]["norm"] / alone) == pytest.approx(2, rel=1e-4)
+
+
+@since("transformers>=5.0")
+def test_an_esm_is_resumed_with_other_weights(tmp_path: Path) -> None:
+    """Nothing is left to train, and yet the resumed model is another one: layer norms are not loaded."""
+    torch.manual_seed(0)
+    config = EsmConfig(vocab_size=33, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", **SMALL)
+    EsmForMaskedLM(config).save_pretrained(tmp_path / "esm")
+    models = [EsmForMaskedLM.from_pretrained(tmp_path / "esm") for _ in range(2)]
+    options = {"max_steps": 2, "save_steps": 2, "learning_rate": 0.1, "lr_scheduler_type": "constant"}
+    _trainer(models[0], tmp_path, 8, **options).train()
+    _trainer(models[1], tmp_path, 8, **options).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    pairs = zip(models[0].named_parameters(), models[1].parameters(), strict=True)
+    unequal = [name for (name, whole), resumed in pairs if not torch.equal(whole, resumed)]
+    assert unequal
+    assert all("layer_norm" in name or "LayerNorm" in name for name in unequal)
+
+
+@since("transformers>=5.0")
+def test_a_saved_bertweet_has_lost_its_merges(tmp_path: Path) -> None:
+    """Saved and loaded, the tokenizer spells words letter by letter."""
+    (tmp_path / "vocab.txt").write_text("m@@ 9\noo@@ 9\no@@ 9\nn 9\nmoon 9\n")
+    (tmp_path / "bpe.codes").write_text("o o 9\nm oo 8\nmoo n</w> 7\n")
+    first = BertweetTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
+    first.save_pretrained(tmp_path / "saved")
+    again = BertweetTokenizer.from_pretrained(tmp_path / "saved")
+    assert first.tokenize("moon") == ["moon"]
+    assert again.tokenize("moon") == ["m@@", "o@@", "o@@", "n"]
+
+
+@since("transformers>=5.0")
+def test_a_luke_has_an_output_embedding_of_its_own() -> None:
+    """A checkpoint that 4.x saved holds the shared matrix once: its output embedding comes back random."""
+    model = LukeForMaskedLM(LukeConfig(vocab_size=20, entity_vocab_size=4, entity_emb_size=16, **SMALL))
+    assert model.config.tie_word_embeddings
+    assert model.lm_head.decoder.weight is not model.get_input_embeddings().weight
 
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
