@@ -30,13 +30,6 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     return held.subject(tmp_path_factory.mktemp("embedded"))
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law != "a_cache_serves_no_edited_function"])
-def test_holds_on_the_embedded_tokenizer(law: str, embedded: Subject) -> None:
-    """The libraries keep every law, but for what is declared with its link."""
-    result = held.measure(law, embedded)
-    assert result.verdict is LawVerdict.HOLDS, held.broken(result)
-
-
 def test_slow_laws_are_those_that_start_processes() -> None:
     """What the fault bench may leave out is named."""
     slow = [law.name for law in all_laws() if law.group == "data" and law.slow]
