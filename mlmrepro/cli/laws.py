@@ -79,7 +79,7 @@ def faults(
     """
     check_targets(html, output / DETECTION if output else None, beside=[])
     offline_unless(False)
-    from mlmrepro.faults.bench import choose, run_bench
+    from mlmrepro.faults.bench import choose, merged, run_bench
     from mlmrepro.faults.result import BenchResult
     from mlmrepro.guide import versions
     from mlmrepro.report.faults_html import write_faults_html
@@ -91,7 +91,7 @@ def faults(
     with FaultsDisplay(quiet=as_json or markdown) as display:
         result = run_bench(chosen, controls, versions=records, jobs=jobs, progress=display)
     if earlier is not None:
-        result = earlier.updated(result)
+        result = merged(earlier, result)
     if output is not None:
         from mlmrepro.faults.upstream import upstream_bugs
         from mlmrepro.files import atomic_write

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from mlmrepro.compare.drift import Outcome as Taken
 from mlmrepro.compare.drift import compare_with
@@ -28,11 +29,11 @@ from mlmrepro.laws.law import Law, all_laws
 from mlmrepro.provenance import collect
 from mlmrepro.record import RunRecord
 
-__all__ = ["Progress", "choose", "run_bench"]
+__all__ = ["Progress", "choose", "merged", "run_bench"]
 
 Progress = Callable[[CaseResult, int, int], None]  # a case is done; how many are, of how many
 
-_TIMEOUT = 300.0  # seconds of one case: a fault that hangs is seen by that
+_TIMEOUT = 300.0  # seconds of one case, which takes some twenty; one that hangs was not measured
 _LEAVING = 10.0  # seconds that a process may take to end when it has answered
 _START = threading.Lock()  # the environment of a new interpreter is the process's own
 
@@ -117,6 +118,15 @@ def run_bench(
     return result
 
 
+def merged(earlier: BenchResult, newer: BenchResult) -> BenchResult:
+    """Return one table of today's catalogue and controls: a newer run's rows, and earlier ones of what it left out.
+
+    Raises UserError where `BenchResult.updated` does.
+    """
+    names = [fault.name for fault in all_faults()] + [control.name for control in all_controls()]
+    return earlier.updated(newer, [*names, *(path.stem for path in _version_records())])
+
+
 def _held(laws: Sequence[Law], stages: set[str]) -> tuple[str, ...]:
     """Return the names of the laws for one case: of those that start processes only the ones of these stages."""
     return tuple(law.name for law in laws if not law.slow or law.stage in stages)
@@ -145,12 +155,12 @@ def _workers(jobs: int) -> Iterator[Callable[[Job], Any]]:
 
 
 def _in_a_process(job: Job, entry: Callable[[Job, Any], None] = perform, timeout: float = _TIMEOUT) -> Outcome:
-    # A hash seed is read when an interpreter starts, so that one cannot be forked.
-    fresh = job.conditions.hash_seed is not None
-    context: Any = multiprocessing.get_context("spawn" if fresh else "forkserver")
+    # Most of the environment is read when an interpreter starts or a library is imported: a fork would not see it.
+    environment = dict(job.conditions.environment)
+    context: Any = multiprocessing.get_context("spawn" if environment else "forkserver")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=entry, args=(job, theirs))
-    with _START, _hash_seed(job.conditions.hash_seed):
+    with _START, mock.patch.dict(os.environ, environment):
         process.start()
     theirs.close()
     try:
@@ -166,19 +176,6 @@ def _in_a_process(job: Job, entry: Callable[[Job, Any], None] = perform, timeout
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid or 0, signal.SIGKILL)  # and what it started
         process.join()
-
-
-@contextlib.contextmanager
-def _hash_seed(seed: int | None) -> Iterator[None]:
-    before = os.environ.get("PYTHONHASHSEED")
-    if seed is not None:
-        os.environ["PYTHONHASHSEED"] = str(seed)
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONHASHSEED", None)
-        if before is not None:
-            os.environ["PYTHONHASHSEED"] = before
 
 
 def _blank_fault(fault: Fault) -> CaseResult:
@@ -208,7 +205,7 @@ def _version_controls() -> Iterator[CaseResult]:
     """The committed records of other versions: each change in them is declared, so none is an alarm."""
     goldens = golden_directory()
     expectations = Expectations.from_goldens(goldens)
-    for path in sorted((goldens.parent / "matrix").glob("*.json")):
+    for path in _version_records():
         record = RunRecord.read(path)
         comparison = compare_with(expectations, str(goldens), Taken(path.stem, record))
         alarms = tuple(
@@ -217,6 +214,10 @@ def _version_controls() -> Iterator[CaseResult]:
             if change.verdict.fails
         )
         yield CaseResult(path.stem, "", "", "a clean run with other versions (versions)", "versions", alarms)
+
+
+def _version_records() -> list[Path]:
+    return sorted((golden_directory().parent / "matrix").glob("*.json"))
 
 
 def _provenance(laws: Sequence[Law], jobs: int) -> dict[str, Any]:

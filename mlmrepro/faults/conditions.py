@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["Conditions", "Control", "all_controls"]
 
-PROCESSES = 88  # controls that are runs; the versions' records come on top
+RUNS = 88  # controls that are runs; the versions' records come on top
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,8 @@ class Conditions:
     law_seed: int = 0  # of what the laws draw
     threads: int = 1
     generators: int | None = None  # seed that random, numpy and torch are left at before anything starts
-    directory: str = ""  # a folder of another name and depth to work in
-    environment: tuple[tuple[str, str], ...] = ()
-    hash_seed: int | None = None  # PYTHONHASHSEED: needs an interpreter of its own
+    directory: str = ""  # a folder of another name and depth to work in, temporary files included
+    environment: tuple[tuple[str, str], ...] = ()  # which an interpreter of its own starts with
     text: int = 0  # the laws' texts begin at this document
 
     @property
@@ -49,13 +48,13 @@ _ENVIRONMENTS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("TRANSFORMERS_VERBOSITY", "error"),),
     (("PYTHONUTF8", "1"),),
 )
-_DIRECTORIES = ("a b", "ä/ö/ü", "x" * 80, "deep/er/and/deeper", "run", "model", "it's", "名前")
+_DIRECTORIES = ("a b", "ä/ö/ü", "x" * 20, "deep/er/and/deeper", "run", "model", "it's", "名前")
 
 
 def all_controls() -> list[Control]:
     """Return the controls that are runs, each of its kind, always the same ones."""
     controls = []
-    for n in range(PROCESSES):
+    for n in range(RUNS):
         kind = ("seeds", "threads", "processes", "directories", "environment")[n % 5]
         turn = n // 5
         if kind == "seeds":
@@ -64,7 +63,7 @@ def all_controls() -> list[Control]:
                 mask_seed=turn % 2,
                 law_seed=turn + 1,
                 generators=1000 + turn,
-                hash_seed=turn if turn % 6 == 0 else None,
+                environment=(("PYTHONHASHSEED", str(turn)),) if turn % 6 == 0 else (),
                 text=turn,
             )
         elif kind == "threads":

@@ -79,9 +79,10 @@ resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, resource.getrlimit(resource.R
 """
 # mutmut tells by test which functions it reaches: what a shared fixture calls would count for the first test alone.
 _SHARED, _OWN = '@pytest.fixture(scope="module"', '@pytest.fixture(scope="function"'
-# Exit codes of pytest and mutmut: all passed; no test was left to run, or reaches the change; out of time.
 _OUTCOMES = ("killed", "timeout", "survived", "left out")
-_PASSED, _NO_TESTS, _TIMEOUT = (0,), (5, 33), (-24, 24, 36, 152, 255)
+# Exit codes of pytest and mutmut, and signals: a test failed, or the process crashed; all passed, no test was left to
+# run or reaches the change; out of time. Others say nothing of the tests.
+_KILLED, _SURVIVED, _TIMEOUT = (1, 3, -6, -8, -11), (0, 5, 33), (-24, 24, 36, 152, 255)
 
 
 @dataclass(frozen=True)
@@ -210,9 +211,11 @@ def _changed(before: list[str], after: list[str]) -> tuple[str, str]:
 
 
 def _outcome(code: int) -> str:
-    if code in _PASSED or code in _NO_TESTS:
-        return "survived"
-    return "timeout" if code in _TIMEOUT else "killed"
+    outcomes = {_KILLED: "killed", _SURVIVED: "survived", _TIMEOUT: "timeout"}
+    for codes, outcome in outcomes.items():
+        if code in codes:
+            return outcome
+    raise UserError(f"a change ended with exit code {code}", remedy="run mutmut again for it")
 
 
 def summary(

@@ -142,8 +142,13 @@ class BenchResult:
 
     @property
     def passes(self) -> bool:
-        """Tell whether nothing was missed, misplaced beyond the bound, alarmed falsely or left unmeasured."""
-        return bool(self.cases) and Score.of(self.faults).passes and not self.false_alarms and not self.unmeasured
+        """Tell whether nothing was missed, misplaced beyond the bound, alarmed falsely or left unmeasured.
+
+        Of the faults that were invented later none may be missed; how many are placed is only told.
+        """
+        later = Score.of(self.later)
+        seen = Score.of(self.faults).passes and later.detected == later.faults
+        return bool(self.cases) and seen and not self.false_alarms and not self.unmeasured
 
     def families(self) -> dict[str, list[CaseResult]]:
         """Return the sizes of each graded fault, in their order in the catalogue."""
@@ -159,19 +164,32 @@ class BenchResult:
         alone = Counter(case.layers[0] for case in cases if len(case.layers) == 1)
         return {layer: (seen[layer], alone[layer]) for layer in LAYERS}
 
-    def updated(self, newer: BenchResult) -> BenchResult:
-        """Return these cases with those of a newer run in their place, or behind them.
+    def updated(self, newer: BenchResult, names: Sequence[str]) -> BenchResult:
+        """Return these cases with those of a newer run in their place, those of `names` alone, in that order.
 
-        Raises UserError where the two were not run with the same versions and laws: their rows make no one table.
+        Raises UserError where that would be no one table: with other versions; or with other laws, which a control has
+        to be held against again, and a fault that a law saw which is not there any more.
         """
-        for name in ("packages", "python", "laws"):
+        for name in ("packages", "python"):
             if self.provenance.get(name) != newer.provenance.get(name):
                 raise UserError(
                     f"the table was made with other {name} than this run", remedy="run the whole catalogue again"
                 )
-        replaced = {case.name: case for case in newer.cases}
-        kept = [replaced.pop(case.name, case) for case in self.cases]
-        return BenchResult(self.provenance, [*kept, *replaced.values()])
+        fresh = {case.name: case for case in newer.cases}
+        kept = {case.name: case for case in self.cases} | fresh
+        laws = newer.provenance["laws"]
+        if self.provenance["laws"] != laws:
+            stale = [
+                case.name
+                for case in self.cases
+                if case.name in names and case.name not in fresh and not _holds_with(case, laws)
+            ]
+            if stale:
+                raise UserError(
+                    f"the table was made with other laws than this run: {', '.join(stale[:20])}",
+                    remedy="name these too, or run the whole catalogue again",
+                )
+        return BenchResult(newer.provenance, [kept[name] for name in names if name in kept])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -200,3 +218,9 @@ class BenchResult:
                 f"{path} is no result of the fault bench: {type(error).__name__}: {error}",
                 remedy="make it again with mlmrepro faults",
             ) from error
+
+
+def _holds_with(case: CaseResult, laws: Sequence[str]) -> bool:
+    """Tell whether a case needs no new run with these laws: a fault stays seen by the laws that saw it."""
+    seen = {alarm.what.split(":")[0] for alarm in case.alarms if alarm.layer in ("law", "property")}
+    return case.part == "versions" or (not case.is_control and seen <= set(laws))

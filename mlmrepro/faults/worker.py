@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -83,9 +84,6 @@ def _prepare(job: Job) -> None:
     import torch
 
     conditions = job.conditions
-    os.environ.update(conditions.environment)
-    if hasattr(time, "tzset"):
-        time.tzset()
     torch.set_num_threads(conditions.threads)
     if conditions.generators is not None:
         from transformers import set_seed
@@ -97,6 +95,7 @@ def _prepare(job: Job) -> None:
         place = job.folder / conditions.directory
         place.mkdir(parents=True)
         os.chdir(place)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(place)
 
 
 def _make_reference(job: Job) -> None:

@@ -222,7 +222,10 @@ def kernels(subject: Subject) -> Iterator[Measured]:
         raise NotApplicable(f"{type(subject.model).__name__} has no SDPA kernel in this version")
     batch = subject.batch(3)
     ids, real = batch["input_ids"], batch["attention_mask"]
-    eager, sdpa = (logits_of(_with_kernel(subject, name), ids, real)[real.bool()] for name in ("eager", "sdpa"))
+    models = [_with_kernel(subject, name) for name in ("eager", "sdpa")]
+    used = ", ".join(model.config._attn_implementation for model in models)
+    yield Measured("kernels in use", used, equals="eager, sdpa")
+    eager, sdpa = (logits_of(model, ids, real)[real.bool()] for model in models)
     yield agreeing("difference of the logits, eager and SDPA", subject, sdpa, eager)
 
 
@@ -302,10 +305,12 @@ def same_bits(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "model", source="Srivastava et al. 2014, Dropout", cause="dropout is lost, or has another rate than in config.json"
+    "model",
+    source="Srivastava et al. 2014, Dropout",
+    cause="all dropout is lost, or some has another rate than in config.json",
 )
 def dropout_switch(subject: Subject) -> Iterator[Measured]:
-    """Dropout has the configuration's rates, and is on in training mode."""
+    """Dropout has no rate that the configuration does not name, and something is dropped in training mode."""
     import torch
 
     model, ids = copy.deepcopy(in_float32(subject)).train(), even(subject, 2)["input_ids"]

@@ -91,9 +91,8 @@ def run_laws(
 ) -> list[LawResult]:
     """Measure each law on the checkpoint and some texts; a law that cannot be measured says why.
 
-    `seed` draws the inputs of laws that draw any. Nothing of the process is left changed: generators, threads and the
-    current folder are given back. Raises UserError for too little text, or a
-    checkpoint of which nothing can be measured.
+    `seed` draws the inputs of laws that draw any. Nothing of the process is left changed: generators and threads are
+    given back. Raises UserError for too little text, or a checkpoint of which nothing can be measured.
     """
     if len(texts) < _FEWEST_TEXTS:
         raise UserError(
@@ -135,7 +134,7 @@ def run_law(law: Law, subject: Subject, *, versions: Mapping[str, str | None] | 
     elif verdict is None:
         verdict = LawVerdict.HOLDS if any(each.bounded for each in measured) else LawVerdict.UNMEASURED
         problem = "" if verdict is LawVerdict.HOLDS else "it measured nothing"
-    excused = reasons[0] if verdict is LawVerdict.KNOWN else None
+    excused = reasons if verdict is LawVerdict.KNOWN else []
     return LawResult(
         law.name,
         law.group,
@@ -146,8 +145,8 @@ def run_law(law: Law, subject: Subject, *, versions: Mapping[str, str | None] | 
         verdict,
         tuple(measured),
         problem,
-        excused.reason if excused else "",
-        excused.link if excused else "",
+        " ".join(dict.fromkeys(each.reason for each in excused)),
+        " ".join(dict.fromkeys(each.link for each in excused)),
         round(time.perf_counter() - started, 3),
     )
 

@@ -7,7 +7,7 @@ formulas that are written down here.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -245,7 +245,7 @@ def resuming(subject: Subject) -> Iterator[Measured]:
     for epoch, steps in (("first", 2), ("second", 4)):  # each epoch has three
         rest, again = rows(subject, 6), small_model(subject, dropout=0.1)
         resumed = build(subject, again, rest, **options)
-        loaded = small.before_steps(resumed, lambda _, model=again: flat(model))
+        loaded = small.before_steps(resumed, _weights(again))
         with small.generator_states_readable():
             train(resumed, resume_from_checkpoint=f"{whole.args.output_dir}/checkpoint-{steps}")
         when = f"resumed in the {epoch} epoch"
@@ -258,6 +258,10 @@ def resuming(subject: Subject) -> Iterator[Measured]:
             yield Measured(f"{when}: largest difference of a weight", apart, equals=0.0, reason=why)
             same = logged(whole, "loss") == logged(resumed, "loss")
             yield Measured(f"{when}: it logs the same losses", same, equals=True)
+
+
+def _weights(model: Any) -> Callable[[Any], torch.Tensor]:
+    return lambda _: flat(model)
 
 
 @law(

@@ -29,7 +29,8 @@ def render_faults_html(result: BenchResult) -> str:
         "layers": [(layer, *result.by_layer([*result.faults, *result.later])[layer]) for layer in LAYERS],
         "figures": sensitivity(result),
         "smallest": [(name, smallest_seen(sizes)) for name, sizes in result.families().items()],
-        "failing": [c for c in (*result.faults, *result.later) if not c.placed] + result.false_alarms,
+        "failing": [c for c in (*result.faults, *result.later) if not c.placed]
+        + [c for c in result.controls if c.detected or c.problem],
         "faults": faults,
         "controls": result.controls,
         "packages": result.provenance.get("packages", {}),

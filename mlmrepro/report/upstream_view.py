@@ -20,7 +20,7 @@ def caught_by(bug: Bug, result: BenchResult) -> str:
 
 
 def _alarms(case: CaseResult) -> list[str]:
-    """Return each layer with what it objected to: a law by its name, a golden by its first values."""
+    """Return each layer with what it objected to: a law by its name, another by the stage."""
     found: dict[str, list[str]] = {}
     for alarm in case.alarms:
         what = alarm.what.split(":")[0] if alarm.layer in ("law", "property") else alarm.stage

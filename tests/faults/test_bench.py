@@ -60,6 +60,36 @@ def test_what_fails_the_bench() -> None:
         assert not BenchResult({}, [*good.cases, bad]).passes
 
 
+def test_a_missed_fault_that_was_invented_later_fails_and_a_misplaced_one_does_not() -> None:
+    """The second score is told apart, and what nobody sees is no pass either."""
+    good = case("a", "model", ("law", "model"))
+    assert BenchResult({}, [good, case("late", "model", ("law", "loss"), part="later")]).passes
+    assert not BenchResult({}, [good, case("late", "model", part="later")]).passes
+
+
+def test_rows_of_a_newer_run_take_the_place_of_older_ones() -> None:
+    """One table needs the same versions; with other laws, new controls and the faults that a lost law saw."""
+    told = {"packages": {"torch": "2"}, "python": "3.11", "laws": ["kept", "gone"]}
+    by_kept, by_gone, by_golden = (
+        dataclasses.replace(case(name, "model"), alarms=(Alarm(layer, "model", f"{seen}: 3"),))
+        for name, layer, seen in (("a", "law", "kept"), ("b", "law", "gone"), ("c", "golden", "loss"))
+    )
+    run, record = case("seeds-1", "", part="seeds"), case("t5", "", part="versions")
+    old = BenchResult(told, [by_kept, by_gone, by_golden, run, record, case("no fault any more", "model")])
+    names = ["c", "a", "b", "seeds-1", "t5"]
+    same = old.updated(BenchResult(told, [dataclasses.replace(by_kept, seconds=3.0)]), names)
+    assert [c.name for c in same.cases] == names
+    assert [c.seconds for c in same.cases if c.name == "a"] == [3.0]
+
+    other = told | {"laws": ["kept", "new"]}
+    with pytest.raises(UserError, match="made with other laws than this run: b, seeds-1"):
+        old.updated(BenchResult(other, []), names)
+    made = old.updated(BenchResult(other, [by_gone, run]), names)
+    assert made.provenance == other
+    with pytest.raises(UserError, match="made with other packages"):
+        old.updated(BenchResult(told | {"packages": {"torch": "3"}}, []), names)
+
+
 def test_sizes_for_the_curve_and_later_faults_are_scored_apart() -> None:
     """A size that is not required may be missed; what was invented later has a score of its own."""
     small = case("rate_0.149", "masked_batches", required=False, family="rate", size=0.149)

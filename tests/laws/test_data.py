@@ -212,12 +212,12 @@ PLANTS: dict[str, tuple[str, str, Plant]] = {
         _after(datasets, "concatenate_datasets", lambda rows: rows.select(range(len(rows))[::-1])),
     ),
     "answers as one text": (
-        "columns_have_the_types_needed",
+        "answers_are_lists_of_strings",
         "answers.text is a list of strings",
         lambda patch: patch.setattr(dataset, "flatten", _answers_as_one_text),
     ),
     "a mask of floats": (
-        "columns_have_the_types_needed",
+        "tokens_are_lists_of_integers",
         "no lists of integers = attention_mask",
         _after(tokens, "tokenize", _floats),
     ),
@@ -236,7 +236,11 @@ PLANTS: dict[str, tuple[str, str, Plant]] = {
         _hashed_by_their_text,
     ),
     "a file loaded once": ("a_cache_serves_no_edited_function", "an edited file", _files_kept),
-    "an old block size": ("a_cache_serves_no_edited_function", "another block size", _block_size_of_the_first_call),
+    "an old block size": (
+        "a_cache_knows_the_block_size",
+        "with other blocks than their own",
+        _block_size_of_the_first_call,
+    ),
     "tokenised in another order": (
         "processes_change_no_row",
         "rows that differ",

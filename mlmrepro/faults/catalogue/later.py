@@ -1,4 +1,7 @@
-"""Faults of every stage, invented when the detectors were done by someone who had not read them."""
+"""Faults of every stage, invented when the detectors were done by someone who had not read them.
+
+Seven more were the catalogue's own over again, and were taken out.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import DatasetDict, concatenate_datasets
-from tokenizers.normalizers import NFKC
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, set_seed
 from transformers.models.roberta import modeling_roberta
@@ -20,7 +22,7 @@ from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.faults.case import Case
 from mlmrepro.faults.catalogue import planting
 from mlmrepro.faults.fault import Severity, fault
-from mlmrepro.guide import blocks, dataset, fill_mask, train
+from mlmrepro.guide import blocks, dataset, train
 
 __all__: list[str] = []
 
@@ -78,12 +80,6 @@ def takes_the_answers_of_the_row_before(case: Case) -> None:
     case.after(dataset, "flatten", lambda flat: DatasetDict({name: shifted(rows) for name, rows in flat.items()}))
 
 
-@fault("flatten", Severity.SERIOUS)
-def keeps_texts_in_a_fixed_width_array(case: Case) -> None:
-    """Texts pass through a numpy array of 256 characters a cell, which cuts what is longer without a word."""
-    planting.change_answers(case, lambda texts: [str(text) for text in np.array(texts, dtype="<U256")])
-
-
 @fault("flatten", Severity.SUBTLE)
 def puts_the_title_among_the_answers(case: Case) -> None:
     """A loop over all columns of text takes the question's title along as if it were the first answer."""
@@ -109,12 +105,6 @@ def takes_the_first_merge_for_a_header(case: Case) -> None:
 def leaves_the_dropout_of_merges_on(case: Case) -> None:
     """The tokenizer is saved with the BPE dropout of its regularised training, and cuts a text anew at each call."""
     _set_backend(case, lambda backend: setattr(backend.model, "dropout", 0.05))
-
-
-@fault("input_ids", Severity.SUBTLE)
-def normalises_compatible_characters(case: Case) -> None:
-    """A conversion adds the NFKC normaliser of another family of tokenizers: a cube is written as a plain 3."""
-    _set_backend(case, lambda backend: setattr(backend, "normalizer", NFKC()))
 
 
 @fault("input_ids", Severity.SERIOUS)
@@ -158,23 +148,6 @@ def reserves_room_for_special_tokens(case: Case) -> None:
 def strips_the_ends_of_rows_before_joining(case: Case) -> None:
     """The first and last token of each row are taken for <s> and </s> and stripped, and texts run into each other."""
     planting.before_blocks(case, lambda columns: {k: [row[1:-1] for row in rows] for k, rows in columns.items()})
-
-
-@fault("blocks", Severity.SUBTLE)
-def sorts_rows_by_length_before_joining(case: Case) -> None:
-    """Length bucketing is left in from a script that pads, and joins the short texts with the short ones."""
-    planting.before_blocks(case, lambda columns: {k: sorted(rows, key=len) for k, rows in columns.items()})
-
-
-@fault("blocks", Severity.SUBTLE)
-def pads_the_last_block_and_attends_to_it(case: Case) -> None:
-    """The remainder is kept and filled up with <pad>, but its attention mask is filled with ones."""
-
-    def group_texts(original: Any, examples: Any, block_size: int) -> Any:
-        missing = -sum(len(row) for row in examples["input_ids"]) % block_size
-        return original({k: [*examples[k], [1] * missing] for k in examples.keys()}, block_size)  # <pad> is 1, too
-
-    _replace(case, blocks, "group_texts", group_texts)
 
 
 @fault("masked_batches", Severity.SERIOUS)
@@ -240,12 +213,6 @@ def reinitialises_the_mask_embedding(case: Case) -> None:
             0, torch.tensor([_MASK]), table[:_MASK].float().mean(dim=0, keepdim=True).to(table.dtype)
         ),
     )
-
-
-@fault("model", Severity.SERIOUS)
-def loses_the_token_type_row(case: Case) -> None:
-    """A conversion leaves the token types out since there is but one, though its row is added to every token."""
-    planting.change_weight(case, "token_type_embeddings", torch.zeros_like)
 
 
 @fault("model", Severity.SUBTLE)
@@ -362,22 +329,6 @@ def averages_perplexities_of_batches(case: Case) -> None:
 def normalises_over_the_tokens_of_the_prompt(case: Case) -> None:
     """The softmax of the pipeline is taken over the wrong axis, and each word competes with itself elsewhere."""
     planting.change_logits(case, lambda logits, _: logits.log_softmax(dim=1))
-
-
-@fault("fill_mask", Severity.SERIOUS)
-def normalises_over_the_answers_shown(case: Case) -> None:
-    """Scores are made to sum to one over the few that are returned, and every model looks sure."""
-
-    def shares(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [row | {"score": row["score"] / sum(each["score"] for each in rows)} for row in rows]
-
-    planting.change_predictions(case, shares)
-
-
-@fault("fill_mask", Severity.SUBTLE)
-def fills_with_the_model_before_training(case: Case) -> None:
-    """The pipeline is given the name of the starting checkpoint in place of the folder of the trained one."""
-    _replace(case, fill_mask, "with_pipeline", lambda original, _, *args, **__: original(str(case.checkpoint), *args))
 
 
 @fault("fill_mask", Severity.SERIOUS)

@@ -92,13 +92,13 @@ def exactly_that_many_selected(case: Case) -> None:
     """A release selects 15 % of each row exactly, as BERT's first code did, in place of each token by chance."""
 
     def draw(collator: Any, ids: torch.Tensor, original: Draw) -> Masked:
-        inputs, _ = original(ids)
         special = torch.isin(ids, torch.tensor(collator.tokenizer.all_special_ids))
         order = torch.rand(ids.shape).masked_fill(special, 2.0).argsort(-1).argsort(-1)
         chosen = order < int(collator.mlm_probability * ids.shape[-1])
-        return inputs.where(~chosen, ids).masked_fill(chosen, collator.tokenizer.mask_token_id), ids.masked_fill(
-            ~chosen, IGNORE_INDEX
-        )
+        fate = torch.rand(ids.shape)
+        masked = ids.masked_fill(chosen & (fate < 0.8), collator.tokenizer.mask_token_id)
+        inputs = masked.where(~chosen | (fate < 0.9), torch.randint(len(collator.tokenizer), ids.shape))
+        return inputs, ids.masked_fill(~chosen, IGNORE_INDEX)
 
     draw_masks(case, draw)
 

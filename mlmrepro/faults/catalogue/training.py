@@ -321,17 +321,17 @@ def two_batches_accumulated(case: Case) -> None:
 
 
 @fault("loss", Severity.SERIOUS)
-def accumulated_gradients_summed(case: Case) -> None:
-    """A release adds accumulated losses up without dividing by their number."""
+def accumulated_gradients_divided_twice(case: Case) -> None:
+    """A release divides accumulated losses by the square of their number; none at all is what 5.23 does already."""
 
     def make(original: Any) -> Any:
-        def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-            self.current_gradient_accumulation_steps = 1
-            return original(self, *args, **kwargs)
+        def compute_loss(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+            loss = original(self, model, *args, **kwargs)
+            return loss / self.args.gradient_accumulation_steps**2 if model.training else loss
 
-        return training_step
+        return compute_loss
 
-    case.wrap(Trainer, "training_step", make)
+    case.wrap(Trainer, "compute_loss", make)
 
 
 @fault("loss", Severity.SERIOUS)
