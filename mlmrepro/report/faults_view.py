@@ -24,11 +24,19 @@ _PASSED, _FAILED = Text("= ", style="dim"), Text("✗ ", style="bold red")
 
 def faults_headline(result: BenchResult) -> str:
     """Return the whole in one line."""
-    score = Score.of(result.faults)
-    alarms = count(len(result.false_alarms), "false alarm")
-    parts = [f"{score.detected} of {count(score.faults, 'fault')} detected, {score.placed} at their stage"]
+    score, later = Score.of(result.faults), Score.of(result.later)
+    sizes = [case for case in result.cases if not case.is_control and not case.required]
+    parts = []
+    if score.faults:
+        parts.append(f"{score.detected} of {count(score.faults, 'fault')} detected, {score.placed} at their stage")
+    if later.faults:
+        parts.append(f"of those invented later {later.detected} of {later.faults}, {later.placed} at their stage")
     if result.controls:
+        alarms = count(len(result.false_alarms), "false alarm")
         parts.append(f"{alarms} in {count(len(result.controls), 'clean control')}")
+    if sizes and not (score.faults or later.faults):
+        seen = sum(case.detected for case in sizes)
+        parts.append(f"{seen} of {count(len(sizes), 'smaller size')} seen, none of which has to be")
     if result.unmeasured:
         parts.append(f"{count(len(result.unmeasured), 'case')} not measured")
     return "; ".join(parts)

@@ -51,8 +51,18 @@ def test_the_headline_has_the_three_numbers() -> None:
     """Detected, placed, false alarms; and what was not measured, where there is any."""
     assert faults_headline(GOOD) == "2 of 2 faults detected, 2 at their stage; 0 false alarms in 1 clean control"
     assert faults_headline(BAD) == (
-        "2 of 4 faults detected, 2 at their stage; 1 false alarm in 1 clean control; 1 case not measured"
+        "2 of 4 faults detected, 2 at their stage; of those invented later 1 of 1, 0 at their stage; "
+        "1 false alarm in 1 clean control; 1 case not measured"
     )
+    curve = BenchResult({}, [each for each in rates() if not each.required])
+    assert faults_headline(curve) == "1 of 2 smaller sizes seen, none of which has to be"
+
+
+def test_a_control_that_could_not_be_run_is_told_on_the_page() -> None:
+    """With its name and the reason, as what failed."""
+    page = render_faults_html(BenchResult({}, [*rates(), case("threads-2", "", part="threads", problem="it hung")]))
+    assert 'id="failing"' in page
+    assert "it hung" in page
 
 
 def test_what_failed_is_named() -> None:
