@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accumulation", "argument_defaults", "batch_order", "batch_without_labels", "clipping", "decay_groups",
     "embedding_noise", "eval_loss", "evaluating", "first_loss", "frozen_weights", "gradient_checkpointing",
-    "label_smoothing", "optimiser", "plain_loop", "resuming", "schedule", "two_processes",
+    "label_smoothing", "masks_of_evaluations", "optimiser", "plain_loop", "resuming", "schedule", "two_processes",
 ]  # fmt: skip
 
 TRAINER = "https://huggingface.co/docs/transformers/main_classes/trainer"
@@ -312,6 +312,33 @@ def evaluating(subject: Subject) -> Iterator[Measured]:
     yield Measured("difference of a training with evaluations", float((without - between).abs().max()), equals=0.0)
     yield Measured("steps in training mode", sum(modes), equals=5)
     yield Measured("batches in evaluation mode", len(modes) - sum(modes), equals=2)
+
+
+@law(
+    "evaluation",
+    source="the guide, Train: evaluate() masks the test blocks in its collator, as training does",
+    cause="evaluation is seeded, or its batches are made somewhere else",
+)
+def masks_of_evaluations(subject: Subject) -> Iterator[Measured]:
+    """Each evaluation draws its masks afresh from torch's generator: others each time, the same ones under one seed."""
+    import torch
+    from transformers import default_data_collator
+
+    drawn: list[float] = []
+
+    def collate(batch: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        return default_data_collator(batch)
+
+    trainer = build(subject, small_model(subject), rows(subject, 4), per_device_eval_batch_size=2)
+    trainer.data_collator = collate
+    for seed in (1, None, 1):
+        if seed is not None:
+            torch.manual_seed(seed)
+        trainer.evaluate()
+    yield Measured("draws of three evaluations of two batches", len(drawn), equals=6)
+    yield Measured("another evaluation draws the same", drawn[:2] == drawn[2:4], equals=False)
+    yield Measured("the same seed draws the same", drawn[:2] == drawn[4:], equals=True)
 
 
 @law(

@@ -149,6 +149,11 @@ def evaluation_that_trains(real: Any, self: Any, *given: Any, **options: Any) ->
     return real(self, *given, **options)
 
 
+def seeded(real: Any, *given: Any, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return real(*given, **options)
+
+
 def last_lost(real: Any, self: Any, data: Any, *rest: Any, **options: Any) -> Any:
     state, gathered = self.gradient_state, real(self, data, *rest, **options)
     return gathered[:0] if state.end_of_dataloader and state.remainder == 0 else gathered
@@ -228,6 +233,7 @@ FAULTS = {
     "weights not restored": ("resuming", method(TRAINER, "_load_from_checkpoint", lambda *_, **__: None)),
     "evaluation drops out": ("evaluating", method(TRAINER, "prediction_step", evaluation_that_drops_out)),
     "evaluation trains": ("evaluating", method(TRAINER, "evaluate", evaluation_that_trains)),
+    "evaluation seeded": ("masks_of_evaluations", method(TRAINER, "evaluate", seeded)),
     "last batch not evaluated": ("eval_loss", arguments(dataloader_drop_last=True)),
     "last of even batches not evaluated": ("eval_loss", method(ACCELERATOR, "gather_for_metrics", last_lost)),
     "generators forgotten": ("gradient_checkpointing", method(transformers.modeling_utils, "checkpoint", forgetful)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import RandomSampler
-from transformers import Trainer
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainingArguments
 
 from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.faults.case import Case
@@ -272,40 +273,59 @@ def batches_not_shuffled(case: Case) -> None:
     train_with(case, train_sampling_strategy="sequential")
 
 
+class _Shuffled(Sampler[int]):
+    """Draws an order each time, or `once`. It is no RandomSampler: accelerate would give that one its own seed."""
+
+    def __init__(self, rows: Any, *, once: bool = False) -> None:
+        self.rows, self.once = rows, once
+        self.order: list[int] = []
+        self.generator = torch.Generator()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        if not (self.once and self.order):
+            self.order = torch.randperm(len(self.rows), generator=self.generator).tolist()
+        return iter(self.order)
+
+
 @fault("loss", Severity.SUBTLE)
 def batches_unseeded(case: Case) -> None:
     """A sampler of one's own is seeded by the operating system."""
 
-    def sampler(self: Any, rows: Any = None) -> RandomSampler:
-        generator = torch.Generator()
-        generator.seed()
-        return RandomSampler(self.train_dataset if rows is None else rows, generator=generator)
+    def sampler(self: Any, rows: Any = None) -> Any:
+        shuffled = _Shuffled(self.train_dataset if rows is None else rows)
+        shuffled.generator.seed()
+        return shuffled
 
     case.set(Trainer, "_get_train_sampler", sampler)
-
-
-class _Repeating(RandomSampler):
-    """Draws its order once."""
-
-    _order: tuple[int, ...] = ()
-
-    def __iter__(self) -> Any:
-        self._order = self._order or tuple(super().__iter__())
-        return iter(self._order)
 
 
 @fault("loss", Severity.SUBTLE)
 def one_order_for_all_epochs(case: Case) -> None:
     """A sampler of one's own shuffles once and gives all epochs the same order."""
-    case.set(
-        Trainer, "_get_train_sampler", lambda self, rows=None: _Repeating(self.train_dataset if rows is None else rows)
-    )
+
+    def sampler(self: Any, rows: Any = None) -> Any:
+        shuffled = _Shuffled(self.train_dataset if rows is None else rows, once=True)
+        shuffled.generator.manual_seed(self.args.seed)
+        return shuffled
+
+    case.set(Trainer, "_get_train_sampler", sampler)
 
 
 @fault("loss", Severity.SUBTLE)
 def last_training_batch_dropped(case: Case) -> None:
-    """A user drops the last, smaller batch of an epoch."""
-    train_with(case, dataloader_drop_last=True)
+    """A release drops the last, smaller batch of an epoch unless it is told not to."""
+
+    def make(original: Any) -> Any:
+        def after_init(self: Any) -> None:
+            self.dataloader_drop_last = True
+            original(self)
+
+        return after_init
+
+    case.wrap(TrainingArguments, "__post_init__", make)
 
 
 @fault("loss", Severity.SERIOUS)
