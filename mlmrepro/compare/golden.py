@@ -222,11 +222,14 @@ def lint(path: Path) -> list[str]:
 
 
 def _uneven(entry: Entry) -> Iterator[str]:
-    """Look at every bound, and below and above all of them: one variant must hold, and each of them somewhere."""
+    """Look below, at and just above every bound: one variant must hold, and each of them somewhere."""
     bounds: dict[str, set[str]] = {}
     for requirement in (_parsed(text) for variant in entry.variants for text in variant.when):
         bounds.setdefault(requirement.name, set()).update(s.version.removesuffix(".*") for s in requirement.specifier)
-    points = [[(name, v) for v in ("0", *sorted(versions), "9999")] for name, versions in bounds.items()]
+    points = [
+        [(name, v) for v in ("0", *sorted(versions), *(f"{v}.0.1" for v in sorted(versions)))]
+        for name, versions in bounds.items()
+    ]
     held: set[tuple[str, ...]] = set()
     for point in itertools.product(*points):
         matching = entry.matching(dict(point))

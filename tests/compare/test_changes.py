@@ -270,3 +270,20 @@ def test_a_comparison_is_told_whole_in_json() -> None:
     assert (unchanged["first_divergence"], unchanged["changes"]) == (None, [])
     (change,) = Comparison([finding("loss", Part.FLOW)]).to_dict()["changes"]
     assert change["findings"][0]["when"] == []
+
+
+def test_an_improvement_behind_a_failure_folds_into_it() -> None:
+    """On the path it is part of the failing stage's change, or follows from it; beside the path it is its own."""
+    better = Verdict.IMPROVEMENT
+    made = Comparison(
+        [
+            finding("model", Part.FLOW),
+            finding("model", Part.FLOW, better, "y"),
+            finding("loss", Part.FLOW, better),
+            finding("loss", Part.BESIDE, better),
+        ]
+    )
+    assert [(c.stage, c.verdict, [f.name for f in c.findings], c.follows) for c in made.changes] == [
+        ("model", Verdict.REGRESSION, ["x", "y"], ("loss",)),
+        ("loss", better, ["beside.x"], ()),
+    ]

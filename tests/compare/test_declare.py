@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mlmrepro.compare.declare import declare
 from mlmrepro.compare.golden import Entry, Variant
 from mlmrepro.compare.judge import Verdict, judge
+from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane
 
@@ -157,3 +158,14 @@ def test_a_golden_with_two_variants_that_hold_is_mended_first() -> None:
         declared(Entry(Lane.EXACT, rows), "transformers>=5", "c", "5.1")
     assert error.value.problem == "2 variants hold for the versions of the record"
     assert error.value.remedy == "mend the golden: one must hold"
+
+
+def test_a_float_is_declared_where_it_moved_beyond_its_tolerance() -> None:
+    """Within the tolerance there is nothing to declare; what is declared keeps the tolerance."""
+    entry = Entry(Lane.APPROXIMATE, (Variant(1.0),), Tolerance("nats", atol=0.1, reason="test"))
+    versions = {"transformers": "5.1"}
+    with pytest.raises(UserError, match="is expected already"):
+        declare(entry, "transformers>=5", 1.05, versions, reason=REASON, link=LINK)
+    changed = declare(entry, "transformers>=5", 1.5, versions, reason=REASON, link=LINK)
+    assert [variant.value for variant in changed.variants] == [1.0, 1.5]
+    assert changed.tolerance == entry.tolerance

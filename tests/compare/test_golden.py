@@ -211,6 +211,7 @@ def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
         "bound": variants("python<3.11", "python>=3.11"),
         "above": variants("python<=3.10", "python>3.10", link="http://x"),
         "family": variants("transformers<5", "transformers==5.*", "transformers>=6"),
+        "family and the rest": variants("python==3.*", "python!=3.*"),
     }
     assert lint(written(tmp_path / "x.json", **entries)) == []
 
@@ -222,6 +223,7 @@ def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
         (variants("python>=3.11", "python>=3"), "2 variants hold"),
         (variants("python<3", "python<3", "python>=3"), "2 variants hold for python 0"),
         (variants("python<3.9", "python>=3.10"), "0 variants hold for python 3.9, not one"),
+        (variants("python<=3.10", "python>=3.11"), "0 variants hold for python 3.10.0.1, not one"),
         (variants("python<3,>=3", "python<3", "python>=3"), "no version fulfils python<3,>=3"),
         (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is no address"),
     ],
@@ -262,4 +264,24 @@ def test_lint_tells_every_problem(tmp_path: Path) -> None:
         "'e': no version fulfils python>=3 and torch>=2 and torch<1",
         "'e': the link 'a' is no address",
         "'e': the link 'see the notes' is no address",
+    ]
+
+
+def test_a_golden_is_laid_out_to_be_read_and_compared_line_by_line(tmp_path: Path) -> None:
+    """One value a line with one space for each level, letters as they are, and no more fields than are needed."""
+    path = tmp_path / "x.json"
+    write_golden(path, Golden({"python": "3.11.7"}, {"größe": Entry(Lane.EXACT, (Variant("é"),))}))
+    assert path.read_text(encoding="utf-8").splitlines() == [
+        "{",
+        ' "schema": 2,',
+        ' "provenance": {',
+        '  "python": "3.11.7"',
+        " },",
+        ' "expected": {',
+        '  "größe": {',
+        '   "lane": "exact",',
+        '   "value": "é"',
+        "  }",
+        " }",
+        "}",
     ]

@@ -11,7 +11,7 @@ import pytest
 from mlmrepro.compare.golden import Entry, Golden, Variant, write_golden
 from mlmrepro.compare.judge import Expectations, Finding, Verdict, judge, judge_record, worst
 from mlmrepro.compare.tolerance import Tolerance
-from mlmrepro.compare.values import ABSENT
+from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.errors import UserError
 from mlmrepro.record import STAGES, Lane, Part, RunRecord
 
@@ -84,6 +84,16 @@ def test_a_value_gets_its_word(entry: Entry, obtained: Any, word: Verdict) -> No
     finding = judge("loss", "x", entry, obtained, NEW)
     assert finding.verdict is word
     assert bool(finding.differences) == word.is_change
+    assert finding.better == (entry.better if word in (Verdict.REGRESSION, Verdict.IMPROVEMENT) else "")
+
+
+def test_what_agrees_names_its_variant_and_no_difference() -> None:
+    """What differs names its difference, and no variant that would account for it."""
+    variant = Variant(1)
+    entry = Entry(Lane.EXACT, (variant,), better="lower")
+    assert judge("loss", "x", entry, 1, NEW) == Finding("loss", "x", Verdict.IDENTICAL, (), variant)
+    found = (Difference("", 1, 2),)
+    assert judge("loss", "x", entry, 2, NEW) == Finding("loss", "x", Verdict.REGRESSION, found, None, "lower")
 
 
 def test_the_variant_of_these_versions_is_expected() -> None:
@@ -107,8 +117,10 @@ def test_exactly_one_variant_must_hold() -> None:
     two = Entry(Lane.EXACT, (SDPA, Variant("sdpa", ("transformers>=5",), "why", "https://x")))
     for entry, value, said in ((none, "eager", "no variant holds"), (two, "sdpa", "2 variants hold")):
         finding = judge("model", "attention", entry, value, NEW)
-        assert finding.verdict is Verdict.UNMEASURED
-        assert said in finding.differences[0].note
+        (difference,) = finding.differences
+        assert said in difference.note
+        assert finding == Finding("model", "attention", Verdict.UNMEASURED, (difference,))
+        assert difference == Difference("", ABSENT, value, difference.note)
 
 
 def test_the_words_are_ordered_and_four_open_the_gate() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,6 +160,7 @@ def test_values_are_taken_as_json_gives_them_back(folder: Path) -> None:
     store = make_store(folder, "new")
     store.check("f", "x", {1: (2, (3,))}, Lane.EXACT)
     store.check("f", "x", {"1": [2, [3]]}, Lane.EXACT)
+    store.check("f", "x", {1: (2, (3,))}, Lane.EXACT)
     for bad in (Decimal(1), {1}, "\ud800"):
         with pytest.raises(TypeError, match="'y': a golden holds what JSON holds"):
             store.check("f", "y", bad, Lane.EXACT)
@@ -168,8 +171,9 @@ def test_two_values_under_one_name_are_no_update(folder: Path) -> None:
     for update in ("all", "new"):
         store = make_store(folder, update)
         store.check("f", "x", 1, Lane.EXACT)
-        store.check("f", "x", 1, Lane.EXACT)
         assert "REGRESSION" in message(store, 2)
+        store.check("f", "x", 1, Lane.EXACT)
+        assert store.problems(f"{update}.json", [Obtained("x", 1, Lane.EXACT)] * 2) == []
 
 
 def test_a_mismatch_says_all_there_is_to_know(folder: Path) -> None:
@@ -260,6 +264,41 @@ def test_an_improvement_fails_and_is_called_so(folder: Path) -> None:
     assert "'x': REGRESSION" in message(make_store(folder), 4.0, Lane.STATISTICAL)
 
 
+def test_the_better_side_is_written_as_the_call_gives_it(folder: Path) -> None:
+    """A new entry knows from its test which direction is an improvement."""
+    make_store(folder, "new").check("f", "x", 3.0, Lane.STATISTICAL, NATS, better="lower")
+    assert read_golden(folder / "f.json").entries["x"].better == "lower"
+    assert "'x': improvement" in message(make_store(folder), 2.0, Lane.STATISTICAL)
+
+
+@pytest.mark.parametrize("update", ["", "new", "all"])
+def test_a_golden_that_agrees_is_not_written_again(folder: Path, update: Update) -> None:
+    """One that was laid out by hand stays as it is, byte for byte, while nothing in it changes."""
+    expect(folder, "x", 1)
+    path = folder / "f.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), indent=4), encoding="utf-8")
+    before = path.read_bytes()
+    make_store(folder, update).check("f", "x", 1, Lane.EXACT)
+    assert path.read_bytes() == before
+
+
+def test_each_user_of_a_machine_has_a_lock_of_his_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One user's lock cannot be opened by another; a system without numbers of users has a lock too."""
+    taken: list[Path] = []
+
+    def taking(path: Path) -> FileLock:
+        taken.append(path)
+        return FileLock(path)
+
+    monkeypatch.setattr("mlmrepro.compare.store.FileLock", taking)
+    for user in (1001, 1002, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user, raising=False)
+        make_store(folder, "new").check("f", "x", 1, Lane.EXACT)
+    assert taken[0] == taken[2] != taken[1]
+    monkeypatch.delattr(os, "getuid")
+    make_store(folder).check("f", "x", 1, Lane.EXACT)
+
+
 def test_a_damaged_golden_stays_unless_all_is_updated(folder: Path) -> None:
     """A file that is no golden is named and left alone; only "all" makes it again."""
     folder.mkdir()
@@ -319,6 +358,12 @@ def test_a_plain_key_is_readable() -> None:
     assert file_key("tests", "test_loss", "test_it[0.1-a]") == "tests/test_loss/test_it[0.1-a].json"
     assert file_key("test_It[é/x]").startswith("test_It[__x]~")
     assert file_key("x" * 300).startswith("x" * 100 + "~")
+    assert file_key("..Xor").startswith("Xor~")
+
+
+def test_a_key_is_the_same_in_every_version() -> None:
+    """A golden is found by it: another hash, or another length of it, would lose all that were written."""
+    assert file_key("It") == "It~555c7b8b3856.json"
 
 
 @pytest.mark.parametrize("file", ["../outside", "/tmp/outside", "a/../../outside", "..\\outside"])

@@ -76,8 +76,9 @@ def test_lengths_must_agree(value: list[Any], more: list[Any]) -> None:
     """A longer and a shorter list differ in every lane, also where what both have agrees."""
     for lane in (Lane.EXACT, *TOLERANT):
         for a, b in ((value, value + more), (value + more, value)):
-            (difference,) = differences(lane, a, b, WIDE)
-            assert difference.note == f"{len(a)} values expected, {len(b)} obtained"
+            note = f"{len(a)} values expected, {len(b)} obtained"
+            assert differences(lane, a, b, WIDE) == [Difference("", a, b, note)]
+            assert differences(lane, {"a": a}, {"a": b}, WIDE) == [Difference("['a']", a, b, note)]
 
 
 @pytest.mark.parametrize("lane", [Lane.EXACT, *TOLERANT])
@@ -87,6 +88,8 @@ def test_what_is_not_finite_agrees_with_nothing(lane: Lane, bad: float) -> None:
     for a, b in ((1.0, bad), (bad, 1.0), (bad, bad), ([bad], [bad]), ({"a": bad}, {"a": bad})):
         (difference,) = differences(lane, a, b, WIDE)
         assert difference.note == "not a finite number"
+        if isinstance(a, float):
+            assert str(difference) == f"expected {a}, obtained {b} (not a finite number)"
 
 
 @given(st.floats(-100, 100), st.floats(0, 1), st.floats(0, 0.1), st.floats(-2, 2))
@@ -141,7 +144,8 @@ def test_a_score_may_move_by_the_band(rows: list[dict[str, Any]], move: float, d
 def test_ties_hold_in_the_example() -> None:
     """The second and third of the rows tie, the first ties with none, and turned round nothing agrees."""
     assert ranking([ROWS[0], ROWS[2], ROWS[1]]) == []
-    assert any("no tie: 0.3 apart" in line for line in ranking([ROWS[1], ROWS[0], ROWS[2]]))
+    swapped = ranking([ROWS[1], ROWS[0], ROWS[2]])
+    assert swapped[0] == "rank 1: expected ' spiral', obtained ' dwarf' (no tie: 0.3 apart)"
     assert ranking(ROWS[::-1])
 
 

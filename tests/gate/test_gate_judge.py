@@ -129,6 +129,23 @@ def test_how_much_more_text_is_told() -> None:
     assert f"{needed:,} documents of this kind, {needed / 400:.0f} times as many" in advice
 
 
+@pytest.mark.parametrize(("needed", "times"), [(1000, "2.5 times"), (39_900, "100 times")])
+def test_how_many_times_as_much_is_told_in_plain_digits(
+    monkeypatch: pytest.MonkeyPatch, needed: int, times: str
+) -> None:
+    """Small factors with one decimal, large ones as whole numbers, never as a power of ten."""
+    monkeypatch.setattr("mlmrepro.gate.judge.documents_needed", lambda paired, margin: needed)
+    _, advice = explain(text(0.009), 0.01, MARGIN, "perplexity", 50, 50.4)
+    assert f"{needed:,} documents of this kind, {times} as many, would decide." in advice
+
+
+def test_an_interval_that_begins_at_0_is_not_measurably_worse() -> None:
+    """It holds 0, so that the difference may be none."""
+    found = dataclasses.replace(text(0.005), low=0.0)
+    reason, _ = explain(found, 0.01, MARGIN, "perplexity", 50, 50.2)
+    assert reason.endswith(": not worse than the margin allows")
+
+
 def test_bits_per_byte_are_told_in_bits() -> None:
     """With words, nats a byte are told as bits, the margin too, and what it is a share of."""
     reason, _ = explain(text(0.02), 0.01, 0.004, "bits per byte", 1.5, 1.53)

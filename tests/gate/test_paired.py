@@ -137,11 +137,26 @@ def test_a_pull_to_one_side_widens_that_side() -> None:
     assert p_value(found) > stats.t.sf(found.difference / found.standard_error, found.degrees)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_each_side_is_as_wide_as_halls_transformation_says(sign: int) -> None:
+    """His cubic is solved for the skewness seen and half a standard error of it, sqrt(6 / n) for n documents, more."""
+    sums = sign * np.random.default_rng(6).exponential(size=30)
+    found = paired(sums, np.ones(30), units=30)
+    seen = stats.skew(sums) * (30 / 29) ** 1.5 / math.sqrt(30)
+    more = 0.5 * math.sqrt(6 / 30) / math.sqrt(30)
+    normal = stats.norm.isf(0.01)
+    half = stats.t.isf(0.01, found.degrees) * found.standard_error
+    for side, s in ((found.high - found.difference, seen + more), (found.difference - found.low, more - seen)):
+        t = brentq(lambda t, s=s: t + s * t**2 / 3 + s**2 * t**3 / 27 + s / 6 + normal, -50, 0)
+        assert side == pytest.approx(half * max(1, -t / normal))
+
+
 def test_equal_differences_are_a_point() -> None:
     """Where every unit changes by the same, the standard error is exactly 0, and what is seen is any change."""
     sizes = np.array([3, 70, 11, 5])
     for change in (0.0, 0.1, -1e-9, 1 / 3):
-        found = paired(change * sizes, sizes, units=89)
+        with np.errstate(invalid="raise"):  # a warning would stand in the output of every such check
+            found = paired(change * sizes, sizes, units=89)
         assert (found.standard_error, found.smallest_effect) == (0, 0)
         assert found.low == found.high == found.difference == pytest.approx(change, rel=1e-15)
         assert p_value(found) == (1 if change == 0 else 0)
@@ -192,7 +207,9 @@ def test_one_document_is_refused() -> None:
         paired_units([0.1, 0.2], [1, 1], [7, 7])
 
 
-@pytest.mark.parametrize(("alpha", "power"), [(0, 0.9), (0.5, 0.9), (0.01, 1), (0.1, 0.05), (math.nan, 0.95)])
+@pytest.mark.parametrize(
+    ("alpha", "power"), [(0, 0.9), (0.5, 0.9), (0.01, 1), (0.1, 0.05), (0.1, 0.1), (math.nan, 0.95)]
+)
 def test_error_rates_are_checked(alpha: float, power: float) -> None:
     """An alpha or a power that is no error rate is bad input."""
     with pytest.raises(UserError) as error:
@@ -234,7 +251,9 @@ def test_what_cannot_be_promised_is_said() -> None:
         "With 20 documents, a kind of document as rare as 1 in 5 may be missing from the text, and what changed there "
         "is not seen."
     )
-    (heavy,) = cautions(np.where(np.arange(400) < 3, 50, rng.normal(size=400)), sizes)
+    pulled = np.where(np.arange(400) < 3, 50, rng.normal(size=400))
+    (heavy,) = cautions(pulled, sizes)
+    assert cautions(pulled * 1e200, sizes) == cautions(pulled * 1e-200, sizes) == (heavy,)
     assert heavy.startswith("A few documents make most of the change (skewness +")
     assert heavy.endswith(
         "), so the chance of a false alarm may be above 1 %: look at the worst documents, or give more text."

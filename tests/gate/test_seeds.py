@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import permutation_test
 
 from mlmrepro.errors import UserError
@@ -132,6 +133,8 @@ def test_a_loss_that_is_no_number_is_a_regression(broken: float) -> None:
     assert compare([4.0], [broken]).reason == "1 of 1 seed after gave a loss that is no number"
     assert found.advice == "Look at the log of the training that broke."
     assert "NaN" in json.dumps(found.to_dict(), allow_nan=False) or broken == math.inf
+    with np.errstate(invalid="raise"):  # no warning of the library's about a mean that there is not
+        assert compare([4.0], [broken, -math.inf]).answer is Answer.REGRESSION
 
 
 def test_every_raw_value_is_kept() -> None:
@@ -179,9 +182,17 @@ def test_many_seeds_are_sampled_and_agree() -> None:
         ([4.0], [], {}, "a recipe without any run", "give the loss of at least one seed on each side"),
         ([4, math.nan], [4], {}, "a loss of the recipe before is no number", "run the seed again, or leave it out"),
         ([4], [4], {"margin": -1.0}, "a margin of -1 nats is no bound", "give a margin of 0 or more, such as 0.01"),
+        (
+            [4],
+            [4],
+            {"margin": math.inf},
+            "a margin of inf nats is no bound",
+            "give a margin of 0 or more, such as 0.01",
+        ),
         ([4], [4], {"alpha": 0.168}, "alpha 0.168 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
         ([4], [4], {"alpha": 0.0}, "alpha 0 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
         ([4], [4], {"power": 0.01}, "alpha 0.05 and power 0.01 are no error rates", "use alpha 0.05, power 0.95"),
+        ([4], [4], {"power": 0.05}, "alpha 0.05 and power 0.05 are no error rates", "use alpha 0.05, power 0.95"),
         ([4], [4], {"power": 1.0}, "alpha 0.05 and power 1 are no error rates", "use alpha 0.05, power 0.95"),
     ],
 )
@@ -205,6 +216,8 @@ def test_a_tie_is_no_evidence() -> None:
     assert (touching.low, touching.high, touching.p_worse, touching.p_same) == (0.25, 0.25, 1, 1)
     assert touching.answer is Answer.INCONCLUSIVE
     assert compare([4.0, 4.0, 4.0], [4.25, 4.25, 4.25], 0.2).answer is Answer.REGRESSION
+    level = compare([4.25, 4.25, 4.5], [4.25, 4.0, 4.0])
+    assert (level.high, level.answer) == (0, Answer.SAME)
 
 
 def test_two_seeds_on_a_side_have_a_spread() -> None:
@@ -287,3 +300,18 @@ def test_one_run_says_nothing_of_how_many_would_decide() -> None:
         found = compare(before, after)
         assert (found.answer, found.low is None, found.deviation) == (Answer.INCONCLUSIVE, False, None)
         assert found.advice == "Run at least 3 seeds on each side."
+
+
+@pytest.mark.parametrize("difference", [0.047, 0.0475])
+def test_so_many_seeds_as_are_named_have_the_power_and_one_less_has_not(difference: float) -> None:
+    """By scipy's noncentral t with 2 n - 2 degrees, for the distance of the difference from the margin."""
+    before = [4.0, 4.02, 4.04]
+    found = compare(before, [loss + difference for loss in before], 0.01)
+
+    def power(n: int) -> float:
+        return float(
+            stats.nct.sf(stats.t.isf(0.05, 2 * n - 2), 2 * n - 2, (difference - 0.01) / 0.02 * math.sqrt(n / 2))
+        )
+
+    needed = next(n for n in range(4, 100) if power(n) >= 0.95)
+    assert f"about {needed} seeds on each side would decide" in found.advice

@@ -159,6 +159,7 @@ def test_the_program_writes_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert simulation.main([str(tmp_path / "new" / "out.json")]) == 0
     written = json.loads((tmp_path / "new" / "out.json").read_text(encoding="utf-8"))
     assert written.keys() == FOUND.keys()
+    assert (tmp_path / "new" / "out.json").read_text(encoding="utf-8") == json.dumps(written, indent=1) + "\n"
     monkeypatch.setattr("mlmrepro.gate.paired._degrees", lambda share: 1e6)
     assert simulation.main([str(tmp_path / "out.json")]) == 1
 
@@ -168,6 +169,7 @@ DRAWS: dict[str, simulation.Draw] = {
     "normal": partial(simulation.correlated, share=0.9),
     "long": partial(simulation.correlated, share=0.9, effect="long"),
     "skewed documents": partial(simulation.correlated, share=0.9, effect="+exponential"),
+    "documents skewed down": partial(simulation.correlated, share=0.9, effect="-exponential"),
     "very skewed documents": partial(simulation.correlated, share=0.9, effect="lognormal"),
     "rare documents": partial(simulation.correlated, share=0.9, effect="rare"),
     "heavy tails": partial(simulation.student, degrees=8.0),
@@ -212,17 +214,17 @@ FEW = (
     BY_NAME["independent, 80 documents of unequal length"],
     BY_NAME["correlated 0.3, 80 documents of unequal length"],
 )
-RUNS = SeedScenario(3, 3, "normal", trials=TRIALS)
+RUNS = (SeedScenario(3, 3, "normal", trials=TRIALS), SeedScenario(2, 2, "normal", trials=TRIALS))
 
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    """Return the lines and the results of three texts, one limit and one set of seeds, with few trials each."""
+    """Return the lines and the results of three texts, one limit and two sets of seeds, with few trials each."""
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulation, "SCENARIOS", FEW)
         patch.setattr(simulation, "LIMITS", (LIMITS[0],))
-        patch.setattr(simulation, "SEEDS", (RUNS,))
+        patch.setattr(simulation, "SEEDS", RUNS)
         patch.setattr(simulation, "FIRST", 5)
         patch.setattr(simulation.Scenario, "trials", property(lambda scenario: TRIALS))
         return lines, simulation.simulate(lines.append)
@@ -237,6 +239,7 @@ def test_each_result_is_told_as_it_is_written(program: Program) -> None:
         *(scenario.name for scenario in FEW),
         "all scenarios together",
         "3 against 3 seeds, normal",
+        "2 against 2 seeds, normal",
         "documents -exponential, 12 documents of unequal length",
         "correlated 0.3, 80 documents of unequal length",
     ]
@@ -260,11 +263,12 @@ def test_each_result_is_that_of_its_trials(program: Program) -> None:
     for together in found["together"]["claims"]:
         alone = [claim(row, together["what"]) for row in found["scenarios"]]
         assert (together["count"], together["trials"]) == (sum(c["count"] for c in alone), 3 * TRIALS)
-    (seeds,), (wrong,) = found["seeds"], found["wrong_methods"]
-    assert {c["what"]: c["count"] for c in seeds["claims"]} == {
-        name: count for name, count in simulation.run_seeds(RUNS, TRIALS).items() if name != "concluded"
-    }
-    assert seeds["first"] == simulation.run_seeds(RUNS, 5)
+    (wrong,) = found["wrong_methods"]
+    for row, runs in zip(found["seeds"], RUNS, strict=True):
+        assert {c["what"]: c["count"] for c in row["claims"]} == {
+            name: count for name, count in simulation.run_seeds(runs, TRIALS).items() if name != "concluded"
+        }
+        assert row["first"] == simulation.run_seeds(runs, 5)
     naive, _ = simulation.run(FEW[2], TRIALS, naive=True)
     assert {c["what"]: c["count"] for c in wrong["claims"]} == naive
 
@@ -275,7 +279,7 @@ def test_each_claim_is_held_to_its_error(program: Program) -> None:
     Coverage of many normal documents has to be exact, of few at least as promised.
     """
     _, found = program
-    error = simulation.ERROR / (7 * 3 + 6 * 1 + 7)
+    error = simulation.ERROR / (7 * 3 + 6 * 2 + 7)
     rows = [(row, 0.01, error) for row in (*found["scenarios"], found["together"])]
     rows += [(found["seeds"][0], 0.05, error), (found["limits"][0], 0.01, simulation.LIMIT_ERROR)]
     for row, alpha, shared in rows:
@@ -322,3 +326,10 @@ def test_the_figures_beside_the_counts_are_what_they_are_called() -> None:
     assert figures["width_over_known_error"] == pytest.approx(stats.t.ppf(0.99, 79) / 2.3263, rel=4 * 0.04)
     assert figures["smallest_effect"] == pytest.approx((stats.t.ppf(0.99, 79) + 1.645) * error, rel=0.05)
     assert figures["seen_of_median_effect"] == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / 300))
+
+
+def test_at_a_margin_of_0_the_two_texts_of_seeds_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then there are as many false alarms at 0 as at the margin: about 5 in 100, and they are counted."""
+    monkeypatch.setattr(simulation, "MARGIN", 0.0)
+    counts = simulation.run_seeds(SeedScenario(3, 3, "normal"), 100)
+    assert 1 < counts["regression at 0"] == counts["regression at the margin"] < 15

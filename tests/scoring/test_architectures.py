@@ -156,6 +156,9 @@ def test_the_last_feed_forward_layer_is_left_out_where_it_can_be(tmp_path: Path)
         assert type(scorer.forward.cut).__name__ == behind
         if name != "ALBERT":  # whose layers are one and the same
             assert scorer.forward.cut is scorer.model.base_model.encoder.layer[-1].attention
+    (tmp_path / "DistilBERT").mkdir()
+    scorer = Scorer.load(_checkpoint(tmp_path / "DistilBERT", *NAMED["DistilBERT"]), device="cpu")
+    assert scorer.forward.cut is scorer.model.base_model.transformer.layer[-1].sa_layer_norm
 
 
 def test_proteins_are_scored_with_the_tokenizer_they_come_with(tmp_path: Path) -> None:
@@ -318,10 +321,11 @@ def test_a_model_that_reads_no_tokens_is_refused() -> None:
     """Whatever a strange model raises is one sentence for the user, and so is an answer of another shape."""
     model = tiny.bert()
     model.forward = Images().forward  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"BertForMaskedLM cannot read a row of tokens: .*input_ids"):
+    remedy = r"\. Remedy: give a checkpoint of a masked language model\.$"
+    with pytest.raises(UserError, match=rf"BertForMaskedLM cannot read a row of tokens: .*input_ids.*{remedy}"):
         Scorer(model, tiny.word_piece())
     model = tiny.bert()
     full = model.forward
     model.forward = lambda **given: type("Output", (), {"logits": full(**given).logits[:, 0]})  # type: ignore
-    with pytest.raises(UserError, match="BertForMaskedLM gives no score for each token of each position"):
+    with pytest.raises(UserError, match=f"BertForMaskedLM gives no score for each token of each position{remedy}"):
         Scorer(model, tiny.word_piece())

@@ -186,6 +186,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 def test_a_cell_may_be_longer_than_the_csv_library_takes_by_default(tmp_path: Path) -> None:
     """A document of 200,000 characters is read whole."""
     assert len(_texts(read_text(_csv(tmp_path, [{"text": "ab " * 70_000}])))[0]) == 210_000
+    assert csv.field_size_limit() == 2**31 - 1  # the most that every system's library takes
 
 
 def test_the_ending_may_be_in_capitals(tmp_path: Path) -> None:
@@ -335,5 +336,5 @@ def test_a_damaged_saved_data_set_is_named(tmp_path: Path) -> None:
     """An Arrow file that ends too early is an error of the user's, not a stack of the library's."""
     path = _data_set(tmp_path, [{"text": f"row {n} " * 50} for n in range(200)])
     _cut(next(path.glob("*.arrow")), 0.5)
-    with pytest.raises(UserError, match="saved is no saved data set"):
+    with pytest.raises(UserError, match=r"saved is no saved data set: (?!None)"):
         read_text(path)

@@ -43,6 +43,13 @@ def test_predictions_are_sorted_and_as_many_as_there_are(scorer: Scorer) -> None
     assert [row[:3] for row in fill(scorer, PROMPTS)] == fill(scorer, PROMPTS, top_k=3)
 
 
+def test_no_more_tokens_are_given_than_the_tokenizer_has() -> None:
+    """A model whose vocabulary was rounded up has more scores than there are tokens."""
+    tokenizer = tiny.word_piece()
+    scorer = Scorer(tiny.bert(vocab_size=len(tokenizer) + 5), tokenizer, max_length=20)
+    assert [len(filled) for filled in fill(scorer, PROMPTS[:1])] == [len(tokenizer)]
+
+
 def test_filling_leaves_a_training_as_it_was() -> None:
     """Dropout is off while filling, and on again afterwards."""
     model = tiny.bert(hidden_dropout_prob=0.5).train()

@@ -176,6 +176,12 @@ def test_batches_give_the_same_as_all_at_once(folder: str, checkpoint: str) -> N
             assert values[1] == pytest.approx(values[3], rel=1e-5)  # the same text
 
 
+def test_what_a_metric_does_not_take_is_refused(folder: str) -> None:
+    """An input that it does not have is not ignored: evaluate itself names it."""
+    with pytest.raises(ValueError, match=r"Bad inputs for evaluation module: \['weights'\]"):
+        evaluate.load(folder).add_batch(predictions=TEXTS, weights=[1.0] * len(TEXTS))
+
+
 def test_a_text_without_any_token_to_mask_is_named(folder: str, checkpoint: str) -> None:
     """A text of special tokens alone has no perplexity, and the message says which text it is."""
     mask = AutoTokenizer.from_pretrained(checkpoint).mask_token
@@ -196,6 +202,9 @@ def test_a_module_says_what_it_is(folder: str) -> None:
     arguments = [name for name in function.__kwdefaults__ or {}]
     for name in ["predictions", "model_id", *arguments]:
         assert re.search(rf"^    {name} \(", metric.inputs_description, flags=re.MULTILINE), name
+    for name, default in (function.__kwdefaults__ or {}).items():
+        told = rf"^    {name} \(\w+\):[^:]*efaults to {default}\.$"
+        assert default is None or re.search(told, metric.inputs_description, flags=re.MULTILINE), name
     assert metric.inputs_description in metric.compute.__doc__
     assert metric.description in type(metric).__doc__
 

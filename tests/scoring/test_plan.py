@@ -285,3 +285,11 @@ def test_a_word_that_lies_whole_in_its_window_is_scored() -> None:
         scored = {place for row in rows(word_plan(["a"], [max(words) + 1]), encoded) for place in row.scored.tolist()}
         alone = {0} if windows == [1] else set()  # the only word of its window: nothing to go by
         assert scored == set(range(len(words))) - alone
+
+
+def test_a_word_that_is_not_in_the_plan_is_not_scored() -> None:
+    """A plan may hold some of a document's words: the others are read and never masked."""
+    encoded = [tiny.document(4, words=[0, 1, 2, 2])]
+    none = np.zeros(2, np.int32)
+    (row,) = rows(Plan("word", none, np.array([1, 2], np.int32), none), encoded)
+    assert (row.scored.tolist(), row.units.tolist()) == ([1, 2, 3], [0, 1, 1])
