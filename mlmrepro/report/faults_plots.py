@@ -19,7 +19,7 @@ def sensitivity(result: BenchResult) -> list[Drawing]:
 
 
 def _drawing(name: str, sizes: Sequence[CaseResult]) -> Drawing:
-    title = f"{name.replace('_', ' ')}, in {sizes[0].unit}"
+    title = f"{name.replace('_', ' ')} ({sizes[0].unit})"
     seen = [f"{case.size:g}" for case in sizes if case.detected]
     missed = [f"{case.size:g}" for case in sizes if not case.detected]
     said = (f"Detected: {', '.join(seen) or 'none'}." + (f" Not detected: {', '.join(missed)}." if missed else "")) + (

@@ -33,7 +33,7 @@ def upstream_markdown(bugs: Sequence[Bug], result: BenchResult) -> str:
     rows = [
         (
             f"[{markdown.prose(bug.package)}]({bug.link})",
-            markdown.prose(f"{bug.affected}{f', fixed in {bug.fixed}' if bug.fixed else ', open'}"),
+            markdown.prose(f"{bug.affected}{f'; fixed: {bug.fixed}' if bug.fixed else '; open'}"),
             markdown.sentence(" ".join(filter(None, (bug.symptom, bug.measured and f"Measured: {bug.measured}")))),
             bug.stage,
             bug.evidence,
