@@ -171,7 +171,7 @@ def sample(names: Iterable[str], share: float, module: str) -> set[str]:
 def mutants(folder: Path, share: float = 1.0) -> Iterator[Mutant]:
     """Iterate over the changes that mutmut made below `folder`; raises UserError where one of the share was not tried.
 
-    Each module gives the same share of its changes.
+    A module of which some were not tried gives that share of its changes, drawn by name; any other gives all of them.
     """
     package = folder / "mutants" / "mlmrepro"
     for path in _modules(package):
@@ -181,7 +181,7 @@ def mutants(folder: Path, share: float = 1.0) -> Iterator[Mutant]:
         codes = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
         where = json.loads(spans.read_text(encoding="utf-8"))["spans"]
         lines = path.read_text(encoding="utf-8").split("\n")
-        chosen = sample(codes, share, path.name)
+        chosen = sample(codes, share, path.name) if None in codes.values() else set(codes)
         for key, code in codes.items():
             if code is None and key in chosen:
                 raise UserError(f"{key} was not tried", remedy="run mutmut to its end")
@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("step", choices=("prepare", "write"))
     parser.add_argument("tree", type=Path, help="the repository")
     parser.add_argument("folder", type=Path, help="where mutmut works")
-    parser.add_argument("--share", type=float, default=1.0, help="of each module's changes; the others are left out")
+    parser.add_argument("--share", type=float, default=1.0, help="of the changes of a module that was not tried whole")
     given = parser.parse_args(arguments)
     if given.step == "prepare":
         prepare(given.tree, given.folder)
