@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from mlmrepro import cli
 from mlmrepro.config import EMBEDDED
 from mlmrepro.faults import bench
+from mlmrepro.faults.fault import all_faults
 from mlmrepro.faults.result import Alarm, BenchResult, CaseResult
 
 CHECKPOINT = EMBEDDED / "checkpoint"
@@ -119,12 +120,14 @@ def test_names_update_their_rows_of_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With names the other rows stay, and a table of other versions is refused rather than mixed."""
-    first = CaseResult("rate", "masked_batches", "serious", "A story.", "masks")
-    kept = dataclasses.replace(first, name="tie", alarms=(Alarm("law", "masked_batches", "x"),))
+    names = [fault.name for fault in all_faults() if fault.stage == "masked_batches"][:2]
+    first = CaseResult(names[0], "masked_batches", "serious", "A story.", "masks")
+    kept = dataclasses.replace(first, name=names[1], alarms=(Alarm("law", "masked_batches", "x"),))
     table = tmp_path / "detection.json"
-    BenchResult({"packages": {"torch": "2.13.0"}}, [first, kept]).write(table)
+    told = {"packages": {"torch": "2.13.0"}, "laws": ["padding"]}
+    BenchResult(told, [first, kept]).write(table)
     seen = dataclasses.replace(first, alarms=kept.alarms)
-    monkeypatch.setattr(bench, "run_bench", lambda *a, **k: BenchResult({"packages": {"torch": "2.13.0"}}, [seen]))
+    monkeypatch.setattr(bench, "run_bench", lambda *a, **k: BenchResult(told, [seen]))
     assert main(capsys, "faults", "masked_batches", "--output", tmp_path)[0] == 0
     assert BenchResult.read(table).cases == [seen, kept]
     before = table.read_bytes()

@@ -86,7 +86,7 @@ def run_bench(
     total = len(faults) + len(controls) + len(result.cases)
     for done, case in enumerate(result.cases, start=1):
         progress(case, done, total)
-    with tempfile.TemporaryDirectory(prefix="mlmrepro-faults-") as folder, _workers(jobs) as submit:
+    with tempfile.TemporaryDirectory(prefix="mlmrepro-") as folder, _workers(jobs) as submit:
         root = Path(folder)
         keys = {c.conditions.reference: c.conditions for c in controls} | {Conditions().reference: Conditions()}
         places = {key: root / f"reference-{n}" for n, key in enumerate(keys)}

@@ -178,7 +178,7 @@ class BenchResult:
         fresh = {case.name: case for case in newer.cases}
         kept = {case.name: case for case in self.cases} | fresh
         laws = newer.provenance["laws"]
-        if self.provenance["laws"] != laws:
+        if set(self.provenance["laws"]) != set(laws):
             stale = [
                 case.name
                 for case in self.cases

@@ -92,8 +92,9 @@ def _prepare(job: Job) -> None:
     else:
         random.seed(0)
     if conditions.directory:
-        place = job.folder / conditions.directory
-        place.mkdir(parents=True)
+        # Beside the cases, not in this one: sockets in it may have paths of a hundred letters only.
+        place = job.folder.parents[1] / conditions.directory
+        place.mkdir(parents=True, exist_ok=True)
         os.chdir(place)
         os.environ["TMPDIR"] = tempfile.tempdir = str(place)
 

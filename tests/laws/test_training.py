@@ -18,16 +18,16 @@ from transformers import trainer as trainer_module
 
 from mlmrepro.config import EMBEDDED
 from mlmrepro.errors import UserError
+from mlmrepro.laws import evaluation, training
 from mlmrepro.laws import plain_training as plain
 from mlmrepro.laws import small_training as small
-from mlmrepro.laws import training
 from mlmrepro.laws.law import _LAWS
 from mlmrepro.laws.result import LawResult, LawVerdict
 from mlmrepro.laws.run import run_law
 from mlmrepro.laws.subject import Subject
 from mlmrepro.laws.two_processes import in_two_processes
 
-LAWS = [name for name, each in _LAWS.items() if each.group == "training"]
+LAWS = [name for name, each in _LAWS.items() if each.group in ("training", "evaluation")]
 TEXTS = tuple(
     f"A text of {word} words, which is long enough to be cut into rows." for word in ("six", "ten", "five", "two")
 )
@@ -365,4 +365,4 @@ def test_resuming_leaves_the_list_of_safe_types_as_it_was() -> None:
 def test_every_law_is_slow_or_quick(subject: Subject) -> None:
     """Only the law that starts processes is marked as slow, and every function of the module is a law."""
     assert [name for name in LAWS if _LAWS[name].slow] == ["two_processes"]
-    assert sorted(LAWS) == sorted(training.__all__)
+    assert sorted(LAWS) == sorted([*training.__all__, *evaluation.__all__])

@@ -1,0 +1,86 @@
+"""Laws of evaluation while a model is trained: what Trainer's `evaluate` averages, draws and leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mlmrepro.laws.law import law
+from mlmrepro.laws.plain_training import FLOAT32
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.small_training import build, flat, losses, rows, small_model, train
+from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.training import TRAINER
+
+__all__ = ["eval_loss", "evaluating", "masks_of_evaluations"]
+
+
+@law(
+    "evaluation",
+    source=f"{TRAINER}: evaluate",
+    cause="evaluation trains, drops out, or leaves the mode, the generators or the order of the rows changed",
+)
+def evaluating(subject: Subject) -> Iterator[Measured]:
+    """Evaluating changes no weight, drops nothing out, and leaves the training after it as it would have been."""
+    model, runs = small_model(subject, dropout=0.5), []
+    trainer, before = build(subject, model, rows(subject, 5), per_device_eval_batch_size=2), flat(model)
+    apart = trainer.evaluate()["eval_loss"] - trainer.evaluate()["eval_loss"]
+    yield Measured("difference of two evaluations, with dropout 0.5", apart, equals=0.0, unit="nats")
+    yield Measured("change of the weights", float((flat(model) - before).abs().max()), equals=0.0)
+    options = {"per_device_train_batch_size": 2, "max_steps": 5}
+    for when in ("no", "epoch"):
+        modes: list[bool] = []
+        model = small_model(subject)
+        model.register_forward_pre_hook(lambda module, *_, into=modes: into.append(module.training))
+        train(build(subject, model, rows(subject, 6), eval_strategy=when, **options))
+        runs.append((flat(model), modes))
+    (without, _), (between, modes) = runs
+    yield Measured("difference of a training with evaluations", float((without - between).abs().max()), equals=0.0)
+    yield Measured("steps in training mode", sum(modes), equals=5)
+    yield Measured("batches in evaluation mode", len(modes) - sum(modes), equals=2)
+
+
+@law(
+    "evaluation",
+    source="the guide, Train: evaluate() masks the test blocks in its collator, as training does",
+    cause="evaluation is seeded, or its batches are made somewhere else",
+)
+def masks_of_evaluations(subject: Subject) -> Iterator[Measured]:
+    """Each evaluation draws its masks afresh from torch's generator: others each time, the same ones under one seed."""
+    import torch
+    from transformers import default_data_collator
+
+    drawn: list[float] = []
+
+    def collate(batch: Any) -> Any:
+        drawn.append(float(torch.rand(())))
+        return default_data_collator(batch)
+
+    trainer = build(subject, small_model(subject), rows(subject, 4), per_device_eval_batch_size=2)
+    trainer.data_collator = collate
+    for seed in (1, None, 1):
+        if seed is not None:
+            torch.manual_seed(seed)
+        trainer.evaluate()
+    yield Measured("draws of three evaluations of two batches", len(drawn), equals=6)
+    yield Measured("another evaluation draws the same", drawn[:2] == drawn[2:4], equals=False)
+    yield Measured("the same seed draws the same", drawn[:2] == drawn[4:], equals=True)
+
+
+@law(
+    "evaluation", source=TRAINER, cause="eval_loss is averaged over batches or tokens, or a batch is padded or left out"
+)
+def eval_loss(subject: Subject) -> Iterator[Measured]:
+    """eval_loss is the mean over rows of their batches' losses: the last, incomplete batch counts by its rows."""
+    import torch
+
+    model = small_model(subject, dropout=0.5)
+    for count in (7, 6):
+        data = rows(subject, count)
+        found = build(subject, model, data, per_device_eval_batch_size=3).evaluate()["eval_loss"]
+        batches = [list(range(count))[start : start + 3] for start in range(0, count, 3)]
+        model.eval()
+        with torch.no_grad():
+            wanted = sum(float(losses(model, data.batch(b)).mean()) * len(b) for b in batches) / count
+        apart = abs(found - wanted)
+        yield Measured(f"difference, {count} rows by 3", apart, at_most=1e-4, unit="nats", reason=FLOAT32)
