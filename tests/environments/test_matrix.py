@@ -57,13 +57,14 @@ elif not name.startswith("nothing"):
 COMMAND = ("-c", RECORDER)
 
 DRIVER = """
-import sys
+import signal, sys
 from pathlib import Path
 from mlmrepro.environments import matrix
 from mlmrepro.environments.spec import Environment
 matrix.make_environment = lambda *_, **__: Path(sys.executable)
 directory, command, *names = sys.argv[1:]
 environments = [Environment(name, ("transformers==5.0.0", "datasets==4.5.0")) for name in names]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background it is ignored
 matrix.run_matrix(environments, Path(directory), cache=Path(directory) / "cache", command=("-c", command))
 """
 
@@ -101,11 +102,18 @@ def calls(folder: Path) -> list[str]:
     return sorted((folder / "calls").read_text().split())
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def assert_gone(folder: Path) -> None:
     """Neither the process that recorded nor its child is left."""
     pids = [int(pid) for pid in (folder / "pids").read_text().split()]
     limit = time.monotonic() + 10
-    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+    while any(map(is_alive, pids)):
         assert time.monotonic() < limit, pids
         time.sleep(0.05)
 
