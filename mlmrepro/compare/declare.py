@@ -9,7 +9,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from mlmrepro.compare.golden import Entry, Variant, holds
+from mlmrepro.compare.golden import Entry, Variant, holds, versions_around
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
 
@@ -59,11 +59,9 @@ def _leaves_some(variant: Variant, requirement: str) -> bool:
     """Tell whether some version fulfils both: else the variant would be left for none."""
     texts = (*variant.when, requirement)
     name = Requirement(requirement).name
-    bounds = [
-        s.version.removesuffix(".*") for t in texts for s in Requirement(t).specifier if Requirement(t).name == name
-    ]
-    points = ["0", *bounds, *(f"{bound}.0.1" for bound in bounds)]
-    return any(all(holds(t, {name: p}) for t in texts if Requirement(t).name == name) for p in points)
+    own = [text for text in texts if Requirement(text).name == name]
+    points = versions_around(map(Requirement, own))
+    return any(all(holds(text, {name: point}) for text in own) for point in points)
 
 
 def _complement(text: str) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ __all__ = [
     "lint",
     "read_golden",
     "version_of",
+    "versions_around",
     "versions_of",
     "write_golden",
 ]
@@ -221,15 +222,18 @@ def lint(path: Path) -> list[str]:
     return problems
 
 
+def versions_around(requirements: Iterable[Requirement]) -> list[str]:
+    """Return a version below all bounds, each bound, and one just above each: in between nothing changes."""
+    bounds = sorted({s.version.removesuffix(".*") for each in requirements for s in each.specifier})
+    return ["0", *bounds, *(f"{bound}.0.1" for bound in bounds)]
+
+
 def _uneven(entry: Entry) -> Iterator[str]:
     """Look below, at and just above every bound: one variant must hold, and each of them somewhere."""
-    bounds: dict[str, set[str]] = {}
+    bounds: dict[str, list[Requirement]] = {}
     for requirement in (_parsed(text) for variant in entry.variants for text in variant.when):
-        bounds.setdefault(requirement.name, set()).update(s.version.removesuffix(".*") for s in requirement.specifier)
-    points = [
-        [(name, v) for v in ("0", *sorted(versions), *(f"{v}.0.1" for v in sorted(versions)))]
-        for name, versions in bounds.items()
-    ]
+        bounds.setdefault(requirement.name, []).append(requirement)
+    points = [[(name, version) for version in versions_around(own)] for name, own in bounds.items()]
     held: set[tuple[str, ...]] = set()
     for point in itertools.product(*points):
         matching = entry.matching(dict(point))

@@ -23,6 +23,7 @@ __all__ = [
     "columns_digest",
     "digest",
     "drawn_masks",
+    "generator_states",
     "observe_batches",
     "observe_blocks",
     "observe_flatten",
@@ -158,6 +159,16 @@ def observe_forward(record: RunRecord, model: Any, blocks: Any, collator: Any, *
         loss = float(model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()}).loss)
         model.train(was_training)
     record.observe("model", "first_loss", loss, Lane.APPROXIMATE)
+
+
+def generator_states() -> tuple[Any, ...]:
+    """Return the states of the global generators (python, numpy, torch), as values that compare."""
+    import random
+
+    import numpy as np
+    import torch
+
+    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
 
 
 @contextmanager

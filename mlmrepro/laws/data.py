@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlmrepro.guide import blocks, dataset, tokens
+from mlmrepro.guide.observe import generator_states
 from mlmrepro.laws.law import law
 from mlmrepro.laws.result import Measured
 from mlmrepro.laws.steps import HERE, mapped_differences, ragged
@@ -180,9 +180,9 @@ def tokens_are_lists_of_integers(subject: Subject) -> Iterator[Measured]:
 
     answers = [row["answers"]["text"] for row in _questions(subject)[:8]]
     flat = DatasetDict({"train": Dataset.from_dict({"answers.text": answers})})
-    before = _states()
+    before = generator_states()
     mapped = tokens.tokenize(flat, subject.tokenizer, column="answers.text", separator=" ", num_proc=HERE)["train"]
-    moved = sum(a != b for a, b in zip(before, _states(), strict=True))
+    moved = sum(a != b for a, b in zip(before, generator_states(), strict=True))
     yield Measured("global generators moved by tokenising", moved, equals=0)
     schema = mapped.features.arrow_schema
     others = [name for name in schema.names if not _holds_integers(schema.field(name).type)]
@@ -193,12 +193,6 @@ def tokens_are_lists_of_integers(subject: Subject) -> Iterator[Measured]:
 
 def _holds_integers(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) and pa.types.is_integer(kind.value_type)
-
-
-def _states() -> tuple[Any, ...]:
-    import torch
-
-    return random.getstate(), repr(np.random.get_state()), torch.get_rng_state().numpy().tobytes()
 
 
 @law(
@@ -227,9 +221,9 @@ def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
     for caching in (False, True):
         with _caching(caching):
             for what, act in drawn_by.items():
-                before = _states()
+                before = generator_states()
                 act()
-                moved = sum(a != b for a, b in zip(before, _states(), strict=True))
+                moved = sum(a != b for a, b in zip(before, generator_states(), strict=True))
                 yield Measured(
                     f"generators moved by {what}, {'with' if caching else 'without'} a cache", moved, equals=0
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -81,7 +82,7 @@ def takes(model: Any, name: str) -> bool:
     return name in parameters or "input_ids" not in parameters
 
 
-def readable(model: Any, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def readable(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return what of a batch the model takes: some have no attention mask."""
     return {name: tensor for name, tensor in batch.items() if takes(model, name)}
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.laws.forward import readable
 from mlmrepro.laws.result import Measured
-from mlmrepro.laws.small_training import Rows, flat, gradient, joined, losses, move, named, takes
+from mlmrepro.laws.small_training import Rows, flat, gradient, joined, losses, move, named
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +118,7 @@ def kinds(model: Any, names: Sequence[str] | set[str]) -> str:
 
 def smoothed(model: Any, batch: Mapping[str, torch.Tensor], share: float) -> torch.Tensor:
     """Return the loss with smoothed labels in nats: this share of each label goes to all words alike."""
-    logits = model(**takes(model, batch)).logits.float()[batch["labels"] != IGNORE_INDEX]
+    logits = model(**readable(model, batch)).logits.float()[batch["labels"] != IGNORE_INDEX]
     of_all_words = logits.logsumexp(-1) - logits.mean(-1)
     return (1 - share) * losses(model, batch).mean() + share * of_all_words.mean()
 

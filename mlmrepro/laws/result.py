@@ -82,8 +82,8 @@ class LawResult:
     verdict: LawVerdict
     measured: tuple[Measured, ...] = ()
     problem: str = ""
-    known: str = ""  # the declared reason, where the verdict is KNOWN
-    link: str = ""
+    known: str = ""  # the declared reasons, where the verdict is KNOWN
+    link: str = ""  # of each of them, with a space between
     seconds: float = 0.0
 
     @property

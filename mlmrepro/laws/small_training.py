@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.guide.versions import allow_generator_state
+from mlmrepro.laws.forward import readable
 from mlmrepro.laws.subject import Subject
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ __all__ = [
     "noise_of_embeddings",
     "rows",
     "small_model",
-    "takes",
     "train",
     "whole_vocabulary",
 ]
@@ -222,14 +221,8 @@ def logged(trainer: Any, name: str) -> list[float]:
 def losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the cross-entropy of each label in nats, from the logits: what the model's own loss is the mean of."""
     wanted = batch["labels"] != IGNORE_INDEX
-    logits = model(**takes(model, batch)).logits.float()[wanted]
+    logits = model(**readable(model, batch)).logits.float()[wanted]
     return logits.logsumexp(-1) - logits.gather(-1, batch["labels"][wanted][:, None])[:, 0]
-
-
-def takes(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the inputs that the model takes: FNet has no attention mask."""
-    known = inspect.signature(model.forward).parameters
-    return {name: tensor for name, tensor in batch.items() if name in known}
 
 
 def named(model: Any) -> list[tuple[str, Any]]:

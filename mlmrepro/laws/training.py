@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.laws import plain_training as plain
 from mlmrepro.laws import small_training as small
+from mlmrepro.laws.forward import readable
 from mlmrepro.laws.law import NotApplicable, law
 from mlmrepro.laws.plain_training import FLOAT32, ROUNDED, about_one
 from mlmrepro.laws.result import Measured
@@ -43,7 +44,7 @@ def first_loss(subject: Subject) -> Iterator[Measured]:
     import torch
 
     model = small.whole_vocabulary(subject)
-    batch, words = small.takes(model, subject.batch(2)), model.config.vocab_size
+    batch, words = readable(model, subject.batch(2)), model.config.vocab_size
     labels = torch.randint(words, batch["input_ids"].shape, generator=torch.Generator().manual_seed(subject.seed))
     with torch.no_grad():
         output = model(**(batch | {"labels": labels}))
@@ -88,7 +89,7 @@ def batch_without_labels(subject: Subject) -> Iterator[Measured]:
     data = rows(subject, 3)
     data.tensors["labels"][1] = IGNORE_INDEX
     model = small_model(subject)
-    yield Measured("loss of the model", str(float(model(**small.takes(model, data.batch([1]))).loss)), equals="nan")
+    yield Measured("loss of the model", str(float(model(**readable(model, data.batch([1]))).loss)), equals="nan")
     options = {"max_steps": 3, "learning_rate": 0.1, "per_device_train_batch_size": 1}
     for what, filtered in (("", {"logging_nan_inf_filter": False}), (", logged by default", {})):
         data.asked.clear()

@@ -8,7 +8,7 @@ from mlmrepro.compare.judge import Verdict
 from mlmrepro.faults.result import LAYERS, BenchResult
 from mlmrepro.files import atomic_write
 from mlmrepro.report.faults_plots import sensitivity
-from mlmrepro.report.faults_view import faults_headline, scores, smallest_seen
+from mlmrepro.report.faults_view import failing, faults_headline, misplaced, scores, smallest_seen
 from mlmrepro.report.page import TEMPLATES, render
 
 __all__ = ["render_faults_html", "write_faults_html"]
@@ -29,8 +29,7 @@ def render_faults_html(result: BenchResult) -> str:
         "layers": [(layer, *result.by_layer([*result.faults, *result.later])[layer]) for layer in LAYERS],
         "figures": sensitivity(result),
         "smallest": [(name, smallest_seen(sizes)) for name, sizes in result.families().items()],
-        "failing": [c for c in (*result.faults, *result.later) if not c.placed]
-        + [c for c in result.controls if c.detected or c.problem],
+        "failing": [*(case for _, case in failing(result)), *misplaced(result)],
         "faults": faults,
         "controls": result.controls,
         "packages": result.provenance.get("packages", {}),

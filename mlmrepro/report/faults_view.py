@@ -17,7 +17,16 @@ from mlmrepro.report import markdown
 from mlmrepro.report.console import say, standard_output
 from mlmrepro.report.words import clean, count
 
-__all__ = ["FaultsDisplay", "faults_headline", "faults_markdown", "print_faults", "scores", "smallest_seen"]
+__all__ = [
+    "FaultsDisplay",
+    "failing",
+    "faults_headline",
+    "faults_markdown",
+    "misplaced",
+    "print_faults",
+    "scores",
+    "smallest_seen",
+]
 
 _PASSED, _FAILED = Text("= ", style="dim"), Text("✗ ", style="bold red")
 
@@ -75,13 +84,15 @@ def smallest_seen(sizes: Sequence[CaseResult]) -> str:
     return f"{seen.size:g} {seen.unit}" if seen and seen.size is not None else "none"
 
 
-def _failing(result: BenchResult) -> list[tuple[str, CaseResult]]:
+def failing(result: BenchResult) -> list[tuple[str, CaseResult]]:
+    """Return what fails the bench, each with the word for it: false alarms, missed faults, what was not measured."""
     missed = [("missed", c) for c in (*result.faults, *result.later) if not c.detected and not c.problem]
     alarms = [("false alarm", c) for c in result.false_alarms]
     return [*alarms, *missed, *(("not measured", c) for c in result.unmeasured)]
 
 
-def _misplaced(result: BenchResult) -> list[CaseResult]:
+def misplaced(result: BenchResult) -> list[CaseResult]:
+    """Return the faults that were detected and named at another stage than their own."""
     return [c for c in (*result.faults, *result.later) if c.detected and not c.placed]
 
 
@@ -94,9 +105,9 @@ def print_faults(result: BenchResult, console: Console | None = None) -> None:
     console = console or standard_output()
     console.print()
     say(console, _PASSED if result.passes else _FAILED, faults_headline(result))
-    for word, case in _failing(result):
+    for word, case in failing(result):
         say(console, f" {clean(_line(case))}", bold=f"{word} {case.name}:", indent=2)
-    for case in _misplaced(result):
+    for case in misplaced(result):
         say(console, f" named {case.named}, lies in {case.stage}", bold=f"misplaced {case.name}:", indent=2)
     if result.faults or result.later:
         console.print()
@@ -125,12 +136,10 @@ def faults_markdown(result: BenchResult, *, limit: int | None = markdown.PR_LIMI
     page = markdown.Page(limit or 10**9)
     page.add(f"### {'=' if result.passes else '✗'} {faults_headline(result)}")
     page.add(_versions(result))
-    failing = [f"- **{word}** {markdown.code(c.name)}: {markdown.prose(_line(c))}" for word, c in _failing(result)]
-    failing += [
-        f"- **misplaced** {markdown.code(c.name)}: named {c.named}, lies in {c.stage}" for c in _misplaced(result)
-    ]
-    if failing:
-        page.add("\n".join(failing))
+    told = [f"- **{word}** {markdown.code(c.name)}: {markdown.prose(_line(c))}" for word, c in failing(result)]
+    told += [f"- **misplaced** {markdown.code(c.name)}: named {c.named}, lies in {c.stage}" for c in misplaced(result)]
+    if told:
+        page.add("\n".join(told))
     if result.faults or result.later:
         page.add(markdown.table(("stage", "faults", "detected", "at its stage"), scores(result)))
         seen = result.by_layer([*result.faults, *result.later])

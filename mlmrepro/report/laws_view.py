@@ -131,7 +131,7 @@ def laws_markdown(results: Sequence[LawResult], *, limit: int = markdown.PR_LIMI
 
 
 def _known_markdown(result: LawResult) -> str:
-    return f"{markdown.sentence(result.known)} {markdown.link(result.link)}"
+    return " ".join([markdown.sentence(result.known), *map(markdown.link, result.link.split())])
 
 
 def _numbers(measured: Iterable[Measured]) -> str:

@@ -24,7 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlmrepro.config import EMBEDDED
 from mlmrepro.laws.law import all_laws
-from mlmrepro.laws.result import LawResult
+from mlmrepro.laws.result import LawResult, LawVerdict
 from mlmrepro.laws.run import run_law
 from mlmrepro.laws.subject import Subject
 
@@ -61,6 +61,13 @@ def names(group: str) -> list[str]:
 def broken(result: LawResult) -> str:
     """Return what is out of its bounds, or what was raised."""
     return "; ".join([*(f"{each.what} = {each.value}" for each in result.broken), result.problem])
+
+
+def assert_broken(name: str, held: Subject, what: str) -> None:
+    """Assert that the law is broken, and that `what` stands in its numbers or its problem."""
+    result = measure(name, held)
+    assert result.verdict is LawVerdict.BROKEN
+    assert what in broken(result)
 
 
 def failing(held: Subject, group: str, leaving_out: tuple[str, ...] = ()) -> dict[str, str]:

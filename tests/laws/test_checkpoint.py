@@ -23,16 +23,6 @@ HEAD = "lm_head.decoder.weight"
 OUT = "roberta.encoder.layer.{}.output.dense.weight"
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return held.subject(tmp_path_factory.mktemp("embedded"))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return held.small(tmp_path_factory.mktemp("small"))
-
-
 @pytest.mark.parametrize("name", held.ARCHITECTURES)
 def test_the_laws_hold_on_other_architectures(tmp_path: Path, name: str) -> None:
     """On random models."""

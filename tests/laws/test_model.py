@@ -25,16 +25,6 @@ NAMES = held.names("model")
 UNTRAINED = ("better_than_guessing",)  # nobody has taught a random model anything
 
 
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return held.subject(tmp_path_factory.mktemp("embedded"))
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return held.small(tmp_path_factory.mktemp("small"))
-
-
 @pytest.mark.parametrize("name", held.ARCHITECTURES)
 def test_the_laws_hold_on_other_architectures(tmp_path: Path, name: str) -> None:
     """On random models, as far as they have what a law speaks of."""

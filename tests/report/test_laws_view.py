@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from pathlib import Path
 from xml.etree import ElementTree
@@ -87,3 +88,9 @@ def test_junit_has_a_case_for_each_law(tmp_path: Path) -> None:
     failed = {case.attrib["name"]: case[0].text for case in suite if len(case) and case[0].tag == "failure"}
     assert set(failed) == {"both_directions", "second_save"}
     assert "wanted at least 0.01" in (failed["both_directions"] or "")
+
+
+def test_each_link_of_a_declared_law_is_one() -> None:
+    """A law may be excused for several reasons, each with its address."""
+    two = dataclasses.replace(KNOWN, link="https://example.org/1 https://example.org/2")
+    assert "<https://example.org/1> <https://example.org/2>" in laws_markdown([two])

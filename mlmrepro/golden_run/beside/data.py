@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlmrepro.golden_run.beside.probe import Bench, attempt, probe
-from mlmrepro.guide.observe import digest
+from mlmrepro.guide.observe import digest, generator_states
 
 __all__ = [
     "column_access",
@@ -112,18 +112,10 @@ def columns_of_lists(bench: Bench) -> Mapping[str, Any]:
 @probe("input_ids")
 def map_and_generators(bench: Bench) -> Mapping[str, Any]:
     """Whether ``map`` draws from the global generators; how many rows a process gets when there are fewer than four."""
-    import random
-
-    import numpy as np
-    import torch
-
-    def states() -> str:
-        return digest([repr(random.getstate()), repr(np.random.get_state()), torch.get_rng_state().tolist()])
-
-    before = states()
+    before = generator_states()
     mapped = _numbers().map(lambda row: {"m": row["n"]})
     few = _numbers().select(range(3)).map(_double, num_proc=4)
-    return {"drawn": states() != before, "columns": mapped.column_names, "few_rows": list(few["n"])}
+    return {"drawn": generator_states() != before, "columns": mapped.column_names, "few_rows": list(few["n"])}
 
 
 def _double(row: dict[str, Any]) -> dict[str, Any]:
