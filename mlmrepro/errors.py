@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mlmrepro.credentials import without_credentials
+
 __all__ = ["UserError", "causes", "first_line"]
 
 
 class UserError(Exception):
-    """Bad input or a missing outside thing; the command line prints it in one line and exits with 2."""
+    """Bad input or a missing outside thing; the command line prints it in one line and exits with 2.
+
+    It often quotes the input, so credentials are removed here, whoever raises it and wherever it is shown.
+    """
 
     exit_code = 2
 
     def __init__(self, problem: str, *, remedy: str) -> None:
-        self.problem = problem
-        self.remedy = remedy
-        super().__init__(f"{problem}. Remedy: {remedy}.")
+        self.problem = without_credentials(problem)
+        self.remedy = without_credentials(remedy)
+        super().__init__(f"{self.problem}. Remedy: {self.remedy}.")
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class name: enough to recognise it in one line."""
-    lines = str(error).strip().splitlines()
+    """Return the first line of an error's message, or its class name: enough to recognise it in one line.
+
+    Credentials are removed.
+    """
+    lines = without_credentials(str(error)).strip().splitlines()
     return lines[0].rstrip(" .:") if lines else type(error).__name__
 
 

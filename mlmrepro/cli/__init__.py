@@ -16,6 +16,7 @@ import typer
 from mlmrepro.cli import drift, gate, guide
 from mlmrepro.cli.laws import faults, laws
 from mlmrepro.cli.retrain import retrain
+from mlmrepro.credentials import without_credentials
 from mlmrepro.errors import UserError, causes, first_line
 
 __all__ = ["app", "main"]
@@ -71,12 +72,12 @@ def _errors_in_one_line() -> Iterator[None]:
                 _fail(f"{cause.strerror}{where}. Remedy: give a place that can be written and has room.")
             if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
                 _fail(f"{first_line(cause)}. Remedy: give an output that has room.")
-        traceback.print_exception(error)
+        print(without_credentials("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         _fail("this is a bug of mlmrepro, no answer. Remedy: report it with the lines above.")
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"mlmrepro: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"mlmrepro: error: {' '.join(without_credentials(message).split())}", file=sys.stderr)
     raise SystemExit(2)
 
 

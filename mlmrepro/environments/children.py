@@ -8,6 +8,7 @@ Then the guard kills the whole group.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -15,10 +16,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["Stopped", "run_child"]
+__all__ = ["Stopped", "last_words", "run_child"]
+
+_LINGER = 10.0  # seconds for the rest of the output, where a process that left the group keeps the pipe open
 
 
 class Stopped(Exception):
@@ -30,25 +34,31 @@ def run_child(
 ) -> int:
     """Run a command, append its output to `log` and return its exit code, 128 + N where signal N killed it.
 
-    Raises TimeoutError or Stopped after killing it and all its children.
+    The output passes through `without_credentials` line by line: no secret of `env` is ever written to the disk.
+    Raises TimeoutError or Stopped after killing the command and all its children, OSError where the log cannot be
+    written.
     """
-    with log.open("ab") as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
-        file.flush()
-        guard = subprocess.Popen(
-            # Isolated, without site: it starts in some milliseconds and imports nothing but this file.
-            [sys.executable, "-I", "-S", __file__, *command],
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,  # Ctrl-C in the terminal is for the starting process, which then stops the guard
-        )
+    file = log.open("ab")  # closed by the thread that writes
+    guard = subprocess.Popen(
+        # Isolated, without site: it starts in some milliseconds and imports nothing but this file.
+        [sys.executable, "-I", "-S", __file__, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,  # Ctrl-C in the terminal is for the starting process, which then stops the guard
+    )
+    assert guard.stdout is not None
+    failed: list[OSError] = []
+    lines = itertools.chain([f"$ {shlex.join(command)}\n".encode()], guard.stdout)
+    writer = threading.Thread(target=_write, args=(lines, file, env, failed), daemon=True)
+    writer.start()
     deadline = time.monotonic() + timeout
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return guard.wait(0.1)
+                code = guard.wait(0.1)
+                break
             if stop.is_set():
                 raise Stopped
             if time.monotonic() > deadline:
@@ -57,6 +67,35 @@ def run_child(
         assert guard.stdin is not None
         guard.stdin.close()
         guard.wait()
+        writer.join(_LINGER)
+    if failed:
+        raise failed[0]
+    return code
+
+
+def last_words(output: str) -> str:
+    """Return in one line why a process failed: the exception of its last traceback, or else its last line."""
+    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not line.startswith("$ ")]
+    if not lines or lines[-1].startswith("mlmrepro: error: "):
+        return lines[-1].removeprefix("mlmrepro: error: ") if lines else ""
+    traces = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    after = lines[traces[-1] + 1 :] if traces else []
+    return next((line for line in after if not line[0].isspace()), lines[-1].strip())
+
+
+def _write(lines: Iterable[bytes], file: BinaryIO, env: Mapping[str, str], failed: list[OSError]) -> None:
+    from mlmrepro.credentials import without_credentials  # the guard, which runs this file alone, cannot import it
+
+    try:
+        with file:
+            for line in lines:
+                text = without_credentials(line.decode("utf-8", "surrogateescape"), env)
+                file.write(text.encode("utf-8", "surrogateescape"))
+                file.flush()  # a log may be followed while it grows
+    except OSError as error:  # such as a full disk
+        failed.append(error)
+        for _ in lines:  # a command whose output nobody reads would wait for ever
+            pass
 
 
 def _guard(command: Sequence[str]) -> int:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
+import re
 import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mlmrepro
-from mlmrepro.environments.children import Stopped, run_child
+from mlmrepro.credentials import address_problem
+from mlmrepro.environments.children import Stopped, last_words, run_child
 from mlmrepro.environments.spec import Environment, find_python
 from mlmrepro.files import atomic_write
 
@@ -62,10 +68,11 @@ def make_environment(
         # A run compiles what it imports, once; pip would compile everything, which takes longer than to unpack it.
         install += ["--no-compile", "--constraint", str(constraints), *environment.packages]
         try:
-            for step in ([python.path, "-m", "venv", "--clear", str(home)], install):
-                if run_child(step, log, env=isolated(), timeout=timeout, stop=stop):
-                    raise Unmade(reason(log.read_text(encoding="utf-8", errors="replace")), log)
-                atomic_write(constraints, "\n".join(environment.constraints) + "\n")
+            _run([python.path, "-m", "venv", "--clear", str(home)], log, isolated(), timeout, stop)
+            atomic_write(constraints, "\n".join(environment.constraints) + "\n")
+            _run(install, log, isolated() | _addresses(interpreter, log), timeout, stop)
+            if unknown := _unknown_extras(environment, log.read_text(encoding="utf-8", errors="replace")):
+                raise Unmade(unknown, log)
         except BaseException as error:
             shutil.rmtree(home, ignore_errors=True)
             if isinstance(error, TimeoutError):
@@ -126,15 +133,59 @@ def content_hash(folder: Path) -> str:
 def reason(output: str) -> str:
     """Return in one line why pip, or venv, failed: the line of its output that says most."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("$ ")]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    errors = [line[len("ERROR: ") :] for line in lines if line.upper().startswith("ERROR: ")]
     for error in errors:
         if error.startswith("Cannot install"):
             behind = dict.fromkeys(line for line in lines if " depends on " in line or "(constraint)" in line)
             return f"{error.rstrip('.')}: {'; '.join(list(behind)[:4])}"
+    if errors and errors[-1] == "Exception:":  # pip itself crashed
+        return f"pip crashed: {last_words(output)}"
+    if errors and errors[0] == "subprocess-exited-with-error":
+        return next((line.removeprefix("× ") for line in lines if line.startswith("× ")), errors[-1])
     if not errors:
         return next(iter(lines[:1] if "virtual environment was not created" in output else lines[::-1]), "no output")
-    # "no matching distribution" says the same where there is none and where the index is out of reach.
-    return errors[-1] + (" (the package index was out of reach)" if "Retrying (" in output else "")
+    # "no matching distribution" says the same where there is none, and where the index gives no answer.
+    refused = re.search(r"\b40[13] Error", output)
+    unreached = " (the package index was out of reach)" if "Retrying (" in output else ""
+    return errors[-1] + (" (the package index refused the credentials)" if refused else unreached)
+
+
+def _run(command: list[str], log: Path, env: Mapping[str, str], timeout: float, stop: threading.Event) -> None:
+    if run_child(command, log, env=env, timeout=timeout, stop=stop):
+        raise Unmade(reason(log.read_text(encoding="utf-8", errors="replace")), log)
+
+
+def _addresses(python: Path, log: Path) -> dict[str, str]:
+    """Return the addresses that pip would use, from its files and variables, as variables: those are kept out of logs.
+
+    Raises Unmade where one is malformed: pip's own complaint quotes a piece of it, which may be a piece of a password.
+    """
+    command = [str(python), "-m", "pip", "config", "list"]
+    done = subprocess.run(command, env=isolated(), capture_output=True, encoding="utf-8", errors="surrogateescape")
+    found: dict[str, str] = {}
+    for section in ("global", "install", ":env:"):  # the later one prevails
+        for name in ("index-url", "extra-index-url", "find-links", "proxy"):
+            for shown in re.findall(rf"(?m)^{section}\.{name}=(.*)$", done.stdout):
+                found[name] = str(ast.literal_eval(shown))
+    variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in found.items()}
+    for variable, value in variables.items():
+        problem = address_problem(value) if variable != "PIP_PROXY" else ""
+        if problem:
+            where = "" if variable in os.environ else " (from pip's configuration file)"
+            advice = "in a password, write / as %2F, ? as %3F, # as %23, @ as %40"
+            message = f"{variable}{where} is not a valid address: {problem}; {advice}"
+            log.write_text(f"{message}\n", encoding="utf-8")
+            raise Unmade(message, log)
+    return variables
+
+
+def _unknown_extras(environment: Environment, output: str) -> str:
+    """Return what pip only warns about: an extra was asked for that the package does not have."""
+    asked = {canonicalize_name(Requirement(text).name) for text in environment.requirements}
+    for package, rest in re.findall(r"(?m)^WARNING: (\S+) (\S+ does not provide the extra .*)$", output):
+        if canonicalize_name(package) in asked:
+            return f"{package} {rest}"
+    return ""
 
 
 def ignore_in_git(folder: Path) -> None:

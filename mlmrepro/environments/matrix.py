@@ -19,14 +19,15 @@ from packaging.version import Version
 import mlmrepro
 from mlmrepro.compare.drift import Outcome
 from mlmrepro.compare.golden import version_of
-from mlmrepro.environments.children import run_child
+from mlmrepro.credentials import without_credentials
+from mlmrepro.environments.children import last_words, run_child
 from mlmrepro.environments.make import CACHE, Unmade, code_folder, content_hash, fingerprint, isolated, make_environment
 from mlmrepro.environments.spec import PAIR, Environment, position
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import atomic_write
 from mlmrepro.record import RunRecord
 
-__all__ = ["RECORD", "Phase", "Progress", "Silent", "last_words", "read_outcomes", "run_matrix"]
+__all__ = ["RECORD", "Phase", "Progress", "Silent", "read_outcomes", "run_matrix"]
 
 Phase = Literal["waiting", "installing", "recording", "done", "failed"]
 
@@ -97,7 +98,7 @@ def run_matrix(
                 problem = str(error)
             except (UserError, OSError) as error:
                 problem = first_line(error)
-            state.finish(environment.name, problem, time.monotonic() - started)
+            state.finish(environment.name, without_credentials(problem), time.monotonic() - started)
 
         with ThreadPoolExecutor(jobs) as pool:
             futures = [pool.submit(measure, environment) for environment in environments]
@@ -127,16 +128,6 @@ def read_outcomes(directory: Path) -> list[Outcome]:
     if not outcomes:
         raise UserError(f"{directory} holds no records", remedy="run mlmrepro matrix, or copy records there")
     return outcomes
-
-
-def last_words(output: str) -> str:
-    """Return in one line why a process failed: the exception of its last traceback, or else its last line."""
-    lines = [line.rstrip() for line in output.splitlines() if line.strip() and not line.startswith("$ ")]
-    if not lines or lines[-1].startswith("mlmrepro: error: "):
-        return lines[-1].removeprefix("mlmrepro: error: ") if lines else ""
-    traces = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
-    after = lines[traces[-1] + 1 :] if traces else []
-    return next((line for line in after if not line[0].isspace()), lines[-1].strip())
 
 
 class _State:
@@ -214,7 +205,8 @@ def _listed(directory: Path) -> list[Outcome]:
             outcomes.append(_outcome(directory / f"{name}.json"))
         else:
             problem = entry.get("problem", "not measured: the matrix was interrupted")
-            outcomes.append(Outcome(name, None, problem, _log(directory / f"{name}.json")))
+            # Cleaned again: an older version, or another program, may have written the file.
+            outcomes.append(Outcome(name, None, without_credentials(problem), _log(directory / f"{name}.json")))
     return outcomes
 
 

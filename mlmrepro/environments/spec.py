@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from mlmrepro.errors import UserError, first_line
 
@@ -40,7 +41,8 @@ class Environment:
     @property
     def versions(self) -> dict[str, Version]:
         """The versions that are asked for, by package."""
-        return dict(map(_exact, self.requirements))
+        pairs = map(Requirement, self.requirements)
+        return {canonicalize_name(each.name): Version(str(each.specifier).removeprefix("==")) for each in pairs}
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -62,6 +64,12 @@ class Catalogue:
     variations: tuple[Environment, ...]
     needs: tuple[str, ...]
     held: tuple[str, ...]
+    others: tuple[str, ...] = ()  # names of packages that a user may ask for besides
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The names of packages that are not taken for a misspelt one."""
+        return frozenset(map(_name, (*PAIR, *self.needs, *self.held, *self.others)))
 
     @property
     def words(self) -> dict[str, tuple[Environment, ...]]:
@@ -94,7 +102,11 @@ def catalogue() -> Catalogue:
 
     lines = (line.partition("#")[0].strip() for line in (HERE / "pins.txt").read_text(encoding="utf-8").splitlines())
     return Catalogue(
-        environments("pair"), environments("variation"), tuple(content["needs"]), tuple(line for line in lines if line)
+        environments("pair"),
+        environments("variation"),
+        tuple(content["needs"]),
+        tuple(line for line in lines if line),
+        tuple(content["others"]),
     )
 
 
@@ -102,7 +114,8 @@ def parse_environments(texts: Iterable[str]) -> list[Environment]:
     """Return the environments that a user asks for, each once: the upgrade path first, then the variations.
 
     Each text holds words of the catalogue or exact requirements, which change what the words stand for:
-    ``pairs``, ``transformers==4.50.0,datasets==3.5.0``, ``newest torch==2.6.0 python=3.12``.
+    ``pairs``, ``transformers==4.50.0,datasets==3.5.0``, ``newest torch==2.6.0 python=3.12``. ``name===version`` takes
+    a package whose name resembles that of a known one. Raises UserError for everything else.
     """
     chosen = {environment.name: environment for text in texts for environment in _parse(text)}
     if not chosen:
@@ -119,55 +132,151 @@ def position(environment: Environment) -> tuple[bool, list[Version]]:
 def _parse(text: str) -> list[Environment]:
     words = catalogue().words
     bases: list[Environment] = []
-    asked: dict[str, Version] = {}
-    python = ""
-    items = re.split(r"[\s,]+", text.strip(" \t\n,"))
-    for item in filter(None, items):
+    asked: dict[str, Requirement] = {}
+    pythons: list[str] = []
+    items = list(_items(text))
+    for item in items:
+        name = re.split(r"[\[=<>~!]", item)[0]
         if item in words:
             bases += words[item]
-        elif match := re.fullmatch(r"python==?(.*)", item):
-            python = _python(match[1], item)
-        elif re.search(r"[=<>~!]", item):
-            package, version = _exact(item)
-            if asked.setdefault(package, version) != version:
-                raise UserError(f"{text!r} names {package} twice", remedy="give it one version")
+        elif name.lower() == "python" and item != name:
+            pythons.append(_python(item[len(name) :].lstrip("=<>~!"), item))
+        elif item != name:
+            _add(asked, _exact(item), item)
         else:
             raise UserError(f"{item!r} is no environment", remedy=_near(item, words))
-    if not bases and any(items):
+    if len(set(pythons)) > 1:
+        raise UserError("two versions of Python are named", remedy="name one; give --envs again for the other")
+    if not bases and items:
         for package in PAIR:
             if package not in asked:
-                near = difflib.get_close_matches(package, asked, n=1)
-                remedy = f"write {package} for {near[0]}" if near else f"add {package}==VERSION, or begin with newest"
-                raise UserError(f"{text!r} names no {package}", remedy=remedy)
+                raise UserError(
+                    f"{' '.join(items)!r} names no {package}", remedy=f"add {package}==VERSION, or begin with newest"
+                )
         bases = [Environment("", ())]
-    return [_changed(base, asked, python) for base in bases]
+    return [_changed(base, asked, pythons[0] if pythons else "") for base in bases]
 
 
-def _changed(base: Environment, asked: dict[str, Version], python: str) -> Environment:
+def _items(text: str) -> Iterator[str]:
+    """Yield the words and requirements of a text, which commas and blanks separate; refuse what is neither."""
+    text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # blanks around an operator are common
+    if conditional := re.search(r"([^\s,;@/]*[=<>~!][^\s,;@/]*)\s*;", text):
+        raise UserError(
+            f"{conditional[1]!r} has a condition after it",
+            remedy=f"write {conditional[1]} and leave out the condition, which begins with the semicolon",
+        )
+    for item in filter(None, re.split(r"[\s,]+(?![^\[\]]*\])", text.strip(" \t\n,"))):
+        option = re.match(r"--[A-Za-z][\w-]*|-[A-Za-z]?", item)
+        reference = re.match(r"([\w.-]+)(\[.*\])?@[A-Za-z+]+:", item)
+        # Neither is quoted: an address, and the value of an option, may hold a password, which a comma has cut in two.
+        if option:
+            raise UserError(f"{option[0]} is an option of pip, not a requirement", remedy=_instead_of(option[0]))
+        if re.search(r"[@/\\]|\.(whl|gz|zip)$", item) or item in (".", ".."):
+            problem = f"{reference[1]}@... names an address" if reference else "a file or an address is given"
+            remedy = "write PACKAGE==VERSION; pip looks for it in PIP_FIND_LINKS (a folder of wheels) and PIP_INDEX_URL"
+            raise UserError(f"{problem}, not a version", remedy=remedy)
+        yield item
+
+
+def _instead_of(option: str) -> str:
+    """Return where what an option of pip says can be said."""
+    name = {"-i": "--index-url", "-f": "--find-links"}.get(option, option)
+    if name in ("-r", "--requirement", "-c", "--constraint"):
+        return "leave it out, and name the packages here as PACKAGE==VERSION"
+    if name in ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host", "--proxy", "--cert"):
+        variable = f"PIP_{name[2:].upper().replace('-', '_')}"
+        return f"leave it out; set the variable {variable}, or {name[2:]} in pip.conf"
+    return "leave it out; what pip takes from where is set by its variables, such as PIP_INDEX_URL, or in pip.conf"
+
+
+def _add(asked: dict[str, Requirement], requirement: Requirement, item: str) -> None:
+    """Add a requirement; the same package again may only add extras."""
+    name = canonicalize_name(requirement.name)
+    before = asked.setdefault(name, requirement)
+    if before.specifier != requirement.specifier:
+        versions = " and ".join(str(each.specifier).removeprefix("==") for each in (before, requirement))
+        raise UserError(f"{item!r} names {name} twice, as {versions}", remedy="leave it out, or give --envs twice")
+    before.extras |= requirement.extras
+
+
+def _changed(base: Environment, asked: dict[str, Requirement], python: str) -> Environment:
     """Return the environment with other versions; one that the catalogue has is the catalogue's, pins and all."""
-    versions = base.versions | asked
+    chosen = {canonicalize_name(r.name): r for r in map(Requirement, base.requirements)} | asked
+    versions = {package: str(requirement.specifier).removeprefix("==") for package, requirement in chosen.items()}
+    extras = {package: "".join(f"+{extra}" for extra in sorted(r.extras)) for package, r in chosen.items()}
     name = "-".join(
         [f"t{versions['transformers']}-d{versions['datasets']}"]
-        + [f"{package}{version}" for package, version in sorted(versions.items()) if package not in PAIR]
+        + [f"{package}{extras[package]}" for package in PAIR if extras[package]]
+        + [f"{package}{extras[package]}{versions[package]}" for package in sorted(versions) if package not in PAIR]
         + ([f"py{python}"] if python else [])
     )
     if name in catalogue().words:
         return catalogue().words[name][0]
     order = [*PAIR, *sorted(set(versions) - set(PAIR))]
-    return Environment(name, tuple(f"{package}=={versions[package]}" for package in order), base.pins, python)
+    return Environment(name, tuple(str(chosen[package]) for package in order), base.pins, python)
 
 
-def _exact(item: str) -> tuple[str, Version]:
-    """Return package and version of ``package==version``, the only form that says what is installed."""
+def _exact(item: str) -> Requirement:
+    """Return ``package==version`` or ``package[extra]==version``, the only forms that say what is installed."""
+    given = re.split(r"[=<>~!]", item)[0]
+    version = item[len(given) :].lstrip("=<>~!")
+    operator = item[len(given) : len(item) - len(version)]
+    given, bracket, extras = given.partition("[")
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", given):
+        near = difflib.get_close_matches(given, catalogue().known, n=1)
+        raise UserError(f"{item!r} names no package", remedy=f"write {near[0] if near else 'PACKAGE'}==VERSION")
+    name = canonicalize_name(given)
+    if name in catalogue().words:
+        raise UserError(f"{item!r} gives a version to a word", remedy=f"write {name}")
+    if name == "mlmrepro":
+        raise UserError(f"{item!r} names this package, which runs from where it is", remedy="leave it out")
+    if operator != "===" and (near := _misspelt(name)):
+        shown = version if operator == "==" else "VERSION"
+        good, insisted = f"{near}{bracket}{extras}=={shown}", f"{name}{bracket}{extras}==={shown}"
+        raise UserError(
+            f"{item!r} names an unknown package",
+            remedy=f"did you mean {near}? Then write {good}; to insist, write {insisted}",
+        )
+    whole = f"{name}{bracket}{extras}" if extras.endswith("]") else name
     try:
-        requirement = Requirement(item)
-        (specifier,) = requirement.specifier
-        if specifier.operator != "==" or requirement.extras or requirement.marker:
-            raise ValueError(item)
-        return canonicalize_name(requirement.name), Version(specifier.version)
-    except (InvalidRequirement, ValueError) as error:
-        package = re.split(r"[=<>~!]", item)[0] or "package"
-        raise UserError(f"{item!r} is no exact version", remedy=f"write {package}==VERSION") from error
+        exact = str(Version(version))
+    except InvalidVersion:
+        exact = ""
+    if operator not in ("==", "===") or not exact:
+        raise UserError(f"{item!r} is not an exact version", remedy=f"write {whole}=={_suggested(name, operator, version)}")
+    try:
+        requirement = Requirement(f"{name}{bracket}{extras}=={exact}")
+    except InvalidRequirement as error:
+        raise UserError(f"{item!r} has extras that are not readable", remedy=f"write {name}=={exact}") from error
+    requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
+    return requirement
+
+
+def _suggested(name: str, operator: str, version: str) -> str:
+    """Return the newest version in the catalogue that a range allows, "VERSION" where it knows none."""
+    if operator == "=" and re.fullmatch(r"\d[\w.+!]*", version):
+        return version
+    try:
+        allowed = SpecifierSet("" if operator == "=" else operator + version)
+    except InvalidSpecifier:
+        return "VERSION"
+    of_environments = [text for entry in catalogue().pairs for text in entry.requirements]
+    exact = [Requirement(text) for text in (*of_environments, *catalogue().needs, *catalogue().held) if "==" in text]
+    versions = [Version(str(each.specifier)[2:]) for each in exact if canonicalize_name(each.name) == name]
+    return str(max(fitting)) if (fitting := list(allowed.filter(versions))) else "VERSION"
+
+
+def _misspelt(name: str) -> str:
+    """Return the known package that an unknown name resembles, "" where it resembles none.
+
+    A name that is almost a known one can be somebody else's package.
+    """
+    known = sorted(catalogue().known)
+    if name in known:
+        return ""
+    swapped = [each for each in known if sorted(each) == sorted(name)]  # two letters in the wrong order
+    joined = [each for each in known if each.replace("-", "") == name.replace("-", "")]
+    return next(iter([*joined, *swapped, *difflib.get_close_matches(name, known, n=1, cutoff=0.8)]), "")
 
 
 def _name(requirement: str) -> str:
@@ -181,14 +290,21 @@ def _near(item: str, known: Iterable[str]) -> str:
 
 def _python(version: str, text: str) -> str:
     """Return "" for the Python that runs this, else the version, of which an interpreter is there."""
-    match = re.fullmatch(r"(\d+)\.(\d+)", version)
+    running = "{}.{}".format(*sys.version_info[:2])
+    match = re.match(r"(\d+)\.(\d+)", version)
     if not match or (int(match[1]), int(match[2])) < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
-        raise UserError(f"{text!r} names no Python from {least} on", remedy="write python=3.12 for instance")
-    if (int(match[1]), int(match[2])) == sys.version_info[:2]:
+        raise UserError(f"{text!r} names no Python from {least} on", remedy=f"write python={running} for instance")
+    minor = match[0]
+    if version != minor or not re.match(r"(?i)python==?\d", text):
+        raise UserError(
+            f"{text!r} is more than a minor version: only {minor}, not a patch release or a range, can be named",
+            remedy=f"write python={minor}",
+        )
+    if minor == running:
         return ""
-    find_python(version)
-    return version
+    find_python(minor)
+    return minor
 
 
 @cache

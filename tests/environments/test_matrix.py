@@ -19,8 +19,9 @@ from rich.console import Console
 
 from mlmrepro.compare.drift import Outcome
 from mlmrepro.environments import matrix
+from mlmrepro.environments.children import last_words
 from mlmrepro.environments.make import Unmade
-from mlmrepro.environments.matrix import last_words, read_outcomes, run_matrix
+from mlmrepro.environments.matrix import read_outcomes, run_matrix
 from mlmrepro.environments.spec import Environment
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane, RunRecord

@@ -85,6 +85,8 @@ def test_a_python_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.Monke
     (environment,) = parse_environments([f"newest,python={OTHER}"])
     assert (environment.name, environment.python) == (f"t5.23.0-d5.2.0-py{OTHER}", OTHER)
     assert find_python(OTHER).version == f"{OTHER}.7"
+    with pytest.raises(UserError, match="two versions of Python"):
+        parse_environments([f"newest python={OTHER} python={RUNNING}"])
     assert names(f"newest python={RUNNING}") == names("newest")
 
 
@@ -97,15 +99,26 @@ def test_a_python_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.Monke
         ("newest t4.41.2-d2.19", "'t4.41.2-d2.19' is no environment", "t4.41.2-d2.19.2"),
         ("xyz", "'xyz' is no environment", "give a name such as t4.41.2-d2.19.2"),
         ("transformers==4.50.0", "names no datasets", "add datasets==VERSION"),
-        ("transfomers==4.50.0 datasets==3.5.0", "names no transformers", "write transformers for transfomers"),
-        ("transformers>=4.50.0 datasets==3.5.0", "'transformers>=4.50.0' is no exact", "write transformers==VERSION"),
-        ("newest torch=2.6.0", "'torch=2.6.0' is no exact version", "write torch==VERSION"),
-        ("newest torch==2.*", r"'torch==2\.\*' is no exact version", "write torch==VERSION"),
-        ("newest torch==two", "'torch==two' is no exact version", "write torch==VERSION"),
-        ("newest ==2", "'==2' is no exact version", "write package==VERSION"),
-        ("newest torch==2.6.0 torch==2.7.0", "names torch twice", "one version"),
-        ("newest python=3.9", "'python=3.9' names no Python from 3.11 on", "python=3.12"),
-        ("newest python=three", "'python=three' names no Python", "python=3.12"),
+        ("transfomers==4.50.0 datasets==3.5.0", "unknown package", "did you mean transformers?"),
+        ("transformers>=4.50.0 datasets==3.5.0", "'transformers>=4.50.0' is not an exact", "write transformers==5.23.0"),
+        ("newest torch=2.6.0", "'torch=2.6.0' is not an exact version", "write torch==2.6.0"),
+        ("newest torch==2.*", r"'torch==2\.\*' is not an exact version", "write torch==2.13.0"),
+        ("newest torch==two", "'torch==two' is not an exact version", "write torch==VERSION"),
+        ("==2", "'==2' names no package", "write PACKAGE==VERSION"),
+        ("newest==2", "'newest==2' gives a version to a word", "write newest"),
+        ("newest torch==2.6.0 torch==2.7.0", "names torch twice, as 2.6.0 and 2.7.0", "leave it out"),
+        ("newest python=3.9", "'python=3.9' names no Python from 3.11 on", f"python={RUNNING}"),
+        ("newest python=three", "'python=three' names no Python", f"python={RUNNING}"),
+        (f"newest python={RUNNING}.1", f"only {RUNNING}, not a patch release", f"write python={RUNNING}"),
+        ("newest --index-url=http://user:secret@127.0.0.1:1/simple", "--index-url is an option of pip", "PIP_INDEX_URL"),
+        ("newest -ihttp://user:secret@127.0.0.1:1/simple", "-i is an option of pip", "PIP_INDEX_URL"),
+        ("newest -r more.txt", "-r is an option of pip", "leave it out"),
+        ("newest -e .", "-e is an option of pip", "leave it out"),
+        ("newest numpy @ https://user:secret@example.org/numpy.whl", "numpy@... names an address", "PIP_FIND_LINKS"),
+        ("newest git+https://secret@example.org/numpy", "a file or an address is given", "PACKAGE==VERSION"),
+        ("newest http://user:12,secret@example.org", "a file or an address is given", "PACKAGE==VERSION"),
+        ("newest ./numpy.whl", "a file or an address is given", "PACKAGE==VERSION"),
+        ("newest mlmrepro==0.1", "runs from where it is", "leave it out"),
         (f"python={RUNNING}", "names no transformers", "begin with newest"),
     ],
 )
@@ -114,6 +127,99 @@ def test_what_is_wrong_is_named_with_a_remedy(text: str, problem: str, remedy: s
     with pytest.raises(UserError, match=problem) as caught:
         parse_environments([text])
     assert remedy in caught.value.remedy
+    assert "secret" not in str(caught.value)
+
+
+# One fault each, and what is wrong in it.
+FAULTS = {
+    "newest torch=2.6.0": "torch=2.6.0",
+    "transformers>=5 datasets==5.2.0": "transformers>=5",
+    "newest transformers>=4.40,<5": "transformers>=4.40,<5",
+    "newest numpy~=2.0": "numpy~=2.0",
+    "newest regex>2999": "regex>2999",
+    "newest torch==2.*": "torch==2.*",
+    "newest torch==": "torch==",
+    "newest torch==two": "torch==two",
+    "newest torch[x==2": "torch[x==2",
+    "newest transformers[torch]>=5": "transformers[torch]>=5",
+    "newest TRANSFORMERS<=5.0": "TRANSFORMERS<=5.0",
+    "newest transfomers==5.0.0": "transfomers==5.0.0",
+    "newest transfomers>=5": "transfomers>=5",
+    "newest transfomers[torch]==5.0.0": "transfomers[torch]==5.0.0",
+    "newest tr\N{CYRILLIC SMALL LETTER A}nsformers==5": "tr\N{CYRILLIC SMALL LETTER A}nsformers==5",
+    "newest ??==5": "??==5",
+    "newest oldest==5": "oldest==5",
+    "newest mlmrepro==0.1": "mlmrepro==0.1",
+    "newest torch==2.6; python_version > '3.8'": "torch==2.6; python_version > '3.8'",
+    "newest torch==2.6.0 torch==2.7.0": "torch==2.7.0",
+    f"newest python={RUNNING}.1": f"python={RUNNING}.1",
+    f"newest python>={RUNNING}": f"python>={RUNNING}",
+    "newest python=3.9": "python=3.9",
+    "newest python=three": "python=three",
+    "newest --index-url=http://u:p@h/": "--index-url=http://u:p@h/",
+    "newest --pre": "--pre",
+    "newest -r": "-r",
+    "newest numpy@https://example.org/numpy.whl": "numpy@https://example.org/numpy.whl",
+    "newest ./numpy.whl": "./numpy.whl",
+    "oldst": "oldst",
+    "transformers==5.0.0": "",
+    "datasets==5.0.0": "",
+}
+
+
+def followed(text: str, bad: str, remedy: str) -> list[str]:
+    """Return the text after each thing that a remedy tells a user to do, to the letter."""
+    done = [text.replace(bad, written) for written in re.findall(r"write ([^ ;,]+)", remedy)]
+    done += [f"{text} {added}" for added in re.findall(r"add ([^ ;,]+)", remedy)]
+    if remedy.startswith("leave it out"):
+        done.append(text.replace(bad, ""))
+    if not done:
+        done = [text.replace(bad, meant) for meant in re.findall(r"did you mean (\S+)\?", remedy)]
+    named = {"PACKAGE": "numpy", "VERSION": "2.0.0"}
+    return [re.sub("PACKAGE|VERSION", lambda match: named[match[0]], each) for each in done]
+
+
+@pytest.mark.parametrize("text", FAULTS)
+def test_a_remedy_that_is_followed_is_accepted(text: str) -> None:
+    """What an error says to write is never refused in turn."""
+    with pytest.raises(UserError) as caught:
+        parse_environments([text])
+    mended = followed(text, FAULTS[text], caught.value.remedy)
+    assert mended, caught.value.remedy
+    for each in mended:
+        assert parse_environments([each]), each
+
+
+def test_extras_are_taken() -> None:
+    """They reach pip and the name; the pair of the catalogue stays another environment; spaces and commas may stand."""
+    (environment,) = parse_environments(["Transformers[torch, Sentencepiece] == 5.23.0, datasets==5.2.0"])
+    assert environment.packages[0] == "transformers[sentencepiece,torch]==5.23.0"
+    assert environment.name == "t5.23.0-d5.2.0-transformers+sentencepiece+torch"
+    assert environment.versions["transformers"] == Version("5.23.0")
+    assert names("newest transformers[torch]==5.23.0 transformers==5.23.0") == ["t5.23.0-d5.2.0-transformers+torch"]
+    assert names("newest torch==2.13.0+cpu") == ["t5.23.0-d5.2.0-torch2.13.0+cpu"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        *[("transfomers", "transformers"), ("dataset", "datasets"), ("pytorch", "torch"), ("tqmd", "tqdm")],
+        *[("hugging_face_hub", "huggingface-hub"), ("safetensor", "safetensors"), ("Numpi", "numpy")],
+    ],
+)
+def test_a_name_that_is_almost_known_is_asked_about(given: str, meant: str) -> None:
+    """A misspelt name can be somebody else's package; three equal signs insist on it."""
+    with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
+        parse_environments([f"newest {given}==1.0"])
+    (environment,) = parse_environments([f"newest {given}===1.0"])
+    assert environment.requirements[-1].endswith("==1.0")
+
+
+def test_known_and_quite_different_names_go_through() -> None:
+    """Every package of the catalogue is known, and a name that resembles none is nobody's misspelling."""
+    for name in (*catalogue().known, "quite-another-thing"):
+        if name not in PAIR:
+            assert name in "".join(parse_environments([f"newest {name}==1.0"])[0].requirements)
 
 
 def test_the_catalogue_says_what_it_holds() -> None:
