@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
+import typer.core
 
 from mlmrepro.cli import drift, gate, guide
 from mlmrepro.cli.laws import faults, laws
@@ -21,8 +22,23 @@ from mlmrepro.errors import UserError, causes, first_line
 
 __all__ = ["app", "main"]
 
+
+
+class _Group(typer.core.TyperGroup):
+    """The commands; what is wrong in their arguments is said without the credentials that these may hold."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):  # a usage error of click, or typer's own
+                error.message = without_credentials(message)  # type: ignore[attr-defined]
+            raise
+
+
 app = typer.Typer(
     name="mlmrepro",
+    cls=_Group,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

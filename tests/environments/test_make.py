@@ -8,13 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 import mlmrepro
-from mlmrepro.environments.children import Stopped
+from mlmrepro.compare.drift import Drift
+from mlmrepro.config import golden_directory
+from mlmrepro.environments import make
+from mlmrepro.environments.children import Stopped, run_child
 from mlmrepro.environments.make import (
     Unmade,
     code_folder,
@@ -24,7 +28,9 @@ from mlmrepro.environments.make import (
     make_environment,
     reason,
 )
+from mlmrepro.environments.matrix import run_matrix
 from mlmrepro.environments.spec import Environment, catalogue
+from mlmrepro.report.html import write_html
 
 OLD = Environment("old", ("transformers==1.0", "datasets==1.0"))
 MIXED = Environment("mixed", ("transformers==1.0", "datasets==2.0"))
@@ -75,6 +81,78 @@ def test_a_failed_installation_says_why_in_one_line(index: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("http://user:se/cret77@127.0.0.1:1/simple", "what follows the colon is not a port"),
+        ("http://user:secret77@[::1/simple", "its brackets do not match"),
+        ("htp:/user:secret77@127.0.0.1/simple", "it does not begin with https://"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_malformed_index_is_a_row_without_its_password(
+    value: str, problem: str, in_file: bool, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row names the variable and what is wrong; no file of the run, nor of the cache, holds the password."""
+    monkeypatch.setattr(make, "run_child", venv_without_pip)
+    monkeypatch.delenv("PIP_NO_INDEX")
+    if in_file:
+        (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {value}\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    else:
+        monkeypatch.setenv("PIP_INDEX_URL", value)
+    (outcome,) = run_matrix([OLD], tmp_path / "runs", cache=tmp_path / "cache")
+    where = " (from pip's configuration file)" if in_file else ""
+    assert outcome.problem.startswith(f"PIP_INDEX_URL{where} is not a valid address: {problem}")
+    assert "PIP_INDEX_URL" in Path(outcome.log).read_text()
+    write_html(Drift([outcome], golden_directory()), tmp_path / "runs" / "report.html")
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "pip.conf"]
+    assert {"report.html", "matrix.json", "old.log"} <= {path.name for path in files}
+    assert [path for path in files if b"cret77" in path.read_bytes()] == []
+
+
+def venv_without_pip(command: Sequence[str], *_: object, **__: object) -> int:
+    """Stand for `python -m venv`: pip's configuration is read with the Python of the tests, which has pip."""
+    assert "install" not in command, "an address that is malformed never reaches the installation"
+    python = Path(command[-1]) / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    return 0
+
+
+def test_the_output_of_a_child_is_cleaned_before_it_is_written(tmp_path: Path) -> None:
+    """Each line reaches the disk without the secrets of the variables, in the command, in the output and in errors."""
+    code = (
+        "import os, sys, pathlib; print('index', os.environ['PIP_INDEX_URL'], flush=True)\n"
+        "os.write(2, b'\\xff hunter22 https://a:other@b/\\n'); os.write(1, b'no end of line hunter22')"
+    )
+    log = tmp_path / "log"
+    env = {**os.environ, "PIP_INDEX_URL": "https://user:hunter22@example.org/simple"}
+    command = [sys.executable, "-c", code, "http://user:hunter22@x/"]
+    assert run_child(command, log, env=env, timeout=60, stop=threading.Event()) == 0
+    written = log.read_bytes()
+    assert b"hunter22" not in written
+    assert b"index https://***@example.org/simple\n" in written
+    assert b"\xff *** https://***@b/\nno end of line ***" in written
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    """Neither a missing folder nor a full disk passes for an output that was empty."""
+    stop = threading.Event()
+    with pytest.raises(FileNotFoundError):
+        run_child([sys.executable, "-c", ""], tmp_path / "no" / "log", env=os.environ, timeout=60, stop=stop)
+    if Path("/dev/full").exists():
+        with pytest.raises(OSError, match="No space left"):
+            run_child([sys.executable, "-c", "print(1)"], Path("/dev/full"), env=os.environ, timeout=60, stop=stop)
+
+
+def test_an_extra_that_does_not_exist_is_no_environment(index: Path, tmp_path: Path) -> None:
+    """Pip only warns about it; what was asked for and is not there must not be measured."""
+    asked = Environment("extra", ("transformers[nothing]==1.0", "datasets==1.0"))
+    with pytest.raises(Unmade, match=r"transformers 1\.0 does not provide the extra 'nothing'"):
+        make_environment(asked, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("output", "said"),
     [
         (
@@ -101,6 +179,19 @@ def test_a_failed_installation_says_why_in_one_line(index: Path, tmp_path: Path)
             "$ python -m venv\nThe virtual environment was not created successfully because ensurepip is not\n"
             "available.  On Debian/Ubuntu systems, you need to install\n",
             "The virtual environment was not created successfully because ensurepip is not",
+        ),
+        (
+            "ERROR: Exception:\nTraceback (most recent call last):\n  File x\nValueError: Port could not be cast\n",
+            "pip crashed: ValueError: Port could not be cast",
+        ),
+        (
+            "  error: subprocess-exited-with-error\n\n  × Building wheel for x did not run successfully.\n"
+            "  │ exit code: 1\n  ╰─> [2 lines of output]\n      boom\n\n  note: This error originates from a subprocess\n",
+            "Building wheel for x did not run successfully.",
+        ),
+        (
+            "WARNING: 401 Error, Credentials not correct for https://x\nERROR: No matching distribution found for x\n",
+            "No matching distribution found for x (the package index refused the credentials)",
         ),
         ("$ python\n/x/python: No module named venv\n", "/x/python: No module named venv"),
         ("$ python\n", "no output"),
