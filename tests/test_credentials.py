@@ -39,7 +39,7 @@ from mlmrepro.report.ci import write_junit
     ],
 )
 def test_an_address_loses_its_credentials_and_nothing_else(text: str, shown: str) -> None:
-    """User, password and token go; the host, the path and the words around stay, also where the address is malformed."""
+    """User, password and token go; the host, the path and the words around stay, malformed or not."""
     assert without_credentials(text, {}) == shown
 
 
@@ -76,7 +76,9 @@ FORMS = (
 
 
 @given(SECRETS, st.sampled_from(NAMES), st.sampled_from(FORMS), st.text(), st.text())
-def test_no_secret_of_a_variable_survives_in_any_text(secret: str, name: str, form: str, before: str, after: str) -> None:
+def test_no_secret_of_a_variable_survives_in_any_text(
+    secret: str, name: str, form: str, before: str, after: str
+) -> None:
     """It is found wherever it stands, as it is or percent-encoded, and not only in an address."""
     assume(secret.strip() and secret not in before + after and HIDDEN not in before + after)
     for given_as in (secret, quote(secret, safe="")):
@@ -95,7 +97,8 @@ def test_a_secret_that_nobody_knows_goes_with_its_address(secret: str, start: st
 def test_pieces_of_a_torn_password_go_too() -> None:
     """Libraries that complain about a malformed address quote the piece that they took for the port."""
     for password in ("se/cret", "se#cret", "se?cret", "se cret", "se\ncret", "12/cret"):
-        text = without_credentials("cast to integer value as 'se' or '12' cret", {"PIP_INDEX_URL": f"http://user:{password}@h/"})
+        variables = {"PIP_INDEX_URL": f"http://user:{password}@h/"}
+        text = without_credentials("cast to integer value as 'se' or '12' cret", variables)
         assert "cret" not in text
         assert "'se'" not in text or password.startswith("12")
         assert "'12'" not in text or not password.startswith("12")

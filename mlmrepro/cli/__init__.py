@@ -31,7 +31,8 @@ class _Group(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if isinstance(message := getattr(error, "message", None), str):  # a usage error of click, or typer's own
+            message = getattr(error, "message", None)  # of a usage error, whose class depends on the version of typer
+            if isinstance(message, str):
                 error.message = without_credentials(message)  # type: ignore[attr-defined]
             raise
 

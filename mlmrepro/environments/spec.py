@@ -158,8 +158,8 @@ def _parse(text: str) -> list[Environment]:
 
 
 def _items(text: str) -> Iterator[str]:
-    """Yield the words and requirements of a text, which commas and blanks separate; refuse what is neither."""
-    text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # blanks around an operator are common
+    """Yield the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
+    text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # spaces around an operator are common
     if conditional := re.search(r"([^\s,;@/]*[=<>~!][^\s,;@/]*)\s*;", text):
         raise UserError(
             f"{conditional[1]!r} has a condition after it",
@@ -173,8 +173,10 @@ def _items(text: str) -> Iterator[str]:
             raise UserError(f"{option[0]} is an option of pip, not a requirement", remedy=_instead_of(option[0]))
         if re.search(r"[@/\\]|\.(whl|gz|zip)$", item) or item in (".", ".."):
             problem = f"{reference[1]}@... names an address" if reference else "a file or an address is given"
-            remedy = "write PACKAGE==VERSION; pip looks for it in PIP_FIND_LINKS (a folder of wheels) and PIP_INDEX_URL"
-            raise UserError(f"{problem}, not a version", remedy=remedy)
+            raise UserError(
+                f"{problem}, not a version",
+                remedy="write PACKAGE==VERSION; pip looks in PIP_INDEX_URL and PIP_FIND_LINKS (a folder of wheels)",
+            )
         yield item
 
 
@@ -183,7 +185,7 @@ def _instead_of(option: str) -> str:
     name = {"-i": "--index-url", "-f": "--find-links"}.get(option, option)
     if name in ("-r", "--requirement", "-c", "--constraint"):
         return "leave it out, and name the packages here as PACKAGE==VERSION"
-    if name in ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host", "--proxy", "--cert"):
+    if name[2:] in ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert"):
         variable = f"PIP_{name[2:].upper().replace('-', '_')}"
         return f"leave it out; set the variable {variable}, or {name[2:]} in pip.conf"
     return "leave it out; what pip takes from where is set by its variables, such as PIP_INDEX_URL, or in pip.conf"
@@ -243,7 +245,8 @@ def _exact(item: str) -> Requirement:
     except InvalidVersion:
         exact = ""
     if operator not in ("==", "===") or not exact:
-        raise UserError(f"{item!r} is not an exact version", remedy=f"write {whole}=={_suggested(name, operator, version)}")
+        suggested = _suggested(name, operator, version)
+        raise UserError(f"{item!r} is not an exact version", remedy=f"write {whole}=={suggested}")
     try:
         requirement = Requirement(f"{name}{bracket}{extras}=={exact}")
     except InvalidRequirement as error:

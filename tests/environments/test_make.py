@@ -186,7 +186,7 @@ def test_an_extra_that_does_not_exist_is_no_environment(index: Path, tmp_path: P
         ),
         (
             "  error: subprocess-exited-with-error\n\n  × Building wheel for x did not run successfully.\n"
-            "  │ exit code: 1\n  ╰─> [2 lines of output]\n      boom\n\n  note: This error originates from a subprocess\n",
+            "  │ exit code: 1\n  ╰─> [2 lines of output]\n      boom\n\n  note: This error originates from it\n",
             "Building wheel for x did not run successfully.",
         ),
         (
