@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import mlmrepro
+
 from .installed import has, needs
 
 HERE = Path(__file__).parent
@@ -44,10 +46,15 @@ def timed_names(tree: ast.AST) -> set[str]:
             match node:
                 case ast.Assign(targets=targets, value=value) if is_time(value, found):
                     found |= {name for target in targets for n in ast.walk(target) if (name := name_of(n))}
-                case (ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value)
-                      | ast.AugAssign(target=target, value=value)) if is_time(value, found):
+                case (
+                    ast.AnnAssign(target=target, value=ast.expr() as value)
+                    | ast.NamedExpr(target=target, value=value)
+                    | ast.AugAssign(target=target, value=value)
+                ) if is_time(value, found):
                     found.add(name_of(target))
-                case ast.Call(func=ast.Attribute(value=kept, attr="append" | "add"), args=[value]) if is_time(value, found):
+                case ast.Call(func=ast.Attribute(value=kept, attr="append" | "add"), args=[value]) if is_time(
+                    value, found
+                ):
                     found.add(name_of(kept))
                 case ast.Return(value=ast.expr() as value) if is_time(value, found):
                     found |= {f.name for f in ast.walk(tree) if isinstance(f, FUNCTION) and node in ast.walk(f)}
@@ -154,3 +161,30 @@ def test_a_skip_is_seen() -> None:
     assert not has("pytest>=8,<8")
     assert needs("pytest>=8", "x").args == (False,)
     assert needs("pytest<8", "older").kwargs["reason"] == "older; runs with pytest<8"
+
+
+def quick_modules() -> list[Path]:
+    return [path for path in FILES if is_quick(path.read_text(encoding="utf-8"))]
+
+
+def is_quick(source: str) -> bool:
+    """Whether a module or one of its tests is marked as quick."""
+    marks = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and n.attr == "quick")
+    return any(ast.unparse(mark) == "pytest.mark.quick" for mark in marks)
+
+
+def test_every_room_has_a_quick_test() -> None:
+    """`pytest -m quick` runs something of each folder of tests, and of each folder of the package."""
+    folders = {path.parent.relative_to(HERE) for path in FILES if path.name.startswith("test_")}
+    quick = quick_modules()
+    assert folders - {path.parent.relative_to(HERE) for path in quick} == {Path("third_party")}
+    sources = "".join(path.read_text(encoding="utf-8") for path in quick)
+    rooms = {path.parent.name for path in Path(mlmrepro.__file__).parent.glob("*/__init__.py")}
+    assert {room for room in rooms if not re.search(rf"from mlmrepro(\.| import .*\b){room}\b", sources)} == set()
+
+
+def test_a_quick_module_is_told_from_another() -> None:
+    """By its mark, on the module or on one test; a word in a text is no mark."""
+    assert is_quick("pytestmark = pytest.mark.quick")
+    assert is_quick("@pytest.mark.quick\ndef test_x(): ...")
+    assert not is_quick("'pytest.mark.quick'\nquick = mark.slow")

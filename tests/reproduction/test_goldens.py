@@ -46,6 +46,7 @@ def test_every_probe_looked_at_something(golden_record: RunRecord) -> None:
     assert twins == set(STAGES) - {"dataset"}
 
 
+@pytest.mark.quick
 def test_the_goldens_are_sound() -> None:
     """Every golden has its provenance, links that are addresses, and one variant for the versions it was made with."""
     paths = sorted(GOLDENS.glob("*.json"))
