@@ -55,6 +55,7 @@ def _copy(tmp_path: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.quick
 def test_fill_mask_prints_both_ways_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     """`fill-mask` works on the embedded checkpoint and shows as many rows as asked for."""
     with pytest.raises(SystemExit) as exit_:

@@ -11,6 +11,8 @@ import pytest
 from mlmrepro.config import DEFAULT, PROFILES, GuideConfig, parse_setting, resolve
 from mlmrepro.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 # As they stand in the guide's code blocks.
 LITERALS = {
     "dataset": "eli5",

@@ -14,6 +14,8 @@ from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 from mlmrepro.record import Lane, RunRecord, write_unfinished
 
+pytestmark = pytest.mark.quick
+
 
 def a_record() -> RunRecord:
     record = RunRecord({"python": "3"}, {"profile": "embedded"})

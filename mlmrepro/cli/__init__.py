@@ -23,7 +23,6 @@ from mlmrepro.errors import UserError, causes, first_line
 __all__ = ["app", "main"]
 
 
-
 class _Group(typer.core.TyperGroup):
     """The commands; what is wrong in their arguments is said without the credentials that these may hold."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from mlmrepro.config import EMBEDDED
+from mlmrepro.laws.run import run_laws, sample
 from mlmrepro.scoring.documents import read_text
 from mlmrepro.scoring.plan import token_plan
 from mlmrepro.scoring.scorer import Scorer
@@ -71,3 +74,21 @@ def test_bfloat16_on_a_gpu(benchmark: Any) -> None:
     benchmark.extra_info["times_as_fast_as_float32"] = ratio
     scores = benchmark.pedantic(lambda: half.score(plan, encoded), rounds=1)
     assert abs(scores.mean_loss - full.score(plan, encoded).mean_loss) < 0.01
+
+
+def test_all_laws(benchmark: Any) -> None:
+    """The laws of the embedded checkpoint take a minute at most on two cores, and each ten seconds."""
+    torch.set_num_threads(2)
+    results = benchmark.pedantic(lambda: run_laws(str(EMBEDDED / "checkpoint"), sample("embedded")), rounds=1)
+    seconds = {result.name: result.seconds for result in results}
+    benchmark.extra_info["seconds"] = seconds
+    print(f"\n{sum(seconds.values()):.1f} s, the longest {max(seconds.values()):.1f} s")
+    assert sum(seconds.values()) < 60
+    assert max(seconds.values()) < 10
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import mlmrepro"], ["-m", "mlmrepro", "--help"]], ids=["import", "help"])
+def test_import_and_help(arguments: list[str], tmp_path: Path, benchmark: Any) -> None:
+    """How long a person waits for `import mlmrepro` and `mlmrepro --help`: about 0.2 s, nothing is asserted."""
+    command = [sys.executable, *arguments]
+    benchmark.pedantic(lambda: subprocess.run(command, cwd=tmp_path, capture_output=True, check=True), rounds=5)

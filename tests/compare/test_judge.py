@@ -15,6 +15,8 @@ from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.errors import UserError
 from mlmrepro.record import STAGES, Lane, Part, RunRecord
 
+pytestmark = pytest.mark.quick
+
 OLD, NEW = {"transformers": "4.41.2"}, {"transformers": "5.1.0"}
 NATS = Tolerance("nats", atol=0.1, reason="test")
 EAGER = Variant("eager", ("transformers<4.48",), "sdpa became the default", "https://x/1")

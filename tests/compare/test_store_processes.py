@@ -49,10 +49,11 @@ def test_a_killed_writer_leaves_a_whole_golden(tmp_path: Path) -> None:
         with writer(folder, 1, 10**6) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            moment = time.monotonic() + moments.uniform(0.02, 0.15)
-            try:
-                while time.monotonic() < moment:
+            moment, value = time.monotonic() + moments.uniform(0.02, 0.15), 0
+            try:  # a slow writer is left until it has written once
+                while time.monotonic() < moment or (not value and process.poll() is None):
                     assert len(values(folder)["x"]) == LENGTH
+                    value = values(folder)["x"][0]
             finally:
                 process.kill()
         (value,) = set(values(folder)["x"])

@@ -13,6 +13,8 @@ from datasets import load_dataset
 
 from mlmrepro.config import EMBEDDED, GuideConfig
 
+pytestmark = pytest.mark.quick
+
 PATH = EMBEDDED / "data" / "askscience.jsonl"
 
 # The example that the guide prints, field by field.

@@ -123,6 +123,7 @@ def test_a_diverging_pretraining_stops(tmp_path: Path) -> None:
     assert not (work / "checkpoint").exists()
 
 
+@pytest.mark.quick
 def test_corruption_follows_its_phase() -> None:
     """Selection and shares are those of the phase, and special ids are never selected."""
     phase = phases.Phase("test", 1, 100, 1, 0.2, 0.8, 0.1)
@@ -137,6 +138,7 @@ def test_corruption_follows_its_phase() -> None:
     assert float((inputs[selected] == labels[selected]).float().mean()) == pytest.approx(0.1 + 0.1 / 96, abs=0.01)
 
 
+@pytest.mark.quick
 def test_positive_pmi_is_that_of_the_definition() -> None:
     """On a short sequence the matrix equals the definition, written out."""
     tokens = np.array([0, 1, 2, 0, 1, 0, 2], dtype=np.uint16)

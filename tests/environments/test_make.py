@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -213,10 +212,8 @@ def test_a_lock_that_another_holds_is_waited_for_until_stopped(tmp_path: Path) -
     stop = threading.Event()
     with FileLock(tmp_path / f"old-{fingerprint(OLD)}.lock"):
         threading.Timer(0.2, stop.set).start()
-        started = time.monotonic()
-        with pytest.raises(Stopped):
+        with pytest.raises(Stopped):  # and not after the lock: until here the other one holds it
             make_environment(OLD, tmp_path, stop=stop)
-    assert time.monotonic() - started < 5
 
 
 def test_pip_keeps_its_index_and_loses_what_changes_the_installation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from packaging.version import Version
 from mlmrepro.environments.spec import HERE, PAIR, Environment, catalogue, find_python, parse_environments
 from mlmrepro.errors import UserError
 
+pytestmark = pytest.mark.quick
+
 RUNNING = "{}.{}".format(*sys.version_info[:2])
 OTHER = "3.12" if RUNNING != "3.12" else "3.13"
 

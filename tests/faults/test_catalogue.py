@@ -21,6 +21,8 @@ from mlmrepro.faults.fault import Fault, Severity, all_faults, fault, graded
 from mlmrepro.guide import blocks
 from mlmrepro.record import STAGES
 
+pytestmark = pytest.mark.quick
+
 CHECKPOINT = EMBEDDED / "checkpoint"
 
 

@@ -18,6 +18,8 @@ from mlmrepro.gate.paired import cautions, paired_units
 from mlmrepro.gate.result import Answer, CheckResult
 from mlmrepro.scores import Scores
 
+pytestmark = pytest.mark.quick
+
 DOCUMENTS, UNITS = 20, 40
 TEXT = [DocumentText(f"doc {i}", "sea" if i % 2 else "law", [f"w{j}" for j in range(UNITS)]) for i in range(DOCUMENTS)]
 MARGIN = math.log(1.01)

@@ -16,6 +16,8 @@ from mlmrepro.errors import UserError
 from mlmrepro.gate.paired import FEW_DOCUMENTS, cautions, detectable, p_value, paired, paired_units
 from mlmrepro.gate.result import Paired
 
+pytestmark = pytest.mark.quick
+
 IN_THE_UNIT = ("difference", "standard_error", "low", "high", "smallest_effect")
 few = settings(max_examples=25)
 

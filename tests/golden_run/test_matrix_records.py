@@ -57,6 +57,7 @@ def test_every_environment_of_the_catalogue_has_its_record() -> None:
     assert {outcome.name for outcome in OUTCOMES} == names
 
 
+@pytest.mark.quick
 def test_everything_that_differs_is_declared() -> None:
     """The gate is open, every step's changes are expected ones, each with a reason, a link and its package."""
     drift = Drift(OUTCOMES, GOLDENS)

@@ -97,6 +97,7 @@ def test_a_probe_that_raises_is_written_down_and_draws_nothing(tmp_path: Path) -
     assert lanes["beside.b.gone"] == lanes["beside.b.loss"] == (Lane.APPROXIMATE, "nats")
 
 
+@pytest.mark.quick
 def test_the_toy_model_depends_on_nothing_but_its_sizes() -> None:
     """Two of them are equal, its loss is finite and falls when it is trained, and its rows know who was asked."""
     first, second = Toy(50), Toy(50)

@@ -14,6 +14,8 @@ from mlmrepro.config import EMBEDDED, GuideConfig
 from mlmrepro.errors import UserError, causes
 from mlmrepro.guide import dataset, train
 
+pytestmark = pytest.mark.quick
+
 
 def test_training_arguments_are_the_guides(tmp_path: Path) -> None:
     """Each literal of the guide's TrainingArguments, and Trainer's seed, arrives under its own name."""

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -20,7 +19,6 @@ from transformers import (
     BertForMaskedLM,
     PreTrainedTokenizerFast,
 )
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from mlmrepro.config import EMBEDDED
 from mlmrepro.laws.law import all_laws
@@ -28,6 +26,7 @@ from mlmrepro.laws.result import LawResult, LawVerdict
 from mlmrepro.laws.run import run_law
 from mlmrepro.laws.subject import Subject
 
+from ..installed import has, needs_model_type
 from ..scoring import tiny
 from ..scoring.test_architectures import ALL, WORDS
 
@@ -51,6 +50,15 @@ def measure(name: str, held: Subject, transformers: str | None = None) -> LawRes
     """Measure one law, as if this version of transformers were installed."""
     (law,) = (each for each in all_laws() if each.name == name)
     return run_law(law, held, versions={"transformers": transformers} if transformers else None)
+
+
+def assert_known_since(requirement: str, name: str, held: Subject) -> None:
+    """Assert that versions with the breach declare it, as they may and older ones may not, and that older ones hold."""
+    if has(requirement):
+        assert measure(name, held).verdict is LawVerdict.KNOWN
+        assert measure(name, held, "4.41.2").verdict is LawVerdict.BROKEN
+    else:
+        assert measure(name, held).verdict is LawVerdict.HOLDS
 
 
 def names(group: str) -> list[str]:
@@ -180,8 +188,7 @@ TEXTS = tuple(
 def small(folder: Path, name: str = "RoBERTa") -> Subject:
     """Return a random checkpoint of this architecture, wide enough that every token matters to every other."""
     kind, settings = ALL[name]
-    if kind not in CONFIG_MAPPING_NAMES:
-        pytest.skip(f"this version of transformers has no {kind}")
+    needs_model_type(kind)
     tokenizer = tiny.word_level(WORDS)
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
     size = {"n_words" if kind == "xlm" else "vocab_size": len(tokenizer)}

@@ -159,12 +159,7 @@ def test_an_untied_model_is_untied(small: Subject, tmp_path: Path) -> None:
 
 def test_luke_is_known_to_lose_its_tie(tmp_path: Path) -> None:
     """Its head stands alone since 5.0: known there, a breach anywhere else."""
-    luke = held.small(tmp_path, "LUKE")
-    now = held.measure("tied_weights", luke)
-    if now.verdict is LawVerdict.HOLDS:
-        pytest.skip("this version is before or after the breach")
-    assert now.verdict is LawVerdict.KNOWN
-    assert held.measure("tied_weights", luke, "4.57.6").verdict is LawVerdict.BROKEN
+    held.assert_known_since("transformers>=5.0", "tied_weights", held.small(tmp_path, "LUKE"))
 
 
 def _same_layers(tensors: dict[str, torch.Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""All laws on the checkpoint that the package ships: they hold, they are quick, and they leave the process alone."""
+"""All laws on the checkpoint that the package ships: they hold, and they leave the process alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from mlmrepro.laws.result import LawResult, LawVerdict
 from mlmrepro.laws.run import run_laws, sample
 
 from . import held
-
-ALL_SECONDS, ONE_SECONDS = 60.0, 10.0  # on two cores; measured: 10 and 1.5
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +40,6 @@ def test_the_laws_hold(group: str, results: list[LawResult]) -> None:
     assert {result.name for result in own} == set(held.names(group))
     assert all(result.link for result in own if result.verdict is LawVerdict.KNOWN)
     assert any(result.verdict is LawVerdict.HOLDS for result in own)
-
-
-def test_they_are_quick(results: list[LawResult]) -> None:
-    """All of them take a minute at most, and each ten seconds."""
-    assert sum(result.seconds for result in results) < ALL_SECONDS
-    assert {result.name: result.seconds for result in results if result.seconds > ONE_SECONDS} == {}
 
 
 def test_a_checkpoint_of_which_a_layer_is_not_read_breaks_one(tmp_path: Path) -> None:

@@ -156,17 +156,17 @@ def test_a_layer_that_is_skipped_has_no_say(small: Subject, tmp_path: Path) -> N
     assert frozen.value == "lm_head.dense.weight, lm_head.dense.bias"
 
 
-def test_a_kernel_of_another_scale_is_seen(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_of_another_scale_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One part in a hundred on the scores of attention, in one of the two kernels."""
-    if not small.model._supports_sdpa:
-        pytest.skip("this version of transformers has no SDPA kernel of RoBERTa's")
+    bert = held.small(tmp_path, "BERT")  # RoBERTa has one kernel only before transformers 4.45
+    assert held.measure("kernels", bert).verdict is LawVerdict.HOLDS
     original = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
         torch.nn.functional,
         "scaled_dot_product_attention",
         lambda query, *args, **kwargs: original(query * 1.01, *args, **kwargs),
     )
-    assert held.measure("kernels", small).verdict is LawVerdict.BROKEN
+    assert held.measure("kernels", bert).verdict is LawVerdict.BROKEN
 
 
 def test_a_scorer_that_reads_other_positions_is_seen(small: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,9 +276,4 @@ def test_a_model_in_half_precision_is_measured_in_float32(small: Subject, tmp_pa
 
 def test_esm_with_absolute_positions_loses_them(tmp_path: Path) -> None:
     """Its model passes embeddings by their positions since 4.56: known there, a breach anywhere else."""
-    esm = held.small(tmp_path, "ESM absolute")
-    now = held.measure("inputs_embeds", esm)
-    if now.verdict is LawVerdict.HOLDS:
-        pytest.skip("this version is before or after the breach")
-    assert now.verdict is LawVerdict.KNOWN
-    assert held.measure("inputs_embeds", esm, "4.55.4").verdict is LawVerdict.BROKEN
+    held.assert_known_since("transformers>=4.56", "inputs_embeds", held.small(tmp_path, "ESM absolute"))

@@ -22,6 +22,8 @@ from mlmrepro.laws.result import LawResult, LawVerdict, Measured
 from mlmrepro.laws.run import Known, choose, known_breaches, run_law, run_laws, sample
 from mlmrepro.laws.subject import Subject
 
+pytestmark = pytest.mark.quick
+
 EMBEDDED_CHECKPOINT = str(EMBEDDED / "checkpoint")
 VERSIONS = {"transformers": "5.23.0"}
 

@@ -151,6 +151,7 @@ def test_half_a_check_is_a_usage_error(pytester: pytest.Pytester, arguments: lis
     result.stderr.fnmatch_lines([f"ERROR: {message}"])
 
 
+@pytest.mark.quick
 def test_checks_pair_up() -> None:
     """The n-th checkpoint has the n-th baseline, one serves all, and no two tests have one name."""
     assert [(c.checkpoint, c.baseline) for c in checks_of(["a", "b"], ["x", "y"])] == [("a", "x"), ("b", "y")]

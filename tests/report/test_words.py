@@ -24,6 +24,8 @@ from mlmrepro.report.words import (
     value,
 )
 
+pytestmark = pytest.mark.quick
+
 
 def finding(*found: Difference, name: str = "step_losses", verdict: Verdict = Verdict.REGRESSION) -> Finding:
     return Finding("loss", name, verdict, found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from mlmrepro.compare.golden import lint
 from mlmrepro.config import golden_directory
 from mlmrepro.golden_run.run import SPLIT
 from mlmrepro.record import STAGES, Part, RunRecord
+
+from ..waiting import until
 
 GOLDENS = golden_directory()
 
@@ -45,6 +46,7 @@ def test_every_probe_looked_at_something(golden_record: RunRecord) -> None:
     assert twins == set(STAGES) - {"dataset"}
 
 
+@pytest.mark.quick
 def test_the_goldens_are_sound() -> None:
     """Every golden has its provenance, links that are addresses, and one variant for the versions it was made with."""
     paths = sorted(GOLDENS.glob("*.json"))
@@ -75,11 +77,9 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(golden_record: RunRecord, t
     """A process killed in its second epoch and resumed gives, value for value, the record of another process."""
     command = [sys.executable, "-m", "mlmrepro", "reproduce", "--output-dir", "run", "--set", f"split={SPLIT[1]}"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("run/model/checkpoint-*/step_losses.json")):
-            assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
-            assert time.monotonic() < deadline, "no checkpoint after two minutes"
-            time.sleep(0.05)
+        saved = "run/model/checkpoint-*/step_losses.json"
+        until(lambda: list(tmp_path.glob(saved)) or process.poll() is not None)
+        assert process.poll() is None, process.stderr.read().decode()  # type: ignore[union-attr]
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "run" / "record.json").exists()
     subprocess.run([*command, "--resume"], cwd=tmp_path, check=True, capture_output=True)

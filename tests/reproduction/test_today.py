@@ -9,14 +9,12 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import load_dataset
-from packaging.specifiers import SpecifierSet
 from tokenizers.processors import TemplateProcessing
 from torch.utils.data import DataLoader
 from transformers import (
@@ -38,6 +36,8 @@ from mlmrepro.config import EMBEDDED
 from mlmrepro.golden_run.beside.model import batch, small_model
 from mlmrepro.laws.two_processes import in_two_processes
 
+from ..installed import needs
+
 CHECKPOINT = str(EMBEDDED / "checkpoint")
 TEXT = "The Milky Way is a spiral galaxy and the Sun is one of its many stars"
 
@@ -48,12 +48,8 @@ SMALL: dict[str, Any] = {
 
 
 def since(requirement: str) -> pytest.MarkDecorator:
-    """Skip where the installed version is another one than the finding speaks of."""
-    package, _, bound = requirement.partition(">=")
-    here = version(package)
-    return pytest.mark.skipif(
-        not SpecifierSet(f">={bound}").contains(here), reason=f"speaks of {requirement}; this is {here}"
-    )
+    """Skip where the installed version is older than the finding."""
+    return needs(requirement, "the finding is newer than the installed version")
 
 
 def tokenizer() -> Any:

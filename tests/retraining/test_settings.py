@@ -11,6 +11,8 @@ import pytest
 from mlmrepro.errors import UserError
 from mlmrepro.retraining.settings import Settings
 
+pytestmark = pytest.mark.quick
+
 
 def project(folder: Path, table: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from mlmrepro.scoring.losses import write_losses
 
 from . import tiny
 
+pytestmark = pytest.mark.quick
+
 
 def scores(loss: list[float], token: list[int]) -> Scores:
     units = len(loss)
