@@ -208,7 +208,7 @@ class GoldenStore:
         collected = provenance.collect()
         if self.settings:
             return collected | self.settings
-        return {name: content for name, content in collected.items() if name not in ("commit", "guide")}
+        return {name: content for name, content in collected.items() if name not in ("commit", "source", "guide")}
 
     def _delete(self, key: str) -> None:
         path = self.path(key)
