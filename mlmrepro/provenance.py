@@ -122,7 +122,7 @@ def clean_commit() -> str:
     if commit is None:
         raise UserError(
             "the commit of this mlmrepro is unknown: it runs outside of a checkout, or was built from another state",
-            remedy=f"run it in a checkout, or set {CHECKOUT} to the checkout that it was built from, and build it again",
+            remedy=f"run it in a checkout, or build it from the checkout that {CHECKOUT} names",
         )
     if commit["dirty"]:
         raise UserError(

@@ -47,7 +47,8 @@ def lint_all(places: list[Path]) -> tuple[list[str], dict[str, int], list[Path]]
         kinds = {path: kind_of(path) for path in paths}
         if not any(kinds.values()):
             raise UserError(
-                f"{place} holds no golden, record or table", remedy="give a file or folder that holds one, such as golden"
+                f"{place} holds no golden, record or table",
+                remedy="give one that does, such as golden",
             )
         for path, kind in kinds.items():
             if kind:
