@@ -212,8 +212,8 @@ def lint(
     for problem in problems:
         print(problem)
     looked = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
-    left = f"; {len(others)} other JSON files were not checked" if others else ""
-    print(f"{looked}: {f'{len(problems)} problems' if problems else 'nothing is wrong'}{left}")
+    found = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "nothing is wrong"
+    print(f"{looked}: {found}" + (f"; not checked: {len(others)} other JSON" if others else ""))
     raise typer.Exit(int(bool(problems)))
 
 

@@ -9,7 +9,6 @@ row has in common: a change there would make the whole table stale each time.
 from __future__ import annotations
 
 import ast
-import copy
 import hashlib
 import json
 import re
@@ -58,7 +57,7 @@ class Sources:
     def __init__(self, package: Path | None = None) -> None:
         self.package = package or Path(__file__).resolve().parents[1]
         self._modules: dict[str, _Module | None] = {}
-        self._normal: dict[int, tuple[ast.AST, str]] = {}  # by the node's identity: each without what does not decide
+        self._digests: dict[int, str] = {}  # by the node's identity
         self.digest = cache(self._reached)
         self.whole = cache(self._whole)
 
@@ -73,14 +72,13 @@ class Sources:
     def _whole(self, module: str) -> str:
         """Return the digest of a module's own definitions, "" where there is no such module."""
         read = self._module(module)
-        return _digest(sorted((n, self._own(node)[1]) for n, node in read.definitions.items())) if read else ""
+        return _digest(sorted((n, self._own(node)) for n, node in read.definitions.items())) if read else ""
 
-    def _own(self, node: ast.stmt) -> tuple[ast.AST, str]:
-        """Return a definition without what does not decide a result, and the digest of that alone."""
-        if id(node) not in self._normal:
-            stripped = _stripped(node)
-            self._normal[id(node)] = stripped, _digest(_dumped(stripped))
-        return self._normal[id(node)]
+    def _own(self, node: ast.stmt) -> str:
+        """Return the digest of a definition alone."""
+        if id(node) not in self._digests:
+            self._digests[id(node)] = _digest(_dumped(node))
+        return self._digests[id(node)]
 
     @cached_property
     def laws(self) -> dict[str, str]:
@@ -121,7 +119,8 @@ class Sources:
         read = self._module(module)
         if read is None or name not in read.definitions:
             return False
-        node, reached[module, name] = self._own(read.definitions[name])
+        node = read.definitions[name]
+        reached[module, name] = self._own(node)
         own = dict(read.imports)
         for each in ast.walk(node):
             if isinstance(each, ast.ImportFrom):
@@ -144,7 +143,7 @@ class Sources:
 
 def _read(path: Path) -> _Module:
     module = _Module()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in _Stripper().visit(ast.parse(path.read_text(encoding="utf-8"))).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.definitions[node.name] = node
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -168,6 +167,8 @@ def _imported(node: ast.ImportFrom) -> dict[str, tuple[str, str]]:
 
 def _called(decorator: ast.expr) -> str:
     function = decorator.func if isinstance(decorator, ast.Call) else decorator
+    if isinstance(function, ast.Constant):  # as _Stripper leaves it
+        return str(function.value)
     return function.id if isinstance(function, ast.Name) else ""
 
 
@@ -200,10 +201,6 @@ class _Stripper(ast.NodeTransformer):
             if isinstance(each, ast.Call) and _called(each) in ("law", "probe"):
                 each.func = ast.Constant(_called(each))
         node.decorator_list = kept
-
-
-def _stripped(node: ast.stmt) -> ast.AST:
-    return _Stripper().visit(copy.deepcopy(node))
 
 
 def _dumped(node: Any) -> Any:
@@ -289,7 +286,7 @@ def functions(sources: Sources, module: str) -> dict[str, str]:
     for name, node in (read.definitions if read else {}).items():
         if isinstance(node, ast.ClassDef):
             methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
-            found |= {f"{name}.{each.name}": _digest(_dumped(_stripped(each))) for each in methods}
+            found |= {f"{name}.{each.name}": _digest(_dumped(each)) for each in methods}
         elif isinstance(node, ast.FunctionDef):
-            found[name] = _digest(_dumped(_stripped(node)))
+            found[name] = _digest(_dumped(node))
     return found
