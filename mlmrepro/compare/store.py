@@ -193,12 +193,14 @@ class GoldenStore:
                     raise
             before = _content(golden)
             yield golden
-            if not damaged and _content(golden) == before:
+            # The header says where all entries come from; one that is written beside others takes theirs.
+            whole = all((key, name) in self._written for name in golden.entries)
+            header = self._header() if whole or not golden.provenance else golden.provenance
+            # A run of the guide that gives the same values again is where they come from now; tests keep their headers.
+            same = not (self.settings and whole) or header == golden.provenance
+            if not damaged and same and _content(golden) == before:
                 return
             if golden.entries:
-                # The header says where all entries come from; one that is written beside others takes theirs.
-                whole = all((key, name) in self._written for name in golden.entries)
-                header = self._header() if whole or not golden.provenance else golden.provenance
                 write_golden(path, Golden(header, golden.entries))
             else:
                 self._delete(key)
