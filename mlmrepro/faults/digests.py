@@ -40,7 +40,7 @@ _OBSERVERS = {
     "model": ("observe_model", "observe_forward"),
 }
 # What decides that a checkpoint got worse.
-_STATISTICS = ("gate.judge", "gate.paired", "scoring.plan", "scoring.losses")
+_STATISTICS = ("gate.judge", "gate.paired", "scoring.losses")
 
 
 @dataclass
