@@ -13,10 +13,10 @@ from mlmrepro.errors import UserError
 from mlmrepro.faults import bench
 from mlmrepro.faults.bench import choose, run_bench
 from mlmrepro.faults.conditions import Conditions, all_controls
-from mlmrepro.faults.digests import Sources
+from mlmrepro.faults.digests import Sources, stale
 from mlmrepro.faults.fault import all_faults
 from mlmrepro.faults.result import Alarm, BenchResult, CaseResult, Score
-from mlmrepro.faults.worker import Job
+from mlmrepro.faults.worker import Job, Outcome
 
 
 def case(name: str, stage: str, *alarms: tuple[str, str], **fields: object) -> CaseResult:
@@ -155,6 +155,28 @@ def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
     assert "golden" in fault.layers
     assert (clean.alarms, clean.problem) == ((), "")
     assert result.passes
+    assert stale(result) == {}
+    assert fault.commit == clean.commit == bench._named(result.provenance["commit"])
+
+
+def test_a_row_says_what_it_measured_and_at_which_commit() -> None:
+    """A fault with each detector that saw it, a control with its conditions and all laws; dirty commits say so."""
+    planted, control = all_faults()[0], all_controls()[0]
+    alarms = [Alarm("law", "model", "mean_loss: off 3 (exactly 0)"), Alarm("golden", "loss", "alone.row_order, steps")]
+    alarms += [
+        Alarm("golden", "model", "beside.argument_defaults.optim"),
+        Alarm("statistics", "model", "REGRESSION: x"),
+    ]
+    alarms += [Alarm("golden", "blocks", "raises KeyError: 'ids'")]
+    row = bench._filled(bench._blank_fault(planted), Outcome(alarms), Sources(), "0123-dirty")
+    assert set(row.code) == {"fault", "law mean_loss", "alone loss", "probe argument_defaults", "statistics"}
+    clean = bench._filled(bench._blank_control(control), Outcome(), Sources(), "0123")
+    assert set(clean.code) == {"conditions", "laws", "statistics"}
+    assert all([*row.code.values(), *clean.code.values()])
+    assert stale(BenchResult({}, [row, clean])) == {}
+    assert (row.commit, clean.commit) == ("0123-dirty", "0123")
+    named = [bench._named(commit) for commit in ({"id": "01", "dirty": True}, {"id": "01", "dirty": False}, None)]
+    assert named == ["01-dirty", "01", ""]
 
 
 # Functions that the case's process has to import by name: it does not know the tests.
