@@ -30,6 +30,8 @@ __all__ = [
     "run",
 ]
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "GateCallback": "mlmrepro.retraining.callback",
     "GuideConfig": "mlmrepro.config",

@@ -2,7 +2,7 @@
 
 The guide is "Masked language modeling" of the Hugging Face documentation. A field of `GuideConfig` is either a
 literal of the guide's code or a default of the libraries that the guide leaves alone but that decides the result.
-Nothing else in the package holds such a value.
+Other modules that need one, such as the mask rate or the prompt, take it from here.
 """
 
 from __future__ import annotations

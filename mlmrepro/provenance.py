@@ -1,17 +1,26 @@
-"""Where a record comes from: versions, platform, device, threads and commit."""
+"""Where a record comes from: versions, platform, device, threads, commit and a digest of the package's source.
+
+``python -m mlmrepro.provenance`` prints the commit and exits with 2 where it is unknown or has uncommitted changes:
+what makes goldens and tables runs it first.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "collect", "package_versions"]
+import mlmrepro
+from mlmrepro.errors import UserError
+
+__all__ = ["PACKAGES", "clean_commit", "collect", "origin_problems", "package_versions", "source_digest"]
 
 # What can change a result of the guide, directly or underneath.
 PACKAGES = (
@@ -32,6 +41,11 @@ PACKAGES = (
     "fsspec",
 )
 
+# A wheel does not know its commit: whoever builds it from a checkout names that checkout here.
+CHECKOUT = "MLMREPRO_CHECKOUT"
+# What decides a golden or a table, besides the goldens themselves, which are written while a run is under way.
+_DECISIVE = ("mlmrepro", "tests", "conftest.py", "pyproject.toml", "tox.ini", ".ci")
+
 # The page that this package follows, as it was when its literals were read off.
 GUIDE = {
     "page": "transformers: docs/source/ja/tasks/masked_language_modeling.md",
@@ -41,14 +55,30 @@ GUIDE = {
 
 @cache
 def package_versions() -> dict[str, str | None]:
-    """Return the installed version of each package that matters, None where it is absent."""
+    """Return the installed version of each package that matters, None where it is absent; our own is always known."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             versions[name] = None
-    return versions
+    return versions | {"mlmrepro": mlmrepro.__version__}
+
+
+def source_digest(package: Path | None = None) -> str:
+    """Return a digest (SHA-256, hexadecimal) of all Python and TOML files of a package's folder, by default of ours.
+
+    It is the same for a checkout, a wheel and an editable installation of one commit, and needs no git.
+    """
+    folder = package or Path(__file__).resolve().parent
+    files = sorted(
+        (path.relative_to(folder).as_posix(), path) for kind in ("*.py", "*.toml") for path in folder.rglob(kind)
+    )
+    digest = hashlib.sha256()
+    for name, path in files:
+        for part in (name.encode(), path.read_bytes()):
+            digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
 
 
 def collect() -> dict[str, Any]:
@@ -66,22 +96,81 @@ def collect() -> dict[str, Any]:
         "device": device,
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "commit": _commit(),
+        "source": _own_source(),
         "guide": GUIDE,
     }
 
 
+def origin_problems(provenance: Mapping[str, Any]) -> list[str]:
+    """Return what keeps anybody from making it again: no version, source or commit, or uncommitted changes."""
+    problems = []
+    packages, commit = provenance.get("packages"), provenance.get("commit")
+    if not isinstance(packages, dict) or not packages.get("mlmrepro"):
+        problems.append("it does not name the version of mlmrepro that made it")
+    if not provenance.get("source"):
+        problems.append("it has no digest of the source that made it")
+    if not isinstance(commit, dict) or not commit.get("id"):
+        problems.append("it does not name the commit that made it")
+    elif commit.get("dirty") is not False:
+        problems.append(f"it was made with uncommitted changes on top of {str(commit['id'])[:7]}")
+    return problems
+
+
+def clean_commit() -> str:
+    """Return the commit of the running code; raises UserError where it is unknown or has uncommitted changes."""
+    commit = _commit()
+    if commit is None:
+        raise UserError(
+            "the commit of this mlmrepro is unknown: it runs outside of a checkout, or was built from another state",
+            remedy=f"run it in a checkout, or build it from the checkout that {CHECKOUT} names",
+        )
+    if commit["dirty"]:
+        raise UserError(
+            f"the checkout has uncommitted changes on top of {commit['id'][:7]}: {_shown(commit['changes'])}",
+            remedy="commit or stash them first: what is committed has to be made from a commit",
+        )
+    return str(commit["id"])
+
+
+def _shown(changes: list[str]) -> str:
+    return ", ".join(changes[:5]) + (f" and {len(changes) - 5} more" if len(changes) > 5 else "")
+
+
+@cache
+def _own_source() -> str:
+    return source_digest()
+
+
+@cache  # a process keeps the code that it has imported, whatever happens to the checkout meanwhile
 def _commit() -> dict[str, Any] | None:
-    """Return the checkout's commit and whether it has uncommitted changes; None outside a checkout of this package."""
+    """Return the checkout's commit and whether what decides a result has uncommitted changes, and which.
+
+    None outside of a checkout, and where the checkout that CHECKOUT names holds another source than the one that runs.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
-        return None
+        if not (named := os.environ.get(CHECKOUT)):
+            return None
+        root = Path(named)
+        if source_digest(root / "mlmrepro") != _own_source():
+            return None
     try:
         head = _git(root, "rev-parse", "HEAD").strip()
-        return {"id": head, "dirty": bool(_git(root, "status", "--porcelain", "--", "mlmrepro").strip())}
+        status = _git(root, "status", "--porcelain", "--", *_DECISIVE)
     except (OSError, subprocess.SubprocessError):
         return None
+    changes = [line[3:] for line in status.splitlines()]
+    return {"id": head, "dirty": bool(changes)} | ({"changes": changes} if changes else {})
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+    command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+if __name__ == "__main__":
+    try:
+        print(f"mlmrepro {mlmrepro.__version__}, commit {clean_commit()}, source {_own_source()[:12]}")
+    except UserError as error:
+        print(f"mlmrepro: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

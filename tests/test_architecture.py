@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scores": set(),
     "guide": {"config", "errors", "files", "loading", "provenance", "record"},
     "scoring": {"config", "errors", "files", "loading", "scores"},
-    "gate": {"errors", "files", "record", "scores"},
+    "gate": {"errors", "files", "provenance", "record", "scores"},
     "retraining": {
         "config",
         "errors",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mlmrepro
 from mlmrepro.config import DEFAULT, PROFILES, GuideConfig, parse_setting, resolve
 from mlmrepro.errors import UserError
 
@@ -35,6 +37,36 @@ LITERALS = {
     "prompt": "The Milky Way is a <mask> galaxy.",
     "top_k": 3,
 }
+
+
+PACKAGE = Path(mlmrepro.__file__).parent
+# Chances of something else that happen to be the same number.
+COINCIDENCES = {"laws/steps.py": ["if rng.random() < 0.15:"]}
+
+
+def holders(source: str, values: set[Any]) -> list[str]:
+    """Return the lines of a module that hold one of these values as a literal."""
+    lines = source.splitlines()
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    return [lines[node.lineno - 1].strip() for node in found if type(node.value) is not int and node.value in values]
+
+
+@pytest.mark.parametrize("name", ["mlm_probability", "prompt", "inference_model", "split", "hub_model"])
+def test_no_other_module_holds_a_value_of_the_guide(name: str) -> None:
+    """Those that need the mask rate or the prompt take them from the configuration, so nothing can drift from it."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = path.relative_to(PACKAGE).as_posix()
+        lines = holders(path.read_text(encoding="utf-8"), {LITERALS[name]})
+        if file != "config.py" and lines != COINCIDENCES.get(file, []) and lines:
+            found[file] = lines
+    assert found == {}
+
+
+def test_a_value_of_the_guide_elsewhere_is_seen() -> None:
+    """The check above can fail: a default, a constant, an argument; a sentence that names the value is none."""
+    source = '''"""Masks 0.15 of the tokens."""\nRATE = 0.15\ndef f(p=0.15): return g(0.2, p=.15)  # 0.15\n'''
+    assert len(holders(source, {LITERALS["mlm_probability"]})) == 3
 
 
 def test_every_literal_of_the_guide_is_its_default() -> None:

@@ -53,6 +53,7 @@ for command, title in (
     (drift.matrix, "matrix"),
     (drift.report, "report"),
     (drift.expect, "expect"),
+    (drift.lint, "lint"),
     (gate.baseline, "baseline"),
     (gate.check, "check"),
     (gate.score, "score"),

@@ -1,4 +1,4 @@
-"""Commands that compare: record, compare, matrix, report, expect. None but record needs torch."""
+"""Commands that compare: record, compare, matrix, report, expect, lint. None but record needs torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlmrepro.compare.drift import Drift, Outcome
     from mlmrepro.compare.judge import Expectations
 
-__all__ = ["compare", "expect", "matrix", "record", "report"]
+__all__ = ["compare", "expect", "lint", "matrix", "record", "report"]
 
 MATRIX = Path("mlmrepro-runs") / "matrix"
 
@@ -195,6 +195,26 @@ def expect(
         raise UserError(f"{source} has what {path} expects of {name!r}", remedy="there is nothing to declare")
     write_golden(path, golden)
     print("\n".join(changed))
+
+
+def lint(
+    places: Annotated[
+        list[Path] | None, typer.Argument(help="Files or folders of goldens, records and tables (default: golden).")
+    ] = None,
+) -> None:
+    """Check committed goldens, records and tables: sound entries, and a clean commit, version and source behind each.
+
+    Exits with 0 where nothing is wrong, 1 with a line for each problem, 2 for bad input. Example: mlmrepro lint golden
+    """
+    from mlmrepro.compare.lint import lint_all
+
+    problems, counts, others = lint_all(places or [Path("golden")])
+    for problem in problems:
+        print(problem)
+    looked = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
+    found = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "nothing is wrong"
+    print(f"{looked}: {found}" + (f"; not checked: {len(others)} other JSON" if others else ""))
+    raise typer.Exit(int(bool(problems)))
 
 
 def _report(

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.config import GuideConfig
 from mlmrepro.errors import UserError
 
 __all__ = ["baseline", "check", "check_targets", "prepared", "score"]
@@ -57,7 +58,9 @@ def baseline(
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts with <mask>, one a line, or .jsonl with prompt and expected.")
     ] = None,
-    mask_rate: Annotated[float, typer.Option(help="Share of the tokens that is masked at once.")] = 0.15,
+    mask_rate: Annotated[
+        float, typer.Option(help="Share of the tokens that is masked at once.")
+    ] = GuideConfig.mlm_probability,
     seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
     random_passes: Annotated[
         int | None, typer.Option(min=1, help="Draw masks at random, so often (default: mask each token exactly once).")

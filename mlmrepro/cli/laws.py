@@ -11,6 +11,7 @@ import typer
 
 from mlmrepro.cli.gate import Checkpoint, Column, Threads, check_targets, prepared
 from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.errors import UserError
 
 __all__ = ["faults", "laws"]
 
@@ -62,7 +63,10 @@ def laws(
 def faults(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Faults, stages, parts, controls, versions; * stands for any letters (default: all)."),
+        typer.Argument(
+            help="Faults, stages, parts, controls, versions; * stands for any letters; stale: the rows of the table in "
+            "--output whose code has changed since (default: all)."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the detection table to this folder (default: none).")
@@ -80,14 +84,22 @@ def faults(
     check_targets(html, output / DETECTION if output else None, beside=[])
     offline_unless(False)
     from mlmrepro.faults.bench import choose, merged, run_bench
+    from mlmrepro.faults.digests import stale
     from mlmrepro.faults.result import BenchResult
     from mlmrepro.guide import versions
     from mlmrepro.report.faults_html import write_faults_html
     from mlmrepro.report.faults_view import FaultsDisplay, faults_markdown, print_faults
 
     versions.set_up()
-    chosen, controls, records = choose(names or [])
     earlier = BenchResult.read(output / DETECTION) if output and names else None
+    if "stale" in (names or []):
+        if earlier is None:
+            raise UserError("stale needs the table whose rows are looked at", remedy="give its folder with --output")
+        names = [*(name for name in names or [] if name != "stale"), *stale(earlier)]
+        if not names:
+            print(f"{output / DETECTION if output else ''}: every row measured the code of today")
+            raise typer.Exit(0)
+    chosen, controls, records = choose(names or [])
     with FaultsDisplay(quiet=as_json or markdown) as display:
         result = run_bench(chosen, controls, versions=records, jobs=jobs, progress=display)
     if earlier is not None:

@@ -22,6 +22,7 @@ from mlmrepro.compare.judge import Expectations
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import UserError
 from mlmrepro.faults.conditions import Conditions, Control, all_controls
+from mlmrepro.faults.digests import Sources, code_of
 from mlmrepro.faults.fault import Fault, all_faults
 from mlmrepro.faults.result import Alarm, BenchResult, CaseResult
 from mlmrepro.faults.worker import Job, Outcome, perform
@@ -81,8 +82,9 @@ def run_bench(
     """
     laws = all_laws() if laws is None else laws
     result = BenchResult(_provenance(laws, jobs))
+    sources, commit = Sources(), _named(result.provenance["commit"])
     if versions:
-        result.cases += list(_version_controls())
+        result.cases += list(_version_controls(commit))
     total = len(faults) + len(controls) + len(result.cases)
     for done, case in enumerate(result.cases, start=1):
         progress(case, done, total)
@@ -110,7 +112,7 @@ def run_bench(
             job = _job(fault.name, root, places[Conditions().reference], Conditions(), held, fault.name)
             waiting[submit(job)] = _blank_fault(fault)
         for future in as_completed(waiting):
-            case = _filled(waiting[future], future.result())
+            case = _filled(waiting[future], future.result(), sources, commit)
             result.cases.append(case)
             progress(case, len(result.cases), total)
     order = {name: n for n, name in enumerate([*(f.name for f in faults), *(c.name for c in controls)])}
@@ -196,12 +198,18 @@ def _blank_control(control: Control) -> CaseResult:
     return CaseResult(control.name, "", "", f"nothing is broken ({control.kind})", control.kind)
 
 
-def _filled(blank: CaseResult, outcome: Outcome) -> CaseResult:
+def _filled(blank: CaseResult, outcome: Outcome, sources: Sources, commit: str) -> CaseResult:
     seconds = round(sum(outcome.seconds.values()), 2)
-    return dataclasses.replace(blank, alarms=tuple(outcome.alarms), seconds=seconds, problem=outcome.problem)
+    case = dataclasses.replace(blank, alarms=tuple(outcome.alarms), seconds=seconds, problem=outcome.problem)
+    return dataclasses.replace(case, code=code_of(case, sources), commit=commit)
 
 
-def _version_controls() -> Iterator[CaseResult]:
+def _named(commit: dict[str, Any] | None) -> str:
+    """Return a commit's name as ``git describe`` gives it, "" where it is unknown."""
+    return f"{commit['id']}{'-dirty' if commit['dirty'] else ''}" if commit else ""
+
+
+def _version_controls(commit: str = "") -> Iterator[CaseResult]:
     """The committed records of other versions: each change in them is declared, so none is an alarm."""
     goldens = golden_directory()
     expectations = Expectations.from_goldens(goldens)
@@ -213,7 +221,9 @@ def _version_controls() -> Iterator[CaseResult]:
             for change in comparison.changes
             if change.verdict.fails
         )
-        yield CaseResult(path.stem, "", "", "a clean run with other versions (versions)", "versions", alarms)
+        yield CaseResult(
+            path.stem, "", "", "a clean run with other versions (versions)", "versions", alarms, commit=commit
+        )
 
 
 def _version_records() -> list[Path]:
@@ -222,7 +232,7 @@ def _version_records() -> list[Path]:
 
 def _provenance(laws: Sequence[Law], jobs: int) -> dict[str, Any]:
     origin = collect()
-    told = {name: origin[name] for name in ("packages", "python", "platform")}
+    told = {name: origin[name] for name in ("packages", "python", "platform", "commit", "source")}
     return told | {
         "laws": [law.name for law in laws],
         "slow_laws": [law.name for law in laws if law.slow],

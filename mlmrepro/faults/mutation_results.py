@@ -23,19 +23,25 @@ from typing import Any
 from scipy.stats import binomtest
 
 from mlmrepro.errors import UserError
+from mlmrepro.faults.digests import Sources, functions
 from mlmrepro.files import atomic_write
+from mlmrepro.provenance import collect
 
 __all__ = [
     "KINDS",
     "LEAST_SCORE",
     "ROOMS",
     "Mutant",
+    "digests",
     "main",
     "mutants",
     "plain_functions",
     "prepare",
     "problems",
+    "remeasure",
     "sample",
+    "stale",
+    "untried",
 ]
 
 ROOMS = ("compare", "gate", "scoring")
@@ -79,6 +85,7 @@ resource.setrlimit(resource.RLIMIT_AS, (8 * 2**30, resource.getrlimit(resource.R
 """
 # mutmut tells by test which functions it reaches: what a shared fixture calls would count for the first test alone.
 _SHARED, _OWN = '@pytest.fixture(scope="module"', '@pytest.fixture(scope="function"'
+_ORIGIN = "origin.json"  # what `prepare` leaves for `write`
 _OUTCOMES = ("killed", "timeout", "survived", "left out")
 # Exit codes of pytest and mutmut, and signals: a test failed, or the process crashed; all passed, no test was left to
 # run or reaches the change; out of time. Others say nothing of the tests.
@@ -142,6 +149,8 @@ def prepare(tree: Path, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty", remedy="give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    told = {"provenance": collect(), "code": digests(tree / "mlmrepro")}  # now, before the hours that mutmut takes
+    atomic_write(folder / _ORIGIN, json.dumps(told))
     for name in _COPIED:
         if (tree / name).is_dir():
             shutil.copytree(tree / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -161,6 +170,32 @@ def _modules(package: Path) -> list[Path]:
     return sorted(path for room in ROOMS for path in (package / room).rglob("*.py"))
 
 
+def digests(package: Path) -> dict[str, dict[str, str]]:
+    """Return the digest of each function and method of the three rooms, by module."""
+    sources = Sources(package)
+    names = [path.relative_to(package).as_posix() for path in _modules(package)]
+    return {name: functions(sources, name.removesuffix(".py").replace("/", ".")) for name in names}
+
+
+def stale(content: Mapping[str, Any], code: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return, by module, the functions that are not those which were measured: changed, new, or gone."""
+    found = {}
+    for module in {**code, **content["code"]}:
+        then, now = content["code"].get(module, {}), code.get(module, {})
+        if changed := [name for name in {**now, **then} if now.get(name) != then.get(name)]:
+            found[module] = changed
+    return found
+
+
+def remeasure(changed: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Yield a line for each function to measure again, and the command that measures their modules."""
+    for module, names in changed.items():
+        yield from (f"{module}: {name} has to be measured again" for name in names)
+    if changed:
+        patterns = (f"'mlmrepro.{module.removesuffix('.py').replace('/', '.')}.*'" for module in changed)
+        yield f"tox run -e mutation -- {' '.join(patterns)}"
+
+
 def sample(names: Iterable[str], share: float, module: str) -> set[str]:
     """Return a share of the changes of a module, the same in every run: each larger share holds the smaller ones."""
     order = sorted(names)
@@ -171,7 +206,8 @@ def sample(names: Iterable[str], share: float, module: str) -> set[str]:
 def mutants(folder: Path, share: float = 1.0) -> Iterator[Mutant]:
     """Iterate over the changes that mutmut made below `folder`; raises UserError where one of the share was not tried.
 
-    A module of which some were not tried gives that share of its changes, drawn by name; any other gives all of them.
+    A module of which some were not tried gives that share of its changes, drawn by name; any other gives all of them,
+    and one of which none was tried, as `untried` names it, gives none.
     """
     package = folder / "mutants" / "mlmrepro"
     for path in _modules(package):
@@ -179,6 +215,8 @@ def mutants(folder: Path, share: float = 1.0) -> Iterator[Mutant]:
         if not meta.is_file():
             continue
         codes = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
+        if set(codes.values()) == {None}:
+            continue
         where = json.loads(spans.read_text(encoding="utf-8"))["spans"]
         lines = path.read_text(encoding="utf-8").split("\n")
         chosen = sample(codes, share, path.name) if None in codes.values() else set(codes)
@@ -190,6 +228,17 @@ def mutants(folder: Path, share: float = 1.0) -> Iterator[Mutant]:
             bodies = [_body(lines, where[each], each) for each in (original, name)]
             outcome = _outcome(code) if key in chosen else "left out"
             yield Mutant(path.relative_to(package).as_posix(), _function(name), *_changed(*bodies), outcome)
+
+
+def untried(folder: Path) -> list[str]:
+    """Return the modules of whose changes none was tried: mutmut was given the names of others."""
+    package = folder / "mutants" / "mlmrepro"
+    metas = {path: path.with_name(f"{path.name}.meta") for path in _modules(package)}
+    return [
+        path.relative_to(package).as_posix()
+        for path, meta in metas.items()
+        if meta.is_file() and set(json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"].values()) == {None}
+    ]
 
 
 def _function(name: str) -> str:
@@ -219,27 +268,33 @@ def _outcome(code: int) -> str:
 
 
 def summary(
-    found: Iterable[Mutant], modules: Iterable[str], reasons: Mapping[tuple[str, ...], Mapping[str, str]]
+    found: Iterable[Mutant],
+    modules: Iterable[str],
+    reasons: Mapping[tuple[str, ...], Mapping[str, str]],
+    earlier: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Any:
-    """Return the content of the golden file; `reasons` gives kind and why of a survivor, by where, before and after."""
+    """Return the rooms and survivors of the golden file; `reasons` gives kind and why of a survivor.
+
+    Its keys are where, before and after. `earlier` has the counts of modules that were measured before, not now.
+    """
     found = list(found)
+    by_module = {name: Counter(m.outcome for m in found if m.module == name) for name in modules}
+    by_module |= {name: Counter(counts) for name, counts in (earlier or {}).items()}
     rooms: dict[str, Any] = {}
     for room in ROOMS:
-        own = [mutant for mutant in found if mutant.module.startswith(f"{room}/")]
-        counts = Counter(mutant.outcome for mutant in own)
-        tried = len(own) - counts["left out"]
+        own = {name: counts for name, counts in by_module.items() if name.startswith(f"{room}/")}
+        counts = sum(own.values(), Counter())
+        tried = counts.total() - counts["left out"]
         interval = (
             binomtest(tried - counts["survived"], tried).proportion_ci(0.95, method="wilson") if tried else (0, 1)
         )
         rooms[room] = {
-            "mutants": len(own),
+            "mutants": counts.total(),
             **{outcome: counts[outcome] for outcome in _OUTCOMES},
             "score": round(1 - counts["survived"] / tried, 4) if tried else 0.0,
             # Where some are left out: Wilson's interval of 95 %, for a share of a population without an end.
             **({"interval": [round(float(end), 4) for end in interval]} if counts["left out"] else {}),
-            "modules": {
-                name: Counter(m.outcome for m in own if m.module == name) for name in modules if name.startswith(room)
-            },
+            "modules": own,
         }
     survivors = []
     for mutant in found:
@@ -282,11 +337,28 @@ def problems(content: Mapping[str, Any], modules: Iterable[str]) -> list[str]:
 
 def write(folder: Path, file: Path, share: float = 1.0) -> list[str]:
     """Write what mutmut found below `folder`, with the reasons that `file` has; return what is wrong with it."""
-    old = json.loads(file.read_text(encoding="utf-8"))["survivors"] if file.is_file() else []
-    reasons: dict[tuple[str, ...], Any] = {(row["where"], row["before"], row["after"]): row for row in old}
+    old = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"survivors": [], "rooms": {}, "code": {}}
+    reasons: dict[tuple[str, ...], Any] = {(row["where"], row["before"], row["after"]): row for row in old["survivors"]}
     package = folder / "mlmrepro"
     modules = [path.relative_to(package).as_posix() for path in _modules(package)]
-    content = {"tool": "mutmut", "version": version("mutmut")} | summary(mutants(folder, share), modules, reasons)
+    measured = {name: counts for room in old["rooms"].values() for name, counts in room["modules"].items()}
+    kept = untried(folder)
+    if lacking := [name for name in kept if name not in measured]:
+        raise UserError(f"{', '.join(lacking)} was not tried", remedy="run mutmut for it too")
+    origin = json.loads((folder / _ORIGIN).read_text(encoding="utf-8"))
+    found = summary(mutants(folder, share), modules, reasons, {name: measured[name] for name in kept})
+    found["survivors"] += [row for row in old["survivors"] if row["where"].partition(":")[0] in kept]
+    found["survivors"].sort(key=lambda row: modules.index(row["where"].partition(":")[0]))  # stable: as they were found
+    code = {name: digests for name, digests in origin["code"].items() if name not in kept}
+    code |= {name: old["code"].get(name, {}) for name in kept}
+    backfilled = {"backfilled": old["provenance"]["backfilled"]} if kept and "backfilled" in old["provenance"] else {}
+    content = {
+        "tool": "mutmut",
+        "version": version("mutmut"),
+        "provenance": origin["provenance"] | backfilled,
+        **found,
+        "code": {name: code[name] for name in modules},
+    }
     atomic_write(file, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return problems(content, modules)
 

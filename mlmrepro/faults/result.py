@@ -46,6 +46,8 @@ class CaseResult:
     required: bool = True
     seconds: float = 0.0
     problem: str = ""  # why a layer could not be run: nothing is known then
+    code: dict[str, str] = field(default_factory=dict, hash=False)  # digests of what was measured, as digests.code_of
+    commit: str = ""  # at which it was measured; ends in "-dirty" where there were uncommitted changes
 
     @property
     def is_control(self) -> bool:
@@ -167,29 +169,21 @@ class BenchResult:
     def updated(self, newer: BenchResult, names: Sequence[str]) -> BenchResult:
         """Return these cases with those of a newer run in their place, those of `names` alone, in that order.
 
-        Raises UserError where that would be no one table: with other versions; or with other laws, which a control has
-        to be held against again, and a fault that a law saw which is not there any more.
+        Each keeps the digests of what it measured, so that `digests.stale` finds those that other laws measured.
+        Raises UserError where that would be no one table: with other versions of the libraries.
         """
         for name in ("packages", "python"):
-            if self.provenance.get(name) != newer.provenance.get(name):
+            if _libraries(self.provenance.get(name)) != _libraries(newer.provenance.get(name)):
                 raise UserError(
                     f"the table was made with other {name} than this run", remedy="run the whole catalogue again"
                 )
         fresh = {case.name: case for case in newer.cases}
         kept = {case.name: case for case in self.cases} | fresh
-        laws = newer.provenance["laws"]
-        if set(self.provenance["laws"]) != set(laws):
-            stale = [
-                case.name
-                for case in self.cases
-                if case.name in names and case.name not in fresh and not _holds_with(case, laws)
-            ]
-            if stale:
-                raise UserError(
-                    f"the table was made with other laws than this run: {', '.join(stale[:20])}",
-                    remedy="name these too, or run the whole catalogue again",
-                )
-        return BenchResult(newer.provenance, [kept[name] for name in names if name in kept])
+        cases = [kept[name] for name in names if name in kept]
+        # Where rows got their digests afterwards, the header says so until the last of them is measured again.
+        given = self.provenance.get("backfilled") or {}
+        stays = {"backfilled": given} if any(case.commit == given.get("commit") for case in cases) else {}
+        return BenchResult(newer.provenance | stays, cases)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -220,7 +214,6 @@ class BenchResult:
             ) from error
 
 
-def _holds_with(case: CaseResult, laws: Sequence[str]) -> bool:
-    """Tell whether a case needs no new run with these laws: a fault stays seen by the laws that saw it."""
-    seen = {alarm.what.split(":")[0] for alarm in case.alarms if alarm.layer in ("law", "property")}
-    return case.part == "versions" or (not case.is_control and seen <= set(laws))
+def _libraries(packages: Any) -> Any:
+    """Return the versions without our own, which changes with every release and says nothing of the libraries."""
+    return {name: v for name, v in packages.items() if name != "mlmrepro"} if isinstance(packages, dict) else packages

@@ -28,6 +28,7 @@ from mlmrepro.gate.judge import answer
 from mlmrepro.gate.paired import paired
 from mlmrepro.gate.result import Answer
 from mlmrepro.gate.seeds import compare_seeds
+from mlmrepro.provenance import collect
 
 __all__ = ["SCENARIOS", "SEEDS", "Scenario", "SeedScenario", "main", "run", "run_seeds", "simulate"]
 
@@ -311,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mlmrepro.gate.simulation", description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="the JSON file to write")
     output = parser.parse_args(arguments).output
-    found = simulate()
+    found = {"provenance": collect()} | simulate()
     atomic_write(output, json.dumps(found, indent=1) + "\n")
     rows = [*found["scenarios"], found["together"], *found["seeds"]]
     return int(not all(claim["holds"] for row in rows for claim in row["claims"]))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from mlmrepro.config import GuideConfig
 from mlmrepro.guide import blocks, collate, dataset, evaluate, tokens
 from mlmrepro.laws.law import law
 from mlmrepro.laws.masking import PADDING, collated, mask_breaches, pad_tokens, plain_rows
@@ -264,7 +265,7 @@ def collating_any_rows(subject: Subject) -> Iterator[Measured]:
     rng = np.random.default_rng([subject.seed, 4])
     for pad_token in pad_tokens(subject.tokenizer):
         tokenizer = subject.fresh_tokenizer()
-        collator = collate.data_collator(tokenizer, mlm_probability=0.15, pad_token=pad_token)
+        collator = collate.data_collator(tokenizer, mlm_probability=GuideConfig.mlm_probability, pad_token=pad_token)
         pad_id = tokenizer.convert_tokens_to_ids(getattr(tokenizer, pad_token))
         pool = np.setdiff1d(np.arange(len(tokenizer)), tokenizer.all_special_ids)
         for multiple in (None, 8):

@@ -143,7 +143,7 @@ def mask_rates(drift: Drift) -> Drawing | None:
         counts = observed(outcome.record, "masked_batches", "counts")
         if isinstance(counts, dict) and outcome.record is not None:
             guide = outcome.record.config.get("guide", {})
-            counted.append((outcome.name, _shares(counts, guide.get("mlm_probability", 0.15))))
+            counted.append((outcome.name, _shares(counts, guide.get("mlm_probability"))))
     groups = grouped((name, shares) for name, shares in counted if shares)
     if not groups:
         return None
@@ -248,9 +248,10 @@ def _shares(counts: dict[str, Any], probability: Any) -> list[tuple[str, float, 
     kinds = ("tokens", "selected", "mask", "random", "unchanged")
     if not all(isinstance(counts.get(kind), int) and counts[kind] >= 0 for kind in kinds):
         return []
+    if not isinstance(probability, (int, float)):
+        return []
     candidates, selected = counts.get("candidates", counts["tokens"]), counts["selected"]
-    nominal = float(probability) if isinstance(probability, (int, float)) else 0.15
-    wanted = [("selected", nominal, selected, candidates)]
+    wanted = [("selected", float(probability), selected, candidates)]
     wanted += [
         (kind, share, counts[kind], selected) for kind, share in (("mask", 0.8), ("random", 0.1), ("unchanged", 0.1))
     ]

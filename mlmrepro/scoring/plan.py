@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmrepro.config import GuideConfig
 from mlmrepro.errors import UserError
 from mlmrepro.scoring.encode import Encoded
 
 __all__ = ["MASK_RATE", "Plan", "Row", "keys", "one_by_one", "passes_of", "rows", "token_plan", "word_plan"]
 
-MASK_RATE = 0.15  # the guide's; Devlin et al. 2019
+MASK_RATE = GuideConfig.mlm_probability
 _CONSTRUCTION = b"mlmrepro mask plan 1"  # part of the hash: another construction has to take another name
 
 

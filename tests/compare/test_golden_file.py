@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlmrepro import provenance
 from mlmrepro.compare.golden import read_golden
 from mlmrepro.compare.store import GoldenFile, GoldenMismatch, GoldenStore, Update, file_key
 from mlmrepro.compare.tolerance import QUANTITIES, Tolerance
@@ -128,6 +129,17 @@ def test_the_header_of_a_stage_has_the_settings_of_its_run(folder: Path) -> None
     golden.exact("x", 1)
     assert read_golden(folder / "evaluation.json").provenance["config"] == {"profile": "embedded"}
     assert not {"config", "commit", "guide"} & set(read_golden(folder / "f.json").provenance)
+
+
+def test_the_same_values_from_another_commit_are_of_that_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updating a stage writes where it comes from now, though nothing in it changed; checking writes nothing."""
+    make_file(folder, "new").stage(a_record(steps=18), "evaluation")
+    made = provenance.collect()
+    monkeypatch.setattr(provenance, "collect", lambda: made | {"commit": {"id": "0123", "dirty": False}})
+    make_file(folder).stage(a_record(steps=18), "evaluation")
+    assert read_golden(folder / "evaluation.json").provenance["commit"] != {"id": "0123", "dirty": False}
+    make_file(folder, "all").stage(a_record(steps=18), "evaluation")
+    assert read_golden(folder / "evaluation.json").provenance["commit"] == {"id": "0123", "dirty": False}
 
 
 @pytest.mark.parametrize("update", ["", "new", "all"])

@@ -12,9 +12,10 @@ from mlmrepro.errors import UserError
 from mlmrepro.faults import bench
 from mlmrepro.faults.bench import choose, run_bench
 from mlmrepro.faults.conditions import Conditions, all_controls
+from mlmrepro.faults.digests import Sources, stale
 from mlmrepro.faults.fault import all_faults
 from mlmrepro.faults.result import Alarm, BenchResult, CaseResult, Score
-from mlmrepro.faults.worker import Job
+from mlmrepro.faults.worker import Job, Outcome
 
 from ..waiting import until
 
@@ -69,26 +70,23 @@ def test_a_missed_fault_that_was_invented_later_fails_and_a_misplaced_one_does_n
 
 
 def test_rows_of_a_newer_run_take_the_place_of_older_ones() -> None:
-    """One table needs the same versions; with other laws, new controls and the faults that a lost law saw."""
-    told = {"packages": {"torch": "2"}, "python": "3.11", "laws": ["kept", "gone"]}
-    by_kept, by_gone, by_golden = (
-        dataclasses.replace(case(name, "model"), alarms=(Alarm(layer, "model", f"{seen}: 3"),))
-        for name, layer, seen in (("a", "law", "kept"), ("b", "law", "gone"), ("c", "golden", "loss"))
-    )
-    run, record = case("seeds-1", "", part="seeds"), case("t5", "", part="versions")
-    old = BenchResult(told, [by_kept, by_gone, by_golden, run, record, case("no fault any more", "model")])
-    names = ["c", "a", "b", "seeds-1", "t5"]
-    same = old.updated(BenchResult(told, [dataclasses.replace(by_kept, seconds=3.0)]), names)
-    assert [c.name for c in same.cases] == names
-    assert [c.seconds for c in same.cases if c.name == "a"] == [3.0]
-
-    other = told | {"laws": ["kept", "new"]}
-    with pytest.raises(UserError, match="made with other laws than this run: b, seeds-1"):
-        old.updated(BenchResult(other, []), names)
-    made = old.updated(BenchResult(other, [by_gone, run]), names)
-    assert made.provenance == other
-    with pytest.raises(UserError, match="made with other packages"):
-        old.updated(BenchResult(told | {"packages": {"torch": "3"}}, []), names)
+    """One table needs the same versions of the libraries; rows keep the digests and the commit of their own run."""
+    told = {"packages": {"torch": "2", "mlmrepro": None}, "python": "3.11", "laws": ["kept", "gone"]}
+    told |= {"backfilled": {"commit": "0d28", "why": "they had none"}}
+    old = [dataclasses.replace(case(name, "model"), commit="0d28", code={"fault": "1"}) for name in "abc"]
+    table = BenchResult(told, [*old, case("no fault any more", "model")])
+    names = ["c", "a", "b"]
+    newer = {"packages": {"torch": "2", "mlmrepro": "0.1.0"}, "python": "3.11", "laws": ["kept", "new"]}
+    fresh = dataclasses.replace(old[0], commit="b3e8", code={"fault": "2"})
+    made = table.updated(BenchResult(newer, [fresh]), names)
+    assert [c.name for c in made.cases] == names
+    assert [(c.commit, c.code["fault"]) for c in made.cases] == [("0d28", "1"), ("b3e8", "2"), ("0d28", "1")]
+    assert made.provenance == newer | {"backfilled": told["backfilled"]}
+    all_new = [dataclasses.replace(each, commit="b3e8") for each in old]
+    assert made.updated(BenchResult(newer, all_new), names).provenance == newer
+    for other in ({"packages": {"torch": "3"}}, {"python": "3.12"}):
+        with pytest.raises(UserError, match=f"made with other {next(iter(other))}"):
+            table.updated(BenchResult(newer | other, []), names)
 
 
 def test_sizes_for_the_curve_and_later_faults_are_scored_apart() -> None:
@@ -158,6 +156,28 @@ def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
     assert "golden" in fault.layers
     assert (clean.alarms, clean.problem) == ((), "")
     assert result.passes
+    assert stale(result) == {}
+    assert fault.commit == clean.commit == bench._named(result.provenance["commit"])
+
+
+def test_a_row_says_what_it_measured_and_at_which_commit() -> None:
+    """A fault with each detector that saw it, a control with its conditions and all laws; dirty commits say so."""
+    planted, control = all_faults()[0], all_controls()[0]
+    alarms = [Alarm("law", "model", "mean_loss: off 3 (exactly 0)"), Alarm("golden", "loss", "alone.row_order, steps")]
+    alarms += [
+        Alarm("golden", "model", "beside.argument_defaults.optim"),
+        Alarm("statistics", "model", "REGRESSION: x"),
+    ]
+    alarms += [Alarm("golden", "blocks", "raises KeyError: 'ids'")]
+    row = bench._filled(bench._blank_fault(planted), Outcome(alarms), Sources(), "0123-dirty")
+    assert set(row.code) == {"fault", "law mean_loss", "alone loss", "probe argument_defaults", "statistics"}
+    clean = bench._filled(bench._blank_control(control), Outcome(), Sources(), "0123")
+    assert set(clean.code) == {"conditions", "laws", "statistics"}
+    assert all([*row.code.values(), *clean.code.values()])
+    assert stale(BenchResult({}, [row, clean])) == {}
+    assert (row.commit, clean.commit) == ("0123-dirty", "0123")
+    named = [bench._named(commit) for commit in ({"id": "01", "dirty": True}, {"id": "01", "dirty": False}, None)]
+    assert named == ["01-dirty", "01", ""]
 
 
 # Functions that the case's process has to import by name: it does not know the tests.
@@ -191,7 +211,7 @@ def test_a_case_that_dies_or_hangs_is_not_measured(tmp_path: Path, monkeypatch: 
     child = int((tmp_path / "child").read_text())
     until(lambda: not _runs(child))
     blank = bench._blank_fault(all_faults()[0])
-    assert not BenchResult({}, [bench._filled(blank, died)]).passes
+    assert not BenchResult({}, [bench._filled(blank, died, Sources(), "")]).passes
 
 
 def _runs(pid: int) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mlmrepro import cli
+from mlmrepro.faults import digests
 from mlmrepro.faults.conditions import all_controls
+from mlmrepro.faults.digests import Sources, code_of, remeasure, stale
 from mlmrepro.faults.fault import all_faults
 from mlmrepro.faults.result import BenchResult, CaseResult, Score
 from mlmrepro.laws.law import all_laws
@@ -40,6 +45,140 @@ def problems(result: BenchResult) -> list[str]:
 def test_the_table_is_of_this_catalogue_and_passes(committed: BenchResult) -> None:
     """Every fault, control and law of this version was run; nothing was missed, and nothing raised a false alarm."""
     assert problems(committed) == []
+
+
+def test_every_row_measured_the_code_of_today(committed: BenchResult) -> None:
+    """No fault, law, probe or control has changed since the row that speaks of it was measured."""
+    assert list(remeasure(stale(committed))) == []
+
+
+PACKAGE = Path(digests.__file__).parents[1]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the package's source to change."""
+    return Path(shutil.copytree(PACKAGE, tmp_path / "mlmrepro", ignore=lambda _, names: _no_source(names)))
+
+
+def _no_source(names: list[str]) -> list[str]:
+    return [name for name in names if "." in name and not name.endswith(".py")]
+
+
+@pytest.fixture(scope="module")
+def table(committed: BenchResult) -> BenchResult:
+    """The committed table as if all of it had been measured today."""
+    now = Sources()
+    return BenchResult(committed.provenance, [dataclasses.replace(c, code=code_of(c, now)) for c in committed.cases])
+
+
+def edited(package: Path, file: str, before: str, after: str) -> Sources:
+    text = (package / file).read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    (package / file).write_text(text.replace(before, after), encoding="utf-8")
+    return Sources(package)
+
+
+def seen_by(part: str) -> Callable[[CaseResult], bool]:
+    return lambda case: part in case.code
+
+
+def test_nothing_is_stale_where_nothing_changed(table: BenchResult, copied: Path) -> None:
+    """The same source in another folder gives the same digests."""
+    assert stale(table, Sources(copied)) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "part", "concerned"),
+    [
+        ("laws/evaluation.py", "range(0, count, 3)", "range(0, count, 4)", "law eval_loss", seen_by("law eval_loss")),
+        ("faults/catalogue/data.py", "(test, train)", "(train, test)", "fault", lambda c: c.name == "splits_swapped"),
+        (
+            "faults/catalogue/planting.py",
+            "return [change(each) for each in rows] if",
+            "return rows if",
+            "fault",
+            lambda case: case.part == "filling",
+        ),
+        ("golden_run/alone.py", '"eval_loss", float(', '"eval_loss", 1 + float(', "alone evaluation", None),
+        ("gate/judge.py", "import math", "import math\n\nLIMIT = 3", "statistics", seen_by("statistics")),
+    ],
+    ids=["a law", "a fault", "a helper of faults", "what notes a stage alone", "the gate"],
+)
+def test_changed_code_makes_its_rows_stale_and_no_others(
+    table: BenchResult,
+    copied: Path,
+    file: str,
+    before: str,
+    after: str,
+    part: str,
+    concerned: Callable[[CaseResult], bool] | None,
+) -> None:
+    """A row is named where a law, fault, helper or gate that it measured changed; controls go with any law."""
+    found = stale(table, edited(copied, file, before, after))
+    faults = {name: parts for name, parts in found.items() if name not in {c.name for c in table.controls}}
+    assert faults
+    assert all(parts == [part] for parts in faults.values())
+    expected = {c.name for c in table.cases if not c.is_control and (concerned or seen_by(part))(c)}
+    assert set(faults) == expected if file != "faults/catalogue/planting.py" else set(faults) < expected
+    runs = {c.name for c in table.controls if c.part != "versions"}
+    touched = {"law eval_loss": ["laws"], "statistics": ["statistics"]}.get(part)
+    assert {name: found[name] for name in runs & set(found)} == (dict.fromkeys(runs, touched) if touched else {})
+    lines = list(remeasure(found))
+    assert len(lines) == len(found) + 1
+    assert lines[-1].startswith(f"mlmrepro faults {next(iter(found))} ")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("eval_loss is the mean over rows of their", "It is the mean, over all rows, of their"),
+        ("eval_loss is averaged over batches or tokens, or a", "A loss is averaged over batches or tokens, or some"),
+        ("def eval_loss(subject: Subject) -> Iterator[Measured]:", "def eval_loss(subject):  # a law\n"),
+    ],
+    ids=["docstring", "cause", "annotation, comment and layout"],
+)
+def test_other_words_and_another_layout_make_nothing_stale(
+    table: BenchResult, copied: Path, before: str, after: str
+) -> None:
+    """Docstrings, what a law says of its cause, annotations, comments and layout decide no result."""
+    assert stale(table, edited(copied, "laws/evaluation.py", before, after)) == {}
+
+
+def test_code_that_is_gone_and_rows_without_digests_are_stale(table: BenchResult, copied: Path) -> None:
+    """A law that was renamed, and a row that never had a digest, need a new measurement too."""
+    found = stale(table, edited(copied, "laws/evaluation.py", "def eval_loss(", "def mean_of_rows("))
+    assert {c.name for c in table.faults if "law eval_loss" in c.code} <= set(found)
+    bare = dataclasses.replace(table.faults[0], code={})
+    assert list(stale(BenchResult(table.provenance, [bare]))) == [bare.name]
+
+
+def test_the_command_measures_what_is_stale_again(
+    table: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`mlmrepro faults stale` names the rows whose code changed, writes them into the table, and then has none left."""
+    from mlmrepro.faults import bench
+
+    old = table.faults[3]
+    changed = dataclasses.replace(old, code={**old.code, "fault": "0" * 12}, seconds=0.0)
+    cases = [changed if case is old else case for case in table.cases]
+    BenchResult(table.provenance, cases).write(tmp_path / "detection.json")
+    asked = []
+
+    def run_bench(faults: list, controls: list, *, versions: bool, jobs: int, progress: object) -> BenchResult:
+        asked.append(([fault.name for fault in faults], controls, versions))
+        return BenchResult(table.provenance, [dataclasses.replace(old, seconds=7.0)])
+
+    monkeypatch.setattr(bench, "run_bench", run_bench)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["faults", "stale", "--output", str(tmp_path)])
+        assert exit_.value.code == 0
+    assert asked == [([old.name], [], False)]
+    assert "every row measured the code of today" in capsys.readouterr().out
+    rows = {case.name: case for case in BenchResult.read(tmp_path / "detection.json").cases}
+    assert rows[old.name].seconds == 7.0
+    assert len(rows) == len(table.cases)
 
 
 def test_a_stale_or_failing_table_is_seen(committed: BenchResult) -> None:

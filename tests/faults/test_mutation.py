@@ -12,17 +12,23 @@ import pytest
 
 import mlmrepro
 from mlmrepro.errors import UserError
+from mlmrepro.faults import mutation_results
 from mlmrepro.faults.mutation_results import (
     LEAST_SCORE,
     ROOMS,
     Mutant,
+    digests,
     main,
     mutants,
     plain_functions,
     prepare,
     problems,
+    remeasure,
     sample,
+    stale,
     summary,
+    untried,
+    write,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +42,32 @@ def test_the_committed_results_hold() -> None:
     assert problems(COMMITTED, MODULES) == []
     assert set(COMMITTED["rooms"]) == set(ROOMS)
     assert all(room["score"] >= LEAST_SCORE for room in COMMITTED["rooms"].values())
+
+
+def test_every_function_was_measured_as_it_is_today() -> None:
+    """No function of the three rooms has changed, come or gone since the tests were tried on its changes."""
+    assert list(remeasure(stale(COMMITTED, digests(PACKAGE)))) == []
+
+
+def test_changed_functions_are_named_with_the_command_that_measures_them(tmp_path: Path) -> None:
+    """Another body, a new function and one that is gone are told; words, layout and other functions are not."""
+    room = tmp_path / "compare"
+    room.mkdir()
+    source = (
+        "def kept(a):\n    return a\n\nclass Thing:\n    def size(self):\n        return 3\n\ndef gone():\n    pass\n"
+    )
+    (room / "values.py").write_text(source)
+    content = {"code": digests(tmp_path)}
+    assert set(content["code"]["compare/values.py"]) == {"kept", "Thing.size", "gone"}
+    assert stale(content, digests(tmp_path)) == {}
+    (room / "values.py").write_text(source.replace("def kept(a):", 'def kept(a: int) -> int:\n    """Say it."""'))
+    assert stale(content, digests(tmp_path)) == {}
+    (room / "values.py").write_text(source.replace("return 3", "return 4").replace("gone", "new"))
+    changed = stale(content, digests(tmp_path))
+    assert {name: set(functions) for name, functions in changed.items()} == {
+        "compare/values.py": {"Thing.size", "new", "gone"}
+    }
+    assert list(remeasure(changed))[-1] == "tox run -e mutation -- 'mlmrepro.compare.values.*'"
 
 
 FOUND = [
@@ -194,3 +226,36 @@ def test_what_is_left_out_of_a_sample_is_told_with_an_interval(tmp_path: Path) -
     assert "interval" not in summary(FOUND, NAMES, REASONS)["rooms"]["compare"]
     whole = worked(tmp_path / "whole", dict.fromkeys(range(1, 21), 1))
     assert [mutant.outcome for mutant in mutants(whole, 0.5)] == ["killed"] * 20
+
+
+def test_modules_that_were_not_tried_again_keep_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run on some modules joins the results: the others keep counts, survivors and the digests of their own run."""
+    monkeypatch.setattr(mutation_results, "version", lambda name: "3.8.1")
+    folder, names = worked(tmp_path / "work", {1: 1, 2: 0}), ("compare/values.py", "gate/judge.py")
+    for name in names:
+        (folder / "mlmrepro" / name).parent.mkdir(parents=True)
+        (folder / "mlmrepro" / name).write_text("")
+    gate = folder / "mutants" / "mlmrepro" / "gate"
+    gate.mkdir()
+    (gate / "judge.py").write_text("")
+    (gate / "judge.py.meta").write_text('{"exit_code_by_key": {"mlmrepro.gate.judge.x_answer__mutmut_1": null}}')
+    assert untried(folder) == ["gate/judge.py"]
+    now = {name: {"answer": "2"} for name in names}
+    (folder / "origin.json").write_text(json.dumps({"provenance": {"source": "new"}, "code": now}))
+    file = tmp_path / "mutation.json"
+    with pytest.raises(UserError, match=r"gate/judge\.py was not tried"):
+        write(folder, file)
+
+    survivor = {"where": "gate/judge.py: answer", "before": "a", "after": "b", "kind": "equivalent", "why": "x"}
+    rooms = {"gate": {"modules": {"gate/judge.py": {"killed": 19, "survived": 1}}}}
+    old = {"provenance": {"backfilled": {"commit": "0d28"}}, "rooms": rooms, "survivors": [survivor]}
+    file.write_text(json.dumps(old | {"code": {name: {"answer": "1"} for name in names}}))
+    write(folder, file)
+    made = json.loads(file.read_text())
+    assert made["code"] == {"compare/values.py": {"answer": "2"}, "gate/judge.py": {"answer": "1"}}
+    assert made["provenance"] == {"source": "new", "backfilled": {"commit": "0d28"}}
+    assert made["rooms"]["gate"]["modules"] == rooms["gate"]["modules"]
+    assert (made["rooms"]["gate"]["mutants"], made["rooms"]["gate"]["score"]) == (20, 0.95)
+    assert made["rooms"]["compare"]["modules"]["compare/values.py"] == {"killed": 1, "survived": 1}
+    assert [row["where"] for row in made["survivors"]] == ["compare/values.py: Thing.size", "gate/judge.py: answer"]
+    assert made["survivors"][1] == survivor

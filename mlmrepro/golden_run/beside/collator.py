@@ -46,7 +46,7 @@ def numpy_batches(bench: Bench) -> Mapping[str, Any]:
 
 @probe("masked_batches")
 def random_tokens(bench: Bench) -> Mapping[str, Any]:
-    """With every token selected: how often the mask, another token or the same one stands there, and special ones."""
+    """With 99 % of the tokens selected: how many get another one, how many of these are special, and the draw."""
     with seeded(TRAINER_SEED):
         batch = _collator(bench, mlm_probability=0.99)(_rows(bench, 200))
     ids, labels = batch["input_ids"], batch["labels"]

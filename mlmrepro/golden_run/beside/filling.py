@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlmrepro.config import GuideConfig
 from mlmrepro.golden_run.beside.probe import Bench, Measured, attempt, probe
 from mlmrepro.record import Lane
 
 __all__ = ["defaults", "several", "targets"]
 
-PROMPT = "The Milky Way is a <mask> galaxy."
+PROMPT = GuideConfig.prompt
 
 
 def _pipeline(bench: Bench, **options: Any) -> Any:

@@ -49,7 +49,7 @@ def probe(stage: str) -> Callable[[Callable[[Bench], Mapping[str, Any]]], Callab
 
 @dataclass(frozen=True)
 class Bench:
-    """What the probes share: the embedded checkpoint, a folder to write in, and small models and texts."""
+    """What the probes share: the embedded checkpoint and its tokenizer, the stored inputs, and a folder to write in."""
 
     checkpoint: Path
     inputs: Path

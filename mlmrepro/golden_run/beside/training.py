@@ -205,7 +205,7 @@ def logs(bench: Bench) -> Mapping[str, Any]:
 
 @probe("loss")
 def checkpoint_files(bench: Bench) -> Mapping[str, Any]:
-    """The files of a checkpoint folder, without and with a tokenizer given to Trainer."""
+    """The files of a checkpoint folder, where Trainer was given no tokenizer."""
     folder = bench.new("files")
     _trainer(folder, max_steps=1, save_strategy="steps", save_steps=1).train()
     return {"names": sorted(path.name for path in (folder / "checkpoint-1").iterdir())}
