@@ -1,5 +1,13 @@
 """The pytest plugin: the `golden` fixture, what a full run says of goldens that no test used, and the retraining gate.
 
+Goldens lie in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
+a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A golden that no test of a full run used fails the run, and
+`--golden-update` deletes it; where a test file was not collected, or a collected test did not run, nothing is deleted.
+Goldens of tests that run elsewhere only are declared, each with a reason:
+
+    golden_elsewhere =
+        tests/test_windows/*: only on Windows
+
 Loading it imports neither torch nor numpy; the goldens' own code is imported when a test first asks for the fixture,
 the gate's when its options are given.
 """
@@ -9,7 +17,9 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from mlmrepro.compare.store import GoldenFile, GoldenStore
+    from mlmrepro.compare.store import GoldenFile
+    from mlmrepro.pytest_plugin.store import SessionStore
 
 # The names under which pytest may find this module: the entry point's, and that of `-p` and `pytest_plugins`.
 _NAMES = ("mlmrepro", __name__)
@@ -54,7 +65,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         ("html", "FILE", "write the page of the check; for several checks give one for each"),
     ):
         group.addoption(f"--mlm-{name}", action="append", default=[], metavar=metavar, help=text)
-    parser.addini("golden_dir", "the directory of the goldens, below rootdir", default="golden")
+    parser.addini("golden_dir", "the directory of the goldens, below rootdir (default: golden)", default="")
+    parser.addini("golden_elsewhere", "goldens of tests that run elsewhere only: `path: reason`", "linelist", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,7 +86,12 @@ def golden(request: pytest.FixtureRequest) -> GoldenFile:
 
     node, session = request.node, request.config.stash[_SESSION]
     session.active = True
-    module = node.nodeid.partition("::")[0].removesuffix(".py")
+    if problem := session.misplaced(node.path.parent):
+        pytest.fail(problem, pytrace=False)
+    module = node.nodeid.partition("::")[0]
+    if node.path.is_relative_to(session.root):
+        module = node.path.relative_to(session.root).as_posix()
+    module = module.removesuffix(".py")
     names = [part.name for part in node.listchain() if isinstance(part, (pytest.Class, pytest.Item))]
     key = file_key(*module.split("/"), ".".join(names))
     node.stash[_GOLDEN] = GoldenFile(session.store, key, node.nodeid)
@@ -97,20 +114,71 @@ class GoldenSession:
         self.config = config
         self.active = False  # a test asked for the fixture
         self.partial = False  # a test was left out, or did not pass
-        self.passed: set[str] = set()
+        self.collected: Counter[str] = Counter()
+        self.passed: Counter[str] = Counter()
+        self.files: set[str] = set()  # the nodes whose tests were collected
         self.used: set[tuple[str, str]] = set()
         self.declared: set[str] = set()
         self.unused: list[str] = []
+        self.kept: list[str] = []
+        self.failure = ""
+        self.elsewhere: dict[str, str] = {}
+        for line in config.getini("golden_elsewhere"):
+            pattern, _, reason = line.partition(": ")
+            if not reason.strip():
+                raise pytest.UsageError(f"golden_elsewhere: {line!r} has no reason: write `{pattern}: why`")
+            self.elsewhere[pattern.strip()] = reason.strip()
 
     @cached_property
-    def store(self) -> GoldenStore:
+    def root(self) -> Path:
+        """The directory of the project; raises UserError where it cannot be decided."""
+        from mlmrepro.pytest_plugin.project import configures_pytest, project_of
+
+        config, here = self.config, self.config.invocation_params.dir
+        if config.inipath and (self._named or configures_pytest(config.inipath.parent)):
+            return config.rootpath
+        if given := config.getoption("--golden-dir"):
+            return Path(os.path.abspath(here / given)).parent
+        paths = [Path(os.path.abspath(here / argument.partition("::")[0])) for argument in config.args]
+        return project_of(Path(os.path.commonpath(paths or [here])))
+
+    @property
+    def _named(self) -> bool:
+        return bool(self.config.getini("golden_dir"))
+
+    @cached_property
+    def store(self) -> SessionStore:
         """The goldens of this process."""
-        from mlmrepro.compare.store import GoldenStore
+        from mlmrepro.pytest_plugin.store import SessionStore
 
         given = self.config.getoption("--golden-dir")
-        base = self.config.invocation_params.dir if given else self.config.rootpath
-        directory = os.path.abspath(base / (given or self.config.getini("golden_dir")))
-        return GoldenStore(Path(directory), self.config.getoption("--golden-update"))
+        base = self.config.invocation_params.dir if given else self.root
+        directory = os.path.abspath(base / (given or self.config.getini("golden_dir") or "golden"))
+        return SessionStore(Path(directory), self.config.getoption("--golden-update"))
+
+    def misplaced(self, folder: Path) -> str:
+        """Return what there is to say where pytest, started in `folder`, would look for goldens elsewhere."""
+        from mlmrepro.errors import UserError
+        from mlmrepro.pytest_plugin.project import inner_project
+
+        try:
+            root = self.root
+        except UserError as error:
+            return str(error)
+        inner = None if self._named or self.config.getoption("--golden-dir") else inner_project(folder, root)
+        return f"{inner} is a project inside {root}: set golden_dir in the pytest configuration" if inner else ""
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Stop where it is not clear where the goldens lie; a worker of pytest-xdist fails its tests instead."""
+        if hasattr(self.config, "workeroutput") or self.config.option.collectonly:
+            return
+        for folder in {item.path.parent for item in session.items if "golden" in getattr(item, "fixturenames", ())}:
+            if problem := self.misplaced(folder):
+                raise pytest.UsageError(problem)
+
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Count each test before anything can leave it out."""
+        self.collected[item.nodeid] += 1
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note that tests were left out."""
@@ -119,13 +187,15 @@ class GoldenSession:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a module that was skipped or could not be read."""
         self.partial = self.partial or not report.passed
+        if report.passed:
+            self.files.add(report.nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note each test that passed, and any that did not."""
         if not report.passed:
             self.partial = True
         elif report.when == "call":
-            self.passed.add(report.nodeid)
+            self.passed[report.nodeid] += 1
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
@@ -138,19 +208,52 @@ class GoldenSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Send what was used to the controller; there, look for what no test of a full run used."""
-        if self.active:
+        """Send what was used to the controller; there, write what is new and look for what no test used."""
+        own = "store" in self.__dict__
+        if own:
             self._merge(sorted(self.store.used), sorted(map(str, self.store.declared)))
         if hasattr(self.config, "workeroutput"):
-            state = {"used": sorted(self.used), "declared": sorted(self.declared)}
-            self.config.workeroutput[_NAMES[0]] = state | {"active": self.active, "partial": self.partial}
-        elif self._is_full(session):
-            unused = self.store.unused(self.used)
-            self.unused = [f"{self.store.path(key)}" + (f": {name!r}" if name else "") for key, name in unused]
-            if self.store.update == "all":
-                self.store.remove(unused)
-            elif unused:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            state = {"used": sorted(self.used), "declared": sorted(self.declared), "files": sorted(self.files)}
+            state |= {"collected": dict(self.collected), "new": self.store.state() if own else ""}
+            self.config.workeroutput[_NAMES[0]] = state | {"active": own, "partial": self.partial}
+            return
+        if "store" in self.__dict__:
+            try:
+                self.store.write_new()
+            except OSError as error:
+                self.failure = f"new goldens could not be written: {error}"
+        if self._is_full(session):
+            self._look_for_unused(session)
+
+    def _look_for_unused(self, session: pytest.Session) -> None:
+        from mlmrepro.compare.store import file_key
+
+        skipped: dict[str, str] = {}  # the folder of goldens of each test file that was not collected
+        patterns, seen = self.config.getini("python_files"), {self.config.rootpath / file for file in self.files}
+        for path in self.root.rglob("*.py"):
+            if any(path.match(pattern) for pattern in patterns) and path not in seen:
+                relative = path.relative_to(self.root).as_posix()
+                folder, _, _ = file_key(*relative.removesuffix(".py").split("/"), "x").rpartition("/")
+                skipped[f"{folder}/"] = relative
+        unused = []
+        for key, name in self.store.unused(self.used):
+            text = f"{self.store.path(key)}" + (f": {name!r}" if name else "")
+            if any(key == pattern or fnmatchcase(key, pattern) for pattern in self.elsewhere):
+                continue
+            file = next((file for folder, file in skipped.items() if key.startswith(folder)), "")
+            if file:
+                self.kept.append(f"{text}: {file} was not collected here")
+            else:
+                unused.append((key, name))
+                self.unused.append(text)
+        if self.kept:
+            # The tests that were not collected may use the others too.
+            self.kept += [f"{text}: no test used it here" for text in self.unused]
+            self.unused = []
+        elif self.store.update == "all":
+            self.store.remove(unused)
+        elif unused:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the declared changes that hold here, and the goldens that no test used."""
@@ -166,13 +269,31 @@ class GoldenSession:
             terminalreporter.line(f"{len(self.unused)} that no test used; {remedy}:")
             _list(terminalreporter, self.unused)
 
+        if self.kept:
+            terminalreporter.section("goldens not used here")
+            terminalreporter.line("kept; golden_elsewhere in the pytest configuration declares them:")
+            _list(terminalreporter, self.kept)
+        if self.failure:
+            terminalreporter.line(self.failure, red=True)
+
     def _merge(
-        self, used: Sequence[Sequence[str]], declared: Sequence[str], active: bool = True, partial: bool = False
+        self,
+        used: Sequence[Sequence[str]],
+        declared: Sequence[str],
+        active: bool = True,
+        partial: bool = False,
+        collected: Mapping[str, int] | None = None,
+        files: Sequence[str] = (),
+        new: str = "",
     ) -> None:
         self.used |= {(key, name) for key, name in used}
         self.declared |= set(declared)
         self.active = self.active or active
         self.partial = self.partial or partial
+        self.collected |= Counter(collected or {})
+        self.files |= set(files)
+        if new:
+            self.store.merge(new)
 
     def _is_full(self, session: pytest.Session) -> bool:
         """Tell whether every test there is was run and passed: only then is unused what no test used."""
@@ -183,13 +304,14 @@ class GoldenSession:
             self.active
             and session.exitstatus == pytest.ExitCode.OK
             and not (self.partial or narrowed or overridden)
-            and len(self.passed) == session.testscollected
+            and self.collected <= self.passed
+            and self.store.directory.is_relative_to(self.root)
             and self._covers_testpaths()
         )
 
     def _covers_testpaths(self) -> bool:
         """Tell whether the arguments name all of testpaths, or of rootdir where there are none."""
-        root, here = self.config.rootpath, self.config.invocation_params.dir
+        root, here = self.root, self.config.invocation_params.dir
         found = [
             path for text in self.config.getini("testpaths") for path in glob.glob(str(root / text), recursive=True)
         ]
