@@ -226,34 +226,48 @@ class GoldenSession:
             self._look_for_unused(session)
 
     def _look_for_unused(self, session: pytest.Session) -> None:
-        from mlmrepro.compare.store import file_key
-
-        skipped: dict[str, str] = {}  # the folder of goldens of each test file that was not collected
-        patterns, seen = self.config.getini("python_files"), {self.config.rootpath / file for file in self.files}
-        for path in self.root.rglob("*.py"):
-            if any(path.match(pattern) for pattern in patterns) and path not in seen:
-                relative = path.relative_to(self.root).as_posix()
-                folder, _, _ = file_key(*relative.removesuffix(".py").split("/"), "x").rpartition("/")
-                skipped[f"{folder}/"] = relative
-        unused = []
-        for key, name in self.store.unused(self.used):
-            text = f"{self.store.path(key)}" + (f": {name!r}" if name else "")
-            if any(key == pattern or fnmatchcase(key, pattern) for pattern in self.elsewhere):
-                continue
-            file = next((file for folder, file in skipped.items() if key.startswith(folder)), "")
-            if file:
-                self.kept.append(f"{text}: {file} was not collected here")
-            else:
-                unused.append((key, name))
-                self.unused.append(text)
-        if self.kept:
-            # The tests that were not collected may use the others too.
-            self.kept += [f"{text}: no test used it here" for text in self.unused]
-            self.unused = []
-        elif self.store.update == "all":
+        unused = [each for each in self.store.unused(self.used) if not self._is_elsewhere(each[0])]
+        if not unused:
+            return
+        left_out, proven = self._left_out()
+        reasons = {
+            each: next((why for start, why in left_out.items() if each[0].startswith(start)), "") for each in unused
+        }
+        texts = {each: f"{self.store.path(each[0])}" + (f": {each[1]!r}" if each[1] else "") for each in unused}
+        if any(reasons.values()) or (self.store.update == "all" and not proven):
+            # A test that was not collected may use the others too.
+            self.kept = [f"{texts[each]}: {reasons[each] or 'no test used it here'}" for each in unused]
+            return
+        self.unused = list(texts.values())
+        if self.store.update == "all":
             self.store.remove(unused)
-        elif unused:
+        else:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _is_elsewhere(self, key: str) -> bool:
+        return any(key == pattern or fnmatchcase(key, pattern) for pattern in self.elsewhere)
+
+    def _left_out(self) -> tuple[dict[str, str], bool]:
+        """Return why goldens were not used, by how their keys start, and whether all that this run covers was there."""
+        from mlmrepro.compare.store import file_key
+        from mlmrepro.pytest_plugin.left_out import left_out_tests, test_files
+
+        reasons, proven = {}, True
+        aside = self.config.getini("norecursedirs")
+        names = {node.rpartition("::")[2].partition("[")[0] for node in self.collected}
+        seen = {self.config.rootpath / file for file in self.files}
+        for path in test_files(self.root, self.config.getini("python_files")):
+            relative = path.relative_to(self.root)
+            folder = file_key(*relative.with_suffix("").parts, "x").rpartition("/")[0]
+            if path not in seen:
+                reasons[f"{folder}/"] = f"{relative.as_posix()} was not collected here"
+                proven = proven and any(fnmatchcase(part, each) for part in relative.parts for each in aside)
+                continue
+            for name in left_out_tests(path, names):
+                for end in (".", "[", "~"):
+                    reasons[f"{folder}/{name}{end}"] = f"{relative.as_posix()} defines {name}, not collected here"
+                proven = False
+        return reasons, proven
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the declared changes that hold here, and the goldens that no test used."""

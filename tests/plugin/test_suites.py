@@ -59,8 +59,9 @@ def test_goldens_of_an_ignored_file_are_listed_until_declared(project: pytest.Py
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.stdout.fnmatch_lines(["2 that no test used; *"])
     result.stdout.no_fnmatch_line("*test_three*")
-    run(project, "--golden-update")
-    assert goldens(project)["tests/test_b/test_three.json"] == {"x": [3]}
+    before = goldens(project)
+    run(project, "--golden-update").stdout.fnmatch_lines(["*/old.json: no test used it here"])
+    assert goldens(project) == before
     project.makeini("[pytest]\ngolden_elsewhere = tests/test_b/*\n")
     assert run(project).ret == pytest.ExitCode.USAGE_ERROR
 
@@ -116,3 +117,16 @@ def test_where_no_project_is_sure_pytest_stops(pytester: pytest.Pytester) -> Non
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines(["*set golden_dir in the pytest configuration*"])
     assert not list(pytester.path.rglob("golden"))
+
+
+def test_a_test_of_another_platform_keeps_its_golden(project: pytest.Pytester) -> None:
+    """A test that a condition leaves out is named with its golden, and an update deletes nothing."""
+    source = "import sys\n\nif sys.platform == 'none':\n    def test_three(golden): golden.exact('x', 3)"
+    write_tests(project, test_b=f"{source}\n\ndef test_four(): pass")
+    before = goldens(project)
+    for arguments in ((), ("--golden-update",)):
+        result = run(project, *arguments)
+        assert result.ret == pytest.ExitCode.OK
+        result.stdout.fnmatch_lines(["*/test_three.json: tests/test_b.py defines test_three, not collected here"])
+        result.stdout.no_fnmatch_line("*unused*")
+    assert goldens(project) == before
