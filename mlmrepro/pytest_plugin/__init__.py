@@ -1,7 +1,7 @@
 """The pytest plugin: the `golden` fixture, what a full run says of goldens that no test used, and the retraining gate.
 
 Goldens lie in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
-a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A golden that no test of a full run used fails the run, and
+a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A golden that no test of a full run used fails the run;
 `--golden-update` deletes it; where a test file was not collected, or a collected test did not run, nothing is deleted.
 Goldens of tests that run elsewhere only are declared, each with a reason:
 
@@ -66,7 +66,9 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     ):
         group.addoption(f"--mlm-{name}", action="append", default=[], metavar=metavar, help=text)
     parser.addini("golden_dir", "the directory of the goldens, below rootdir (default: golden)", default="")
-    parser.addini("golden_elsewhere", "goldens of tests that run elsewhere only: `path: reason`", "linelist", default=[])
+    parser.addini(
+        "golden_elsewhere", "goldens of tests that run elsewhere only: `path: reason`", "linelist", default=[]
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -48,8 +48,12 @@ def project_of(start: Path) -> Path:
     roots = [folder for folder in above if _has_goldens(folder)]
     if len(roots) == 1:
         return roots[0]
-    found = f"the goldens of {roots[0]} and of {roots[1]}" if roots else "no pytest configuration, package or repository"
-    raise UserError(f"it is not clear which project {start} belongs to, and where its goldens lie: {found}", remedy=_REMEDY)
+    found = (
+        f"the goldens of {roots[0]} and of {roots[1]}" if roots else "no pytest configuration, package or repository"
+    )
+    raise UserError(
+        f"it is not clear which project {start} belongs to, and where its goldens lie: {found}", remedy=_REMEDY
+    )
 
 
 def inner_project(folder: Path, root: Path) -> Path | None:

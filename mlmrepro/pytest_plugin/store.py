@@ -52,7 +52,8 @@ class SessionStore(GoldenStore):
 
     def write_new(self) -> None:
         """Write what was held back, but for what the tests disagreed about; raises OSError."""
-        for (key, name), (entry, self.settings) in self._new.items():
+        for (key, name), (entry, settings) in self._new.items():
+            self.settings = settings
             if (key, name) not in self._disputed:
                 with self._opened(key) as golden:
                     golden.entries.setdefault(name, entry)

@@ -52,7 +52,9 @@ def test_goldens_of_an_ignored_file_are_listed_until_declared(project: pytest.Py
     project.makeconftest(IGNORING)
     result = run(project)
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*= goldens not used here =*", "*/test_three.json: tests/test_b.py was not collected*"])
+    result.stdout.fnmatch_lines(
+        ["*= goldens not used here =*", "*/test_three.json: tests/test_b.py was not collected*"]
+    )
     line = "golden_elsewhere = tests/test_b/*: only on Windows"
     project.makeini(f"[pytest]\ntestpaths = tests\n{line}\n")
     result = run(project)
