@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
         *("credentials", "files", "loading", "gate", "retraining", "scoring", "laws", "faults"),
     },
-    "pytest_plugin": {"compare", "gate_plugin"},
+    "pytest_plugin": {"compare", "errors", "gate_plugin"},
     "gate_plugin": {"errors", "gate", "report", "retraining"},
     "__init__": {"config", "errors", "guide", "record", "retraining", "scoring"},
     "__main__": {"cli"},

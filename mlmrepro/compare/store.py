@@ -237,12 +237,7 @@ class GoldenStore:
         if entry is None:
             if not lasting:
                 return f"{where}: never written, as it cannot agree with anything\n  obtained: {_short(obtained.value)}"
-            golden.entries[obtained.name] = _entry(obtained, tolerance, (Variant(obtained.value),))
-            self._written.add((key, obtained.name))
-            if self.update:
-                return ""
-            advice = "run again, and it is expected; --golden-update=new writes all that are missing at once"
-            return f"{where}: there was no golden; this one was written: {advice}\n  obtained: {_short(obtained.value)}"
+            return self._absent(golden, key, obtained, _entry(obtained, tolerance, (Variant(obtained.value),)))
         matching = entry.matching(self.versions)
         # A value that this run has written is compared: two tests that disagree about it are no update.
         if self.update == "all" and lasting and len(matching) == 1 and (key, obtained.name) not in self._written:
@@ -257,6 +252,16 @@ class GoldenStore:
             self._note_declared(golden, key, obtained.name, entry)
             return ""
         return "\n".join([f"{where}: {finding.verdict.value}", *self._explained(entry, obtained, finding)])
+
+    def _absent(self, golden: Golden, key: str, obtained: Obtained, entry: Entry) -> str:
+        """Write what is not there yet; return what to say of it."""
+        golden.entries[obtained.name] = entry
+        self._written.add((key, obtained.name))
+        if self.update:
+            return ""
+        advice = "run again, and it is expected; --golden-update=new writes all that are missing at once"
+        where = f"{self.path(key)}: {obtained.name!r}"
+        return f"{where}: there was no golden; this one was written: {advice}\n  obtained: {_short(obtained.value)}"
 
     def _note_declared(self, golden: Golden, key: str, name: str, entry: Entry) -> None:
         (variant,), there = entry.matching(self.versions), entry.matching(golden.versions)

@@ -29,7 +29,9 @@ def parallel(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def write_tests(pytester: pytest.Pytester, **modules: str) -> None:
-    """Write modules below tests/, named by their keys."""
+    """Write modules below tests/, named by their keys, and a pytest configuration where there is none."""
+    if not (pytester.path / "tox.ini").exists():
+        pytester.makeini("[pytest]\n")
     for name, source in modules.items():
         pytester.path.joinpath("tests").mkdir(exist_ok=True)
         pytester.makepyfile(**{f"tests/{name}": source})

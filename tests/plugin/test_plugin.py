@@ -22,7 +22,9 @@ def test_an_absent_golden_is_written_and_fails_once(pytester: pytest.Pytester) -
     write_tests(pytester, test_a=MODULE)
     first = run(pytester)
     first.assert_outcomes(failed=2)
-    first.stdout.fnmatch_lines(["E*golden/tests/test_a/test_one.json: 'x': there was no golden; this one was written*"])
+    first.stdout.fnmatch_lines(
+        ["E*golden/tests/test_a/test_one.json: 'x': there was no golden; this one is written when the run ends*"]
+    )
     run(pytester).assert_outcomes(passed=2)
     golden = read_golden(pytester.path / "golden" / "shared.json")
     assert set(golden.provenance["packages"]) == set(PACKAGES)
