@@ -100,8 +100,8 @@ class Encoder:
             left = len(words) - start
             stop = start + -(-left // -(-left // self.room))
             if stop < len(words):
-                before = starts[(starts > start) & (starts <= stop)]
-                stop = int(before[-1]) if len(before) else stop
+                last = starts[np.searchsorted(starts, stop, side="right") - 1]  # a search: a document has many windows
+                stop = int(last) if last > start else stop
             windows.append((start, stop))
             start = stop
         return tuple(windows)
