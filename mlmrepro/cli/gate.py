@@ -29,9 +29,7 @@ Column = Annotated[
     str | None, typer.Option(metavar="NAME", help="Column of the texts (default: the one that clearly is; else asks).")
 ]
 Topic = Annotated[str | None, typer.Option(help="Column of topics, which the report tells apart (default: none).")]
-Split = Annotated[
-    str | None, typer.Option(help="Split of a saved data set or a folder (default: test, validation).")
-]
+Split = Annotated[str | None, typer.Option(help="Split of a saved data set or a folder (default: test, validation).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first documents only (default: all).")]
 MaxLength = Annotated[int, typer.Option(min=4, help="Tokens of a window; less where the model takes less.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda ...")]

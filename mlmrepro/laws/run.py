@@ -79,7 +79,9 @@ def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[st
     return sample_and_notes(source, column=column, skip=skip)[0]
 
 
-def sample_and_notes(source: str, *, column: str | None = None, skip: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def sample_and_notes(
+    source: str, *, column: str | None = None, skip: int = 0
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the same as `sample`, and the notes on how the source was read, such as which column is the text."""
     text = read_text(source, column=column, limit=skip + 4 * _TEXTS)
     begun = (" ".join(document.text.split()[:_WORDS]) for document in text.documents[skip:])

@@ -111,9 +111,7 @@ def _value(measured: Measured) -> str:
     return f"{shown} {measured.unit}".strip()
 
 
-def laws_markdown(
-    results: Sequence[LawResult], *, notes: Sequence[str] = (), limit: int = markdown.PR_LIMIT
-) -> str:
+def laws_markdown(results: Sequence[LawResult], *, notes: Sequence[str] = (), limit: int = markdown.PR_LIMIT) -> str:
     """Return the headline, what is broken, and a table of all laws folded away."""
     page = markdown.Page(limit)
     failing = _failing(results)

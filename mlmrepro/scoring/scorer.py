@@ -140,7 +140,8 @@ class Scorer:
         """Return the scores of every unit of the plan that can be scored, in its order.
 
         Words that do not lie whole in one window, or hold tokens unknown to the tokenizer, are left out.
-        `progress(done, total)` is called with units before the first batch and after each. Raises UserError where no unit is left.
+        `progress(done, total)` is called with units before the first batch and after each. Raises UserError where no
+        unit is left.
         """
         loss = np.zeros(len(plan))
         log_confidence = np.zeros(len(plan))

@@ -56,7 +56,9 @@ def read_table(path: Path, *, column: str | None = None, split: str | None = Non
         saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
         return _saved_data_set(path, split) if saved else _folder(path, column, split)
     if not path.is_file():
-        raise UserError(f"the text {path} does not exist", remedy=f"give a file ({KINDS}), a folder or a saved data set")
+        raise UserError(
+            f"the text {path} does not exist", remedy=f"give a file ({KINDS}), a folder or a saved data set"
+        )
     if split is not None:
         raise UserError(f"the text {path} is a file, which has no splits", remedy="leave --split out")
     kind = _kind(path)

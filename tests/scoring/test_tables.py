@@ -96,7 +96,9 @@ _CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 
 
 @given(
-    st.lists(st.tuples(_CELL, _CELL), min_size=1, max_size=5), st.sampled_from(",;\t|"), st.sampled_from([".csv", ".tsv"])
+    st.lists(st.tuples(_CELL, _CELL), min_size=1, max_size=5),
+    st.sampled_from(",;\t|"),
+    st.sampled_from([".csv", ".tsv"]),
 )
 def test_any_cells_come_back_whatever_separates_them(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]], separator: str, ending: str
@@ -254,8 +256,8 @@ def test_a_truncated_gzip_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"t\.txt\.gz is no gzip file, or a truncated one"):
         read_text(path)
+    path.write_bytes(b"plain")
     with pytest.raises(UserError, match=r"t\.txt\.gz is no gzip file"):
-        path.write_bytes(b"plain")
         read_text(path)
 
 
