@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import shutil
@@ -145,6 +146,35 @@ def test_score_prints_and_writes_raw_losses(run: Run, tmp_path: Path) -> None:
     assert "perplexity: " in out
 
 
+def test_the_column_that_was_taken_is_named_wherever_a_result_is_shown(run: Run, tmp_path: Path) -> None:
+    """Nobody named the column: the terminal, JSON, Markdown and the page do, and the baseline holds it."""
+    texts = [None, "The sea is salt because rivers carry it there.", "Water boils at a lower temperature up here."]
+    rows = [{"url": f"https://example.org/{n}", "body": text} for n, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = ["the text of a.jsonl is its column 'body'", "1 row with null in 'body' left out of a.jsonl"]
+    code, out, _ = run("score", "embedded", "--text", "a.jsonl")
+    assert code == 0
+    assert set(notes) <= set(out.splitlines())
+    _, out, _ = run("score", "embedded", "--text", "a.jsonl", "--json")
+    assert {name: json.loads(out)[name] for name in ("text", "text_column", "notes")} == {
+        "text": "a.jsonl", "text_column": "body", "notes": notes,
+    }  # fmt: skip
+    code, out, _ = run("baseline", "embedded", "--text", "a.jsonl", "-o", "b")
+    assert code == 0
+    assert set(notes) <= set(out.splitlines())
+    assert json.loads((tmp_path / "b" / "baseline.json").read_text())["about"]["text_column"] == "body"
+    _, out, _ = run("baseline", "embedded", "--text", "a.jsonl", "-o", "b", "--overwrite", "--json")
+    assert (json.loads(out)["text_column"], json.loads(out)["notes"]) == ("body", notes)
+    _, out, _ = run("check", "embedded", "--baseline", "b", "--html", "b.html")
+    pages = [out, (tmp_path / "b.html").read_text()]
+    pages += [run("check", "embedded", "--baseline", "b", form)[1] for form in ("--json", "--markdown")]
+    for page in pages:
+        assert "the text of a.jsonl is its column" in " ".join(html.unescape(page).split()).replace(
+            "The text", "the text"
+        )
+    assert json.loads(pages[2])["provenance"]["baseline"]["text_column"] == "body"
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -157,7 +187,13 @@ def test_score_prints_and_writes_raw_losses(run: Run, tmp_path: Path) -> None:
         (["baseline", "embedded", "--text", "two.txt", "-o", "/proc/x/b"], "No such file"),
         (["baseline", "embedded", "--text", "special.txt", "-o", "b"], "only one document"),
         (["baseline", "embedded", "--text", "deep.jsonl", "-o", "b"], "line 1 is no JSON object"),
-        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--text-column", "x"], ""),
+        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--text-column", "x"], "two.txt is no table"),
+        (
+            ["baseline", "embedded", "--text", "two.jsonl", "-o", "b"],
+            "it has left (str: 'The sea is salt.'); right (str",
+        ),
+        (["score", "embedded", "--text", "two.jsonl"], "it has left (str: 'The sea is salt.'); right (str: 'The sky"),
+        (["score", "embedded", "--text", "no_header.csv"], "first line of no_header.csv may be no header"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--prompts", "two.txt"], "holds no <mask>"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--device", "cuda:7"], "cannot be put on"),
         (["baseline", "./absent", "--text", "two.txt", "-o", "b"], "./absent does not exist"),
@@ -177,6 +213,8 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], p
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "one.txt").write_text("The sea is salt.\n")
     (tmp_path / "two.txt").write_text("The sea is salt.\nThe sky is blue.\n")
+    (tmp_path / "two.jsonl").write_text('{"left": "The sea is salt.", "right": "The sky is blue."}\n')
+    (tmp_path / "no_header.csv").write_text("The sea is salt.\nThe sky is blue.\n")
     (tmp_path / "special.txt").write_text("The sea is salt.\n\n<mask><s>\n")
     (tmp_path / "deep.jsonl").write_text("[" * 100_000)
     (tmp_path / "a.pdf").write_text("x")
@@ -184,9 +222,6 @@ def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], p
     (tmp_path / "used" / "mine").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     code, out, err = run(*arguments)
-    if not problem:  # a .txt file has no columns: the option is as good as absent
-        assert code == 0
-        return
     lines = [line for line in err.splitlines() if line.startswith("mlmrepro: error")]
     assert (code, out, len(lines)) == (2, "", 1), err
     assert problem in lines[0]

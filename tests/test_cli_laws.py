@@ -87,6 +87,19 @@ def test_bad_input_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_column_of_the_text_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Laws on a table name the column that they took; as JSON is a list of laws, next to it on standard error."""
+    rows = [{"id": n, "body": f"The keeper wrote the number {n} into his book."} for n in range(6)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ("laws", "embedded", "--only", "saving_twice", "--text", path)
+    _, out, _ = main(capsys, *arguments)
+    assert "is its column 'body'" in " ".join(out.split())
+    _, out, err = main(capsys, *arguments, "--json")
+    assert isinstance(json.loads(out), list)
+    assert f"note: the text of {path} is its column 'body'" in err
+
+
 def test_short_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two short lines are no text to measure laws on."""
     (tmp_path / "short.txt").write_text("One.\n\nTwo.\n")

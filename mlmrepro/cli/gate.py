@@ -19,10 +19,18 @@ from mlmrepro.errors import UserError
 __all__ = ["baseline", "check", "check_targets", "prepared", "score"]
 
 Checkpoint = Annotated[str, typer.Argument(help="A folder or hub name of a masked language model, or: embedded.")]
-Text = Annotated[str, typer.Option(help="A .txt, .jsonl, .csv or .parquet file, a saved data set, or: embedded.")]
-Column = Annotated[str | None, typer.Option(help="Column of the texts (default: text, or the only one of strings).")]
+Text = Annotated[
+    str,
+    typer.Option(
+        help="A .txt, .jsonl, .json, .csv, .tsv (also .gz) or .parquet file, a folder of these, a saved data set, or: "
+        "embedded."
+    ),
+]
+Column = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of the texts (default: the one that clearly is; else asks).")
+]
 Topic = Annotated[str | None, typer.Option(help="Column of topics, which the report tells apart (default: none).")]
-Split = Annotated[str | None, typer.Option(help="Split of a saved data set (default: test, validation).")]
+Split = Annotated[str | None, typer.Option(help="Split of a saved data set or a folder (default: test, validation).")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take the first documents only (default: all).")]
 MaxLength = Annotated[int, typer.Option(min=4, help="Tokens of a window; less where the model takes less.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda ...")]
@@ -104,7 +112,8 @@ def baseline(
     made.write(output, overwrite=overwrite)
     figures = {name: made.about[name] for name in ("perplexity", "bits_per_byte", "tokens", "documents")}
     if as_json:
-        print(json.dumps(figures | {"baseline": str(output), "notes": made.about["notes"]}, ensure_ascii=False))
+        about = {name: made.about[name] for name in ("text", "text_column", "notes")}
+        print(json.dumps(figures | {"baseline": str(output), **about}, ensure_ascii=False))
         return
     print(
         f"{output}: perplexity {figures['perplexity']:.4f} over {figures['tokens']:,} masked tokens of "
@@ -229,7 +238,8 @@ def score(
     if output:
         write_losses(output, scores, [document.name for document in documents.documents], scorer.tokenizer)
     if as_json:
-        print(json.dumps(plain(figures | {"notes": notes}), ensure_ascii=False, allow_nan=False))
+        about = {"text": documents.source, "text_column": documents.column, "notes": notes}
+        print(json.dumps(plain(figures | about), ensure_ascii=False, allow_nan=False))
     else:
         for name, value in figures.items():
             print(f"{name.replace('_', ' ')}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")

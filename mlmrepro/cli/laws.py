@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,23 +41,25 @@ def laws(
     check_targets(junit, beside=[Path(checkpoint)])
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the laws' bounds are of the processor
     path = prepared(checkpoint, threads)
-    from mlmrepro.laws.run import choose, run_laws, sample
+    from mlmrepro.laws.run import choose, run_laws, sample_and_notes
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.laws_view import LawsDisplay, laws_junit, laws_markdown, print_laws
 
     chosen = choose(only or [])
-    texts = sample(text, column=text_column)
+    texts, notes = sample_and_notes(text, column=text_column)
     with LawsDisplay(len(chosen), quiet=as_json or markdown) as display:
         results = run_laws(path, texts, laws=chosen, seed=seed, progress=lambda law: display(law.name))
     if as_json:
         print(json.dumps([result.to_dict() for result in results], ensure_ascii=False))
+        for note in notes:  # the list holds laws only
+            print(f"note: {note}", file=sys.stderr)
     elif markdown:
-        print(laws_markdown(results))
+        print(laws_markdown(results, notes=notes))
     else:
-        print_laws(results, numbers=numbers)
+        print_laws(results, numbers=numbers, notes=notes)
     if junit:
-        laws_junit(results, junit, checkpoint)
-    append_step_summary(lambda: laws_markdown(results))
+        laws_junit(results, junit, checkpoint, notes=notes)
+    append_step_summary(lambda: laws_markdown(results, notes=notes))
     raise typer.Exit(int(any(result.verdict.fails for result in results)))
 
 

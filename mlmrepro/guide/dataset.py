@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["flatten", "load", "split"]
 
-_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_BUILDERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".jsonl.gz": "json",  # the builder unpacks it
+    ".json.gz": "json",
+}
 
 
 def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
@@ -28,11 +35,12 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
 
     cache = None if cache_dir is None else str(cache_dir)
     path = Path(name)
-    if path.suffix not in _BUILDERS and path.exists():
+    ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+    if ending not in _BUILDERS and path.exists():
         raise UserError(
             f"the data file {name} is of no known kind", remedy=f"give a file that ends in {', '.join(_BUILDERS)}"
         )
-    if path.suffix not in _BUILDERS:
+    if ending not in _BUILDERS:
         try:
             return load_dataset(name, split=split, cache_dir=cache, **versions.never_run_scripts())
         except Exception as error:
@@ -44,13 +52,13 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
         raise UserError(f"split {split!r} names no split", remedy="write it as name or name[start:stop]")
     try:
         files = {match.group(): str(path)}
-        return load_dataset(_BUILDERS[path.suffix], data_files=files, split=split, cache_dir=cache)
+        return load_dataset(_BUILDERS[ending], data_files=files, split=split, cache_dir=cache)
     except Exception as error:
         if any(isinstance(cause, OSError) for cause in causes(error)):
             raise  # a full disk is not the file's fault
         raise UserError(
             f"the data file {name} cannot be read as {split!r}: {first_line(error.__cause__ or error)}",
-            remedy=f"give a {path.suffix} file with one row per question and a split slice within its rows",
+            remedy=f"give a {ending} file with one row per question and a split slice within its rows",
         ) from error
 
 

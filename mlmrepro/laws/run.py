@@ -76,9 +76,16 @@ def choose(names: Sequence[str]) -> list[Law]:
 
 def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[str, ...]:
     """Return the beginnings of some documents of a text, as `scoring.documents.read_text` reads it, from `skip` on."""
-    documents = read_text(source, column=column, limit=skip + 4 * _TEXTS).documents[skip:]
-    begun = (" ".join(document.text.split()[:_WORDS]) for document in documents)
-    return tuple(text for text in begun if len(text.split()) >= _FEWEST_WORDS)[:_TEXTS]
+    return sample_and_notes(source, column=column, skip=skip)[0]
+
+
+def sample_and_notes(
+    source: str, *, column: str | None = None, skip: int = 0
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the same as `sample`, and the notes on how the source was read, such as which column is the text."""
+    text = read_text(source, column=column, limit=skip + 4 * _TEXTS)
+    begun = (" ".join(document.text.split()[:_WORDS]) for document in text.documents[skip:])
+    return tuple(each for each in begun if len(each.split()) >= _FEWEST_WORDS)[:_TEXTS], text.notes
 
 
 def run_laws(

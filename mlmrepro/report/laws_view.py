@@ -49,15 +49,19 @@ def laws_headline(results: Sequence[LawResult]) -> str:
     return ", ".join(parts + [f"{tally[verdict]} {word}" for verdict, word in words.items() if tally[verdict]])
 
 
-def print_laws(results: Sequence[LawResult], *, numbers: bool = False, console: Console | None = None) -> None:
+def print_laws(
+    results: Sequence[LawResult], *, numbers: bool = False, notes: Sequence[str] = (), console: Console | None = None
+) -> None:
     """Print the headline, each broken or unmeasured law with its numbers and likely cause, then the declared ones.
 
-    With `numbers`, what every law measured follows.
+    With `numbers`, what every law measured follows; `notes` say how the text was read.
     """
     console = console or standard_output()
     worst = max((r.verdict for r in results), key=list(LawVerdict).index, default=LawVerdict.UNMEASURED)
     console.print()
     say(console, Text(f"{_SYMBOL[worst]} ", style=_STYLE[worst]), laws_headline(results))
+    for note in notes:
+        say(console, f"note: {clean(note)}")
     for result in _failing(results):
         console.print()
         _told(console, result)
@@ -107,11 +111,13 @@ def _value(measured: Measured) -> str:
     return f"{shown} {measured.unit}".strip()
 
 
-def laws_markdown(results: Sequence[LawResult], *, limit: int = markdown.PR_LIMIT) -> str:
+def laws_markdown(results: Sequence[LawResult], *, notes: Sequence[str] = (), limit: int = markdown.PR_LIMIT) -> str:
     """Return the headline, what is broken, and a table of all laws folded away."""
     page = markdown.Page(limit)
     failing = _failing(results)
     page.add(f"### {'✗' if failing else '='} {laws_headline(results)}")
+    if notes:
+        page.add("\n".join(f"- note: {markdown.sentence(note)}" for note in notes))
     for result in failing:
         numbers = [
             f"- {markdown.prose(each.what)}: **{markdown.prose(_value(each))}**, wanted {each.bound}"
@@ -141,7 +147,7 @@ def _numbers(measured: Iterable[Measured]) -> str:
     )
 
 
-def laws_junit(results: Sequence[LawResult], path: Path, name: str) -> None:
+def laws_junit(results: Sequence[LawResult], path: Path, name: str, *, notes: Sequence[str] = ()) -> None:
     """Write one test suite with a case for each law; a broken or unmeasured one fails, others may be skipped."""
     suite = ElementTree.Element("testsuite", name=printable(name), tests=str(len(results)), errors="0")
     failing = _failing(results)
@@ -158,6 +164,8 @@ def laws_junit(results: Sequence[LawResult], path: Path, name: str) -> None:
             failure.text = printable("\n".join([*lines, result.problem, f"likely cause: {result.cause}"]))
         elif result in skipped:
             ElementTree.SubElement(case, "skipped", message=printable(result.known or result.problem))
+    if notes:
+        ElementTree.SubElement(suite, "system-out").text = printable("\n".join(f"note: {note}" for note in notes))
     write_suites(path, [suite])
 
 

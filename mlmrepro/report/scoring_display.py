@@ -1,29 +1,46 @@
-"""The terminal while a text is scored: a bar and the time that is left."""
+"""The terminal while a text is scored: a bar, or lines where there is none, and how long it will take."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["ScoringDisplay"]
+__all__ = ["ScoringDisplay", "duration"]
+
+_MEASURED = 5.0  # seconds of scoring before a line says how long it will take
+_WORTH_A_LINE = 30.0  # seconds: what ends sooner needs no lines
+_LINES = 10  # of one kind of unit, at most
 
 
 class ScoringDisplay:
-    """One bar for each kind of unit; nothing where standard error is no terminal, or when quiet."""
+    """One bar for each kind of unit, which moves with each batch, so within a long document too.
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        console = Console(stderr=True, quiet=quiet, markup=False)
+    Where standard error is no terminal, a line says after the first batches how long it will take, and further lines
+    how far it is. Nothing is shown when quiet.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = console or Console(stderr=True, quiet=quiet, markup=False)
+        self.clock = clock
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
+            TextColumn("{task.fields[estimate]}"),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+            get_time=clock,
         )
         self.tasks: dict[str, TaskID] = {}
+        self.lines: dict[str, int] = {}  # tenths of the work that lines have told of
+        self.started = clock()
 
     def __enter__(self) -> ScoringDisplay:
         self.bars.start()
@@ -35,7 +52,25 @@ class ScoringDisplay:
         self.bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Move the bar of `what`."""
+        """Move the bar of `what`; the first call of each kind starts its clock."""
+        now = self.clock()
         if what not in self.tasks:
-            self.tasks[what] = self.bars.add_task(f"score {what}", total=total)
-        self.bars.update(self.tasks[what], completed=done)
+            self.tasks[what] = self.bars.add_task(f"score {what}", total=total, estimate="")
+            self.lines[what] = -1
+            self.started = now
+        spent = now - self.started
+        whole = spent * total / done if done else 0.0
+        estimate = f"about {duration(whole)} in all" if spent >= _MEASURED and whole >= _WORTH_A_LINE else ""
+        self.bars.update(self.tasks[what], completed=done, estimate=estimate)
+        tenth = _LINES * done // total if total else 0
+        if estimate and self.bars.disable and tenth > self.lines[what] and done < total:
+            self.lines[what] = tenth
+            line = f"score {what}: {done:,} of {total:,} in {duration(spent)}, {estimate}"
+            self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: seconds below two minutes, minutes below two hours, else hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

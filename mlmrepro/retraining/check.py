@@ -108,6 +108,7 @@ def make_baseline(
             "checkpoint": checkpoint,
             **scorer.about,
             "text": text.source,
+            "text_column": text.column,
             "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded), *_no_words(words)],
             "documents": len(texts),
             "tokens": len(tokens),

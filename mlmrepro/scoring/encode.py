@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -94,14 +95,14 @@ class Encoder:
 
     def _windows(self, words: NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
         """Cut into as few windows as will do, of about equal length, between words where that is possible."""
-        starts = np.flatnonzero(np.diff(words, prepend=-1))
+        starts = np.flatnonzero(np.diff(words, prepend=-1)).tolist()
         windows, start = [], 0
         while start < len(words):
             left = len(words) - start
             stop = start + -(-left // -(-left // self.room))
             if stop < len(words):
-                before = starts[(starts > start) & (starts <= stop)]
-                stop = int(before[-1]) if len(before) else stop
+                last = starts[bisect_right(starts, stop) - 1]  # a search: a long document has many windows
+                stop = last if last > start else stop
             windows.append((start, stop))
             start = stop
         return tuple(windows)

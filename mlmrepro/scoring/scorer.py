@@ -140,13 +140,16 @@ class Scorer:
         """Return the scores of every unit of the plan that can be scored, in its order.
 
         Words that do not lie whole in one window, or hold tokens unknown to the tokenizer, are left out.
-        `progress(done, total)` is called with units. Raises UserError where no unit is left.
+        `progress(done, total)` is called with units before the first batch and after each. Raises UserError where no
+        unit is left.
         """
         loss = np.zeros(len(plan))
         log_confidence = np.zeros(len(plan))
         correct = np.ones(len(plan), dtype=bool)
         seen = np.zeros(len(plan), dtype=bool)
         done = 0
+        if progress is not None:
+            progress(0, len(plan))  # from here the time is measured
         with still(self.model):
             for batch in self._batches(rows(plan, encoded, within_word=within_word)):
                 units = np.concatenate([row.units for row in batch])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_a_file_of_an_unknown_kind_is_not_looked_for_on_the_hub(tmp_path: Path) 
     path.write_text("x")
     with pytest.raises(UserError, match=r"\.jsonl, \.json, \.csv, \.parquet"):
         dataset.load(str(path), "train")
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.jsonl.gz", "t.json.gz"])
+def test_a_data_file_may_be_compressed(tmp_path: Path, name: str) -> None:
+    """JSON lines that gzip compressed give the same rows."""
+    lines = "".join(json.dumps({"answers": {"text": [f"answer {n}"]}}) + "\n" for n in range(4)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    rows = dataset.load(str(tmp_path / name), "train[:3]", tmp_path / "cache")
+    assert [row["answers"]["text"] for row in rows] == [["answer 0"], ["answer 1"], ["answer 2"]]
 
 
 def test_the_cause_of_a_wrapped_error_is_found() -> None:

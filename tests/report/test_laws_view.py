@@ -61,6 +61,19 @@ def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
     assert "\x1b" not in text
 
 
+def test_notes_on_the_text_stand_in_every_form(tmp_path: Path) -> None:
+    """Which column is the text is told on the terminal, in Markdown and in JUnit; without notes nothing is."""
+    note = "the text of a.jsonl is its column 'body'"
+    out = io.StringIO()
+    print_laws(ALL, notes=[note], console=Console(file=out, width=100, markup=False))
+    assert f"note: {note}" in out.getvalue()
+    assert "- note: the text of a" in laws_markdown(ALL, notes=[note])
+    laws_junit(ALL, tmp_path / "laws.xml", "m", notes=[note])
+    assert ElementTree.parse(tmp_path / "laws.xml").findtext(".//system-out") == f"note: {note}"
+    laws_junit(ALL, tmp_path / "laws.xml", "m")
+    assert "note" not in printed(ALL) + laws_markdown(ALL) + (tmp_path / "laws.xml").read_text()
+
+
 def test_numbers_shows_what_every_law_measured() -> None:
     """With numbers, laws that hold are shown with theirs."""
     text = printed(ALL, numbers=True)

@@ -63,7 +63,7 @@ def test_each_kind_of_table_gives_the_same_documents(tmp_path: Path, write: Writ
     text = read_text(write(tmp_path, ROWS))
     assert _texts(text) == READ
     assert [document.name for document in text.documents] == ["1", "2", "3"]
-    assert not text.notes
+    assert (text.column, text.notes) == ("text", (f"the text of {text.source} is its column 'text'",))
 
 
 @EACH_KIND
@@ -87,7 +87,7 @@ def test_empty_and_repeated_documents_are_left_out_and_said_so(tmp_path: Path, w
     text = read_text(write(tmp_path, [{"text": t} for t in ("a b", "", "a b", "c d", "  ", "a b")]))
     assert _texts(text) == ["a b", "c d"]
     assert text.documents[1].name == "4"
-    assert text.notes == (
+    assert text.notes[1:] == (
         f"2 empty documents left out of {text.source}",
         f"2 repeated documents left out of {text.source}",
     )
@@ -97,7 +97,7 @@ def test_one_document_that_is_left_out_is_one(tmp_path: Path) -> None:
     """The note speaks of one document, and blank lines between rows are none."""
     path = _file(tmp_path, "t.jsonl", '{"text": "a b"}\n\n{"text": ""}\n\n{"text": "c d"}\n')
     text = read_text(path)
-    assert (_texts(text), text.notes) == (["a b", "c d"], (f"1 empty document left out of {path}",))
+    assert (_texts(text), text.notes[1:]) == (["a b", "c d"], (f"1 empty document left out of {path}",))
 
 
 @EACH_KIND
@@ -127,19 +127,11 @@ def test_a_column_may_lie_two_columns_deep(tmp_path: Path, write: Writer) -> Non
     assert _texts(read_text(path, column="page.title")) == ["flat"]
 
 
-def test_the_only_column_of_strings_is_the_text(tmp_path: Path) -> None:
-    """A column of another name needs no naming while there is no choice, and does where there is one."""
-    assert _texts(read_text(_csv(tmp_path, [{"protein": "M K T"}]))) == ["M K T"]
-    path = _json_lines(tmp_path, [{"left": "a b", "right": "c d", "n": 1}])
-    with pytest.raises(UserError, match=r"t\.jsonl, line 1 has no column 'text'; it has left, right, n.*--text-column"):
-        read_text(path)
-
-
 def test_the_embedded_text_is_known_by_name() -> None:
-    """The text that is shipped has documents, all different."""
+    """The text that is shipped has documents, all different; nothing about it has to be said."""
     text = read_text("embedded", limit=20)
     assert len(set(_texts(text))) == 20
-    assert text.source == "embedded"
+    assert (text.source, text.column, text.notes) == ("embedded", "answers.text", ())
 
 
 @pytest.mark.parametrize(
@@ -161,7 +153,7 @@ def test_plain_text_is_cut_at_blank_lines_else_at_lines(tmp_path: Path, content:
     """Blank lines between texts end documents; at the beginning and the end of a file they say nothing."""
     text = read_text(_file(tmp_path, "t.txt", content))
     assert _texts(text) == documents
-    assert not text.notes
+    assert (text.notes, text.column) == ((), "")
 
 
 def test_a_plain_document_is_named_by_its_first_line(tmp_path: Path) -> None:
@@ -230,32 +222,48 @@ def test_a_split_of_what_has_none_is_an_error(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system says is in the message."""
 
-    def refused(path: Path, **arguments: Any) -> str:
+    def refused(path: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(path))
 
     path = _file(tmp_path, "t.txt", "a b")
-    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(UserError) as error:
         read_text(path)
     assert error.value.problem == f"{path} cannot be read: [Errno 13] Permission denied: '{path}'"
     assert error.value.remedy == "make it readable"
 
 
+KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also with .gz"
 REMEDIES = {
     "copy it again",
+    "copy it again, or unpack it",
     "give 1 or more",
-    "give a file (.txt, .jsonl, .csv, .parquet) or a saved data set",
-    "give a file that ends in .txt, .jsonl, .csv, .parquet",
     "give a file with text",
     "give a folder that datasets' save_to_disk wrote, or a file",
+    f"give a file ({KINDS}), a folder or a saved data set",
+    f"give a file that ends in {KINDS}",
+    f"give a folder of files ({KINDS}) or a saved data set",
+    f"give one of them, or a folder with nothing but files of one kind ({KINDS})",
     "give a header and quoted cells",
+    "give a list of objects",
+    "give a list of objects, columns of equal length, or one object a line (.jsonl)",
+    "give each column a name of its own",
     "give one object a line; a truncated file has to be copied again",
+    "give one of the files, or move the others away",
+    "leave --split out",
+    "leave --text-column out",
     "make it readable",
-    "name it with --text-column",
+    "name one of them with --split",
     "name one that every row has with --text-column or --topic-column",
-    "name the column of texts with --text-column",
-    "quote texts that hold commas",
+    "name the column of texts with --text-column NAME",
+    "put a line with the columns' names first, such as text; if it is a header, name the column of texts with "
+    "--text-column NAME",
+    "quote texts that hold commas or the separator",
+    "rename the columns so that the header holds only one of them, or give .jsonl",
     "save it as UTF-8",
+    "write it as a text, leave the row out, or name another column with --text-column",
+    "write the file again",
+    "write the file again; a truncated one is copied again",
     "write the Parquet file again",
     "write the text again from its source",
 }
@@ -296,12 +304,18 @@ def _empty_folder(folder: Path) -> Path:
         (lambda d: _file(d, "t.jsonl", '{"text": "a\\ud83d b"}'), {}, r"line 1 holds half a character.*'text'"),
         (lambda d: _file(d, "t.jsonl", '{"text": ["a", "\\udc00"]}'), {}, r"line 1 holds half a character.*'text'"),
         (lambda d: _json_lines(d, [{"text": "a"}, {"tex": "b"}]), {}, r"line 2 has no column 'text'; it has tex"),
-        (lambda d: _json_lines(d, [{"text": 5}]), {}, r"line 1 holds int in the column 'text'.*--text-column"),
-        (lambda d: _json_lines(d, [{"text": [1, 2]}]), {}, r"line 1 holds list in the column 'text'"),
+        (lambda d: _json_lines(d, [{"text": 5}]), {"column": "text"}, r"line 1 holds int in the column 'text'"),
+        (lambda d: _json_lines(d, [{"text": [1, 2]}]), {"column": "text"}, r"line 1 holds list in the column 'text'"),
         (
             lambda d: _json_lines(d, [{"text": "a"}, {"text": {"x": "b"}}]),
-            {},
+            {"column": "text"},
             r"line 2 holds dict in the column 'text'",
+        ),
+        (lambda d: _json_lines(d, [{"text": "a"}, {"text": {"x": "b"}}]), {}, r"line 2 holds dict in the column"),
+        (
+            lambda d: _json_lines(d, [{"text": n and "a b c"} for n in range(3)]),
+            {},
+            r"no column that is clearly the text; it has text \(int and str: 0\)",
         ),
         (lambda d: _json_lines(d, ROWS), {"column": "body"}, r"line 1 has no column 'body'; it has text"),
         (lambda d: _json_lines(d, ROWS), {"column": "text.x"}, r"line 1 has no column 'text.x'"),
@@ -310,7 +324,7 @@ def _empty_folder(folder: Path) -> Path:
         (lambda d: _file(d, "t.csv", "text,n\na,b,c\n"), {}, r"t\.csv, row 1 has not as many cells as the header"),
         (lambda d: _file(d, "t.csv", "text,n\na,1\nb\n"), {}, r"t\.csv, row 2 has not as many cells.*quote texts"),
         (lambda d: _file(d, "t.csv", 'text\n"a\n'), {}, r"t\.csv is no CSV: unexpected end of data"),
-        (lambda d: _parquet(d, [{"text": 5}, {"text": 6}]), {}, r"t\.parquet, row 1 has no column|row 1 holds int"),
+        (lambda d: _parquet(d, [{"text": 5}, {"text": 6}]), {}, r"no column that is clearly the text; .*\(int: 5\)"),
         (lambda d: _parquet(d, ROWS), {"column": "body"}, r"t\.parquet, row 1 has no column 'body'"),
         (
             lambda d: _cut(_parquet(d, ROWS), 0.6),
@@ -318,8 +332,8 @@ def _empty_folder(folder: Path) -> Path:
             r"t\.parquet cannot be read: .*[Pp]arquet.*write the Parquet file again",
         ),
         (lambda d: _file(d, "t.parquet", b""), {}, r"t\.parquet cannot be read"),
-        (_empty_folder, {}, "nothing is no saved data set.*save_to_disk"),
-        (lambda d: _data_set(d, [{"text": 5}]), {}, r"saved, row 1 holds int in the column 'text'"),
+        (_empty_folder, {}, "the folder .*nothing is empty"),
+        (lambda d: _data_set(d, [{"text": 5}]), {"column": "text"}, r"saved, row 1 holds int in the column 'text'"),
         (lambda d: _data_set(d, ROWS), {"column": "body"}, r"saved, row 1 has no column 'body'"),
     ],
 )
