@@ -122,9 +122,7 @@ def inspect(checkpoint: str) -> tuple[Unused, ...]:
     return checkpoint_folder.inspect(Path(checkpoint)) if Path(checkpoint).is_dir() else ()
 
 
-def load_model(
-    checkpoint: str, *, unused: list[Unused] | None = None, refuse_unread: bool = True
-) -> PreTrainedModel:
+def load_model(checkpoint: str, *, unused: list[Unused] | None = None, refuse_unread: bool = True) -> PreTrainedModel:
     """Return the masked language model of a hub name or folder, from safetensors only.
 
     What lies in the folder and is not used joins `unused`. Raises UserError where the model cannot be read, is of

@@ -24,7 +24,7 @@ from mlmrepro.scoring.documents import Document, Text
 from mlmrepro.scoring.encode import Encoded, unmasked, words_of
 from mlmrepro.scoring.filling import Probe, fill
 from mlmrepro.scoring.plan import MASK_RATE, Plan, rows, token_plan, word_plan
-from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
+from mlmrepro.scoring.scorer import BATCH_TOKENS, FORMATS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
 
@@ -107,6 +107,8 @@ def make_baseline(
         about={
             "checkpoint": checkpoint,
             **scorer.about,
+            "rounded": {name: scorer.rounded(name) for name in FORMATS},
+            "unused": [dataclasses.asdict(each) for each in scorer.unused],
             "text": text.source,
             "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded), *_no_words(words)],
             "documents": len(texts),
@@ -190,6 +192,8 @@ def check(
         documents=_shown(baseline.documents, units),
         probes=_probe_changes(scorer, baseline, by_text=bool(other)),
         notes=notes,
+        rounded=baseline.rounding(scorer.rounded, scorer.dtype),
+        unused=scorer.unused,
         provenance={"baseline": {**baseline.about, "settings": baseline.settings}, "candidate": candidate},
     )
 
