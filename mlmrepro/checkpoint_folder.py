@@ -102,7 +102,7 @@ def check_own_code(config: Mapping[str, Any], checkpoint: object, file: str) -> 
         raise UserError(
             f"the checkpoint {str(checkpoint)!r} cannot be loaded: its {file} names code of its own for {named[0]} "
             f"({code}), which is never run, and the built-in class may compute something else",
-            remedy=f"if the built-in class is the one that you run, remove auto_map from {file} in a copy of the folder",
+            remedy=f"where the built-in class is the one that you run, remove auto_map from {file} in a copy",
         )
 
 
@@ -117,7 +117,8 @@ def _used(folder: Path, files: Collection[str]) -> list[str]:
         for name in sorted(set(map(str, shards.values()))):
             if name not in files:
                 raise UserError(
-                    f"the checkpoint {str(folder)!r} cannot be loaded: {INDEX} names {name}, which is not in the folder",
+                    f"the checkpoint {str(folder)!r} cannot be loaded: {INDEX} names {name}, "
+                    "which is not in the folder",
                     remedy="copy the missing file, or save the model again with save_pretrained",
                 )
         return sorted(set(map(str, shards.values())))
@@ -163,13 +164,14 @@ def _check_wrappers(folder: Path, stored: Collection[str]) -> None:
     if wrapped:
         prefixes = sorted({f"{part}." for found in wrapped.values() for part in found})
         first = next(iter(wrapped))
+        strips = "".join(f".replace({prefix!r}, '')" for prefix in prefixes)
         who = "every name" if len(wrapped) == len(stored) else f"{len(wrapped)} of {len(stored)} names"
         raise UserError(
             f"{who} of the weights in {folder} holds {' and '.join(prefixes)} (such as {first}), which torch.compile "
             "or distributed training puts there: loading would leave these weights out",
             remedy="save the model inside the wrapper (model._orig_mod or model.module), or strip the names: "
             "from safetensors.torch import load_file, save_file; weights = load_file('model.safetensors'); save_file("
-            f"{{n{''.join(f'.replace({prefix!r}, {str()!r})' for prefix in prefixes)}: w for n, w in weights.items()}}, "
+            f"{{n{strips}: w for n, w in weights.items()}}, "
             "'model.safetensors', metadata={'format': 'pt'})",
         )
 

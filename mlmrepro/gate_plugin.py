@@ -135,7 +135,7 @@ class CheckItem(pytest.Item):
             _fail(str(error))
         properties = {
             "answer": self.result.answer.value,
-            "reason": said(self.result).removesuffix("."),
+            "reason": said(self.result) if self.result.rounded else self.result.reason,
             "measure": self.result.measure,
             "before": self.result.before,
             "after": self.result.after,

@@ -66,7 +66,8 @@ def explain(
     """Return (reason, advice), one sentence each: the numbers behind the answer, and what would decide or is to do.
 
     `measure` is "perplexity" (`paired` in nats a token, told as relative change) or "bits per byte" (`paired` in nats
-    a byte, told in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent. `given` is the answer where it is not the interval's.
+    a byte, told in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent.
+    `given` is the answer where it is not the interval's.
     """
     scale = _Scale(measure)
     found = given or answer(paired, margin_nats)
