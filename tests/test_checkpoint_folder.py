@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from mlmrepro import checkpoint_folder, cli, loading
 from mlmrepro.checkpoint_folder import Unused, inspect, sort_unexpected
 from mlmrepro.errors import UserError
+from mlmrepro.retraining.check import make_baseline
 from mlmrepro.scoring.scorer import Scorer
 
 from .retraining import tiny
@@ -245,7 +246,7 @@ def test_module_is_a_wrapper_at_the_beginning_only() -> None:
 
 
 COMMANDS: dict[str, list[str]] = {
-    "check": ["check", "FOLDER", "--baseline", "nowhere"],
+    "check": ["check", "FOLDER", "--baseline", "BASELINE"],
     "score": ["score", "FOLDER", "--text", "embedded", "--limit", "2"],
     "baseline": ["baseline", "FOLDER", "--text", "embedded", "--limit", "2", "-o", "base"],
     "laws": ["laws", "FOLDER"],
@@ -255,10 +256,18 @@ COMMANDS: dict[str, list[str]] = {
 }
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "check"])
+@pytest.fixture(scope="module")
+def baseline(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("baseline") / "b"
+    make_baseline(Scorer.load(str(plain), device="cpu"), tiny.TEXT, checkpoint="old").write(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_looks_through_the_folder(
     changed: Callable[[Change], Path],
     command: str,
+    baseline: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -267,7 +276,7 @@ def test_every_command_looks_through_the_folder(
     folder = changed(renamed(lambda name: f"module.{name}"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        cli.main([part.replace("FOLDER", str(folder)) for part in COMMANDS[command]])
+        cli.main([part.replace("FOLDER", str(folder)).replace("BASELINE", str(baseline)) for part in COMMANDS[command]])
     assert ended.value.code == 2
     assert "every name of the weights" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
@@ -287,7 +296,27 @@ def test_other_commands_say_what_is_not_used(
     assert "merge_and_unload" in printed.err
 
 
-def test_kinds_have_a_sentence_each(changed: Callable[[Change], Path]) -> None:
+def test_a_check_says_what_is_not_used(
+    changed: Callable[[Change], Path], baseline: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It stays the same model, and its JSON, its page and JUnit say that an adapter is not applied."""
+    outputs = ["--html", str(tmp_path / "page.html"), "--junit", str(tmp_path / "junit.xml")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["check", str(changed(adapter)), "--baseline", str(baseline), "--json", *outputs])
+    result = json.loads(capsys.readouterr().out)
+    assert (ended.value.code, result["answer"]) == (0, "same")
+    assert [unused["kind"] for unused in result["unused"]] == ["adapter"]
+    for name in ("page.html", "junit.xml"):
+        assert "an adapter lies here and is not applied" in (tmp_path / name).read_text()
+
+
+def test_a_baseline_holds_what_was_not_used(changed: Callable[[Change], Path]) -> None:
+    """So that a later check can show it next to the old checkpoint."""
+    made = make_baseline(Scorer.load(str(changed(adapter)), device="cpu"), tiny.TEXT, checkpoint="old")
+    assert [unused["kind"] for unused in made.about["unused"]] == ["adapter"]
+
+
+def test_kinds_have_a_sentence_each() -> None:
     """Whatever can be found can be said."""
     from mlmrepro.report.check_words import unused_line
 

@@ -141,8 +141,8 @@ def said(result: CheckResult) -> str:
 
 _UNUSED = {
     "adapter": "an adapter lies here and is not applied: {names}. The scores are of {used} alone. Where the adapter "
-    "is not merged into it yet, merge it (with PEFT: merge_and_unload, then save_pretrained) and give the merged folder",
-    "format": "the model is read from {used}; weights in another format are not read, whether they agree or not: {names}",
+    "is not merged into it yet, merge it (with PEFT: merge_and_unload, save_pretrained) and give the merged folder",
+    "format": "the model is read from {used}; weights in another format are not read, equal or not: {names}",
     "weights": "the model is read from {used}; other weights are not read: {names}",
     "pickle": "the model is read from {used}; pickles are never read: {names}",
     "code": "Python code lies here and is not run: {names}",
