@@ -93,7 +93,8 @@ class Baseline:
     def rounding(self, rounded: Callable[[str], str], dtype: str) -> Rounded | None:
         """Return how a candidate is this checkpoint but for a number format, None where it is not.
 
-        `rounded` gives the digest of the candidate's weights rounded to a format, `dtype` is what it is scored in.
+        `rounded` gives the digest of the candidate's weights rounded to a format and of its configuration, `dtype` is
+        what it is scored in.
         A baseline of an earlier version holds no such digests, and nothing can be told.
         """
         before, ours = self.about.get("rounded"), self.settings["dtype"]
@@ -102,7 +103,7 @@ class Baseline:
         if (now := rounded("float32")) == before["float32"]:
             narrow = next((name for name in (dtype, ours) if name != "float32"), dtype)
             return Rounded("evaluation", narrow) if dtype != ours else None
-        for name in before.keys() - {"float32"}:
+        for name in before:
             if now == before[name]:
                 return Rounded("candidate", name)
             if rounded(name) == before["float32"]:

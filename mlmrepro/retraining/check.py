@@ -166,13 +166,14 @@ def check(
     encoded = scorer.encode(texts)
     notes = list(baseline.about["notes"])
     other = _other_tokens(scorer, baseline, encoded)
+    read_otherwise = _other_windows(scorer, baseline, encoded)
     if other:
         notes.append(other)
         before, after = _same_words(scorer, baseline, encoded, notes, progress)
         units = [words_of(text) for text in texts]
         measure, scale = "bits per byte", float(baseline.settings["tokens_per_byte"])
     else:
-        notes += _other_windows(scorer, baseline, encoded)
+        notes += read_otherwise
         before, after = baseline.tokens, _same_tokens(scorer, baseline, encoded, progress)
         units, measure, scale = _token_texts(texts, encoded), "perplexity", 1.0
     if scorer.dtype != baseline.settings["dtype"]:
@@ -192,7 +193,7 @@ def check(
         documents=_shown(baseline.documents, units),
         probes=_probe_changes(scorer, baseline, by_text=bool(other)),
         notes=notes,
-        rounded=baseline.rounding(scorer.rounded, scorer.dtype),
+        rounded=None if other or read_otherwise else baseline.rounding(scorer.rounded, scorer.dtype),
         unused=scorer.unused,
         provenance={"baseline": {**baseline.about, "settings": baseline.settings}, "candidate": candidate},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ MAX_LENGTH = 512  # of a window, where the model could read more: attention cost
 # float32 (embedded model, batches of 512 to 8,192 tokens, 1 and 2 threads); bfloat16 has 8 bits of mantissa.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 FORMATS = ("float32", "float16", "bfloat16")  # in which a checkpoint is stored or scored
+# Of a configuration: who wrote the file and in which number format, and nothing that the model computes with.
+_OF_THE_FILE = {"transformers_version", "torch_dtype", "dtype", "architectures"}
 _LOGITS = 2**27  # logits of one batch, half a gigabyte: ends a batch early where the vocabulary is large
 _SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly of one length
 
@@ -113,7 +116,7 @@ class Scorer:
         return scorer
 
     def rounded(self, name: str) -> str:
-        """Return the digest of the weights rounded to a number format of `FORMATS`; "float32" rounds none of ours."""
+        """Return the digest of the weights rounded to one of `FORMATS`, with the configuration; see `digest`."""
         return self._stored.get(name) or digest(self.model, name)
 
     @property
@@ -276,12 +279,15 @@ class Scorer:
 def digest(model: PreTrainedModel, name: str | None = None) -> str:
     """Return the SHA-256 of all weights, by name: 16 hexadecimal digits.
 
-    With one of `FORMATS` they are rounded to it, and written as float32: a copy in that format, in whatever format it
-    is stored now, has the digest "float32" of what the original rounded to it has.
+    With one of `FORMATS` they are rounded to it and written as float32, and the configuration is part of the digest: a
+    copy in that format, in whatever format it is stored now, has the "float32" that its original has of that format.
     """
     import torch
 
     sha = hashlib.sha256()
+    if name is not None:
+        config = {k: v for k, v in model.config.to_dict().items() if k not in _OF_THE_FILE and not k.startswith("_")}
+        sha.update(json.dumps(config, sort_keys=True, default=str).encode())
     for key, weight in sorted(model.state_dict().items()):
         if name is not None and weight.is_floating_point():
             weight = weight.to(getattr(torch, name)).float()

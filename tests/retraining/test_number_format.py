@@ -91,6 +91,14 @@ def test_other_weights_are_judged_as_ever() -> None:
     assert (result.answer, result.rounded) == (Answer.BETTER, None)
 
 
+def test_another_configuration_is_no_matter_of_digits() -> None:
+    """A rounded copy that computes otherwise is judged as any other model."""
+    model, copy = made_better_by("float16"), rounded(made_better_by("float16"), "float16")
+    copy.config.layer_norm_eps = 1e-3
+    result = check(Scorer(copy, TOKENIZER), baseline_of(model))
+    assert (result.answer, result.rounded) == (Answer.BETTER, None)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_unrounded_original_is_no_better_than_its_copy(name: str) -> None:
     """The other way round: a baseline of the rounded weights."""
