@@ -165,7 +165,8 @@ def _check_wrappers(folder: Path, stored: Collection[str]) -> None:
         prefixes = sorted({f"{part}." for found in wrapped.values() for part in found})
         first = next(iter(wrapped))
         strips = "".join(f".replace({prefix!r}, '')" for prefix in prefixes)
-        who = "every name" if len(wrapped) == len(stored) else f"{len(wrapped)} of {len(stored)} names"
+        whole = len(wrapped) == len(stored)
+        who = "every name" if whole else f"a part ({len(wrapped)} of {len(stored)}) of the names"
         raise UserError(
             f"{who} of the weights in {folder} holds {' and '.join(prefixes)} (such as {first}), which torch.compile "
             "or distributed training puts there: loading would leave these weights out",

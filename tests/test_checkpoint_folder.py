@@ -121,7 +121,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "both": (renamed(lambda name: f"module._orig_mod.{name}"), r"every name .* holds _orig_mod\. and module\. "),
     "a part compiled": (
         renamed(lambda name: name.replace("encoder.", "encoder._orig_mod.")),
-        r"16 of \d\d names .* holds _orig_mod\. ",
+        r"a part \(16 of \d\d\) of the names .* holds _orig_mod\. ",
     ),
     "no tokenizer": (without_tokenizer, "no tokenizer file in the folder"),
     "no vocabulary": (without_vocabulary, r"no tokenizer file in the folder .*vocab\.json|cannot be loaded"),
