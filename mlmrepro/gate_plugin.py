@@ -92,13 +92,15 @@ class GateSession:
             self.answers[report.nodeid] = properties
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Give each answer a line."""
+        """Give each answer a line, and one to what lies in the checkpoint's folder and was not used."""
         if self.answers:
             terminalreporter.section("retraining gate")
         for node, properties in self.answers.items():
             answer = properties["mlm_answer"]
             terminalreporter.write(answer, bold=True, **{_COLOUR[answer]: True})
             terminalreporter.line(f"  {node}: {properties['mlm_reason']}")
+            if unused := properties.get("mlm_unused"):
+                terminalreporter.line(f"  not used: {unused}")
 
 
 class Gate(pytest.Collector):
@@ -125,6 +127,7 @@ class CheckItem(pytest.Item):
     def setup(self) -> None:
         """Check the checkpoint, and write the page that was asked for."""
         from mlmrepro.errors import UserError
+        from mlmrepro.report.check_words import said, unused_line
 
         try:
             self.result = self._checked()
@@ -132,12 +135,14 @@ class CheckItem(pytest.Item):
             _fail(str(error))
         properties = {
             "answer": self.result.answer.value,
-            "reason": self.result.reason,
+            "reason": said(self.result) if self.result.rounded else self.result.reason,
             "measure": self.result.measure,
             "before": self.result.before,
             "after": self.result.after,
             "baseline": self.check.baseline,
         }
+        if self.result.unused:
+            properties["unused"] = "; ".join(map(unused_line, self.result.unused))
         self.user_properties = [(f"mlm_{name}", value) for name, value in properties.items()]
 
     def runtest(self) -> None:

@@ -25,14 +25,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    "report": {"errors", "files", "record", "compare", "gate", "laws", "faults"},  # of the last two what they hand over
+    # Of laws and faults what they hand over.
+    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "laws", "faults"},
     "environments": {"credentials", "errors", "files", "record", "compare"},
-    "loading": {"errors"},
+    "checkpoint_folder": {"errors"},
+    "loading": {"checkpoint_folder", "errors"},
     "scores": set(),
     "guide": {"config", "errors", "files", "loading", "provenance", "record"},
-    "scoring": {"config", "errors", "files", "loading", "scores"},
-    "gate": {"errors", "files", "provenance", "record", "scores"},
+    "scoring": {"checkpoint_folder", "config", "errors", "files", "loading", "scores"},
+    "gate": {"checkpoint_folder", "errors", "files", "provenance", "record", "scores"},
     "retraining": {
+        "checkpoint_folder",
         "config",
         "errors",
         "files",
@@ -53,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
     "cli": {
         *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
-        *("credentials", "files", "loading", "gate", "retraining", "scoring", "laws", "faults"),
+        *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "laws", "faults"),
     },
     "pytest_plugin": {"compare", "errors", "gate_plugin"},
     "gate_plugin": {"errors", "gate", "report", "retraining"},
@@ -61,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 TORCH_FREE = {
+    "checkpoint_folder",
     "credentials",
     "errors",
     "files",

@@ -89,6 +89,7 @@ def baseline(
 
     check_target(output, overwrite=overwrite)
     path = prepared(checkpoint, threads)
+    from mlmrepro.report.check_words import unused_line
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.retraining.check import make_baseline
     from mlmrepro.scoring.documents import read_text
@@ -112,7 +113,7 @@ def baseline(
     made.write(output, overwrite=overwrite)
     figures = {name: made.about[name] for name in ("perplexity", "bits_per_byte", "tokens", "documents")}
     if as_json:
-        about = {name: made.about[name] for name in ("text", "text_column", "notes")}
+        about = {name: made.about[name] for name in ("text", "text_column", "notes", "unused")}
         print(json.dumps(figures | {"baseline": str(output), **about}, ensure_ascii=False))
         return
     print(
@@ -120,7 +121,7 @@ def baseline(
         f"{figures['documents']:,} documents"
         + (f"; {figures['bits_per_byte']:.4f} bits per byte" if figures["bits_per_byte"] is not None else "")
     )
-    for note in made.about["notes"]:
+    for note in [*map(unused_line, scorer.unused), *made.about["notes"]]:
         print(note)
 
 
@@ -211,6 +212,7 @@ def score(
     check_targets(output, beside=[Path(text)])
     path = prepared(checkpoint, threads)
     from mlmrepro.record import plain
+    from mlmrepro.report.check_words import unused_line
     from mlmrepro.report.scoring_display import ScoringDisplay
     from mlmrepro.scoring.documents import read_text
     from mlmrepro.scoring.encode import unmasked
@@ -234,7 +236,7 @@ def score(
     kind = "perplexity" if method is Method.masked else "pseudo_perplexity"
     figures: dict[str, Any] = {kind: scores.perplexity, "log_likelihood": -total}
     figures |= {"tokens": len(scores), "documents": len(texts)}
-    notes = [*documents.notes, *unmasked(encoded)]
+    notes = [*map(unused_line, scorer.unused), *documents.notes, *unmasked(encoded)]
     if output:
         write_losses(output, scores, [document.name for document in documents.documents], scorer.tokenizer)
     if as_json:

@@ -15,7 +15,7 @@ import typer
 
 from mlmrepro.errors import UserError
 
-__all__ = ["Json", "fill_mask", "offline_unless", "pretrain", "reproduce"]
+__all__ = ["Json", "fill_mask", "offline_unless", "pretrain", "reproduce", "say_unused"]
 
 RUNS = Path("mlmrepro-runs")
 
@@ -54,6 +54,7 @@ def reproduce(
     if output_dir is None:
         config = dataclasses.replace(config, output_dir=_run_folder(profile, resume))
     offline_unless(config.needs_hub)
+    say_unused(config.checkpoint)
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.terminal import RunDisplay, print_summary
@@ -90,6 +91,7 @@ def fill_mask(
 
     path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint
     offline_unless(not Path(path).is_dir())
+    say_unused(path)
 
     from mlmrepro import loading
     from mlmrepro.guide import fill_mask as steps
@@ -102,8 +104,11 @@ def fill_mask(
     own_prompt = steps.check_prompt(tokenizer, prompt, limit)
     steps.check_top_k(len(tokenizer), top_k)
     model = loading.load_model(path)
+    # Where PEFT is installed the pipeline itself would apply an adapter that lies next to the weights.
+    has_adapter = (Path(path) / "adapter_config.json").is_file()
+    parts = {"model": model, "tokenizer": tokenizer} if has_adapter else {}
     rows = {
-        "pipeline": steps.with_pipeline(path, own_prompt, top_k),
+        "pipeline": steps.with_pipeline(path, own_prompt, top_k, **parts),
         "by_hand": steps.by_hand(model, tokenizer, own_prompt, top_k),
     }
     if as_json:
@@ -142,6 +147,20 @@ def _run_folder(profile: str, resume: bool) -> Path:
     numbers = [int(p.name.rsplit("-", 1)[1]) for p in RUNS.glob(f"{profile}-*") if p.name.rsplit("-", 1)[1].isdigit()]
     newest = max(numbers, default=0)
     return RUNS / f"{profile}-{max(newest, 1) if resume else newest + 1}"
+
+
+def say_unused(checkpoint: str) -> None:
+    """Print on standard error what lies in a checkpoint's folder and is not used.
+
+    Raises UserError, before any library is imported, for a folder that is refused.
+    """
+    from mlmrepro.loading import inspect
+
+    if found := inspect(checkpoint):
+        from mlmrepro.report.check_words import unused_line
+
+        for unused in found:
+            print(f"mlmrepro: {unused_line(unused)}", file=sys.stderr)
 
 
 def offline_unless(hub: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlmrepro.cli.gate import Checkpoint, Column, Threads, check_targets, prepared
-from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.cli.guide import Json, offline_unless, say_unused
 from mlmrepro.errors import UserError
 
 __all__ = ["faults", "laws"]
@@ -41,6 +41,7 @@ def laws(
     check_targets(junit, beside=[Path(checkpoint)])
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the laws' bounds are of the processor
     path = prepared(checkpoint, threads)
+    say_unused(path)
     from mlmrepro.laws.run import choose, run_laws, sample_and_notes
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.laws_view import LawsDisplay, laws_junit, laws_markdown, print_laws

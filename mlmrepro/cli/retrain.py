@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.cli.guide import Json, offline_unless, say_unused
 from mlmrepro.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def retrain(
     given = [(*parse_setting(text), "--set") for text in settings or []]
     config = resolve(profile, output_dir=output, changes=[*changes, *OURS, *given], threads=threads)
     offline_unless(config.needs_hub)
+    say_unused(config.checkpoint)
 
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.retraining.runs import Retraining, compare

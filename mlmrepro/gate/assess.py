@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.errors import UserError
 from mlmrepro.gate.accuracy import accuracy
 from mlmrepro.gate.judge import answer, explain
 from mlmrepro.gate.paired import cautions, paired
-from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, ProbeChange, TokenChange
+from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, ProbeChange, Rounded, TokenChange
 from mlmrepro.gate.slices import slices
 from mlmrepro.scores import Scores
 
@@ -47,14 +48,17 @@ def assess(
     probes: Sequence[ProbeChange] = (),
     notes: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
+    rounded: Rounded | None = None,
+    unused: Sequence[Unused] = (),
     worst: int = 5,
 ) -> CheckResult:
     """Return what became of the checkpoint: `before` is the baseline's scores, `after` the candidate's.
 
     `measure` is "perplexity" or "bits per byte"; `margin` is relative, `margin_nats` the same in nats a token, or a
     byte. Where no unit's loss differs by more than `rounding`, in nats, the difference counts as exactly 0. A candidate
-    loss that is no finite number is a regression, whatever the others are. What the statistics cannot promise for this
-    text joins the notes. Raises ValueError where the two are not of the same units, and UserError where the baseline's
+    loss that is no finite number is a regression, whatever the others are. With `rounded` the two are one model in two
+    number formats: nothing is better then, for better digits are luck. What the statistics cannot promise for this text
+    joins the notes. Raises ValueError where the two are not of the same units, and UserError where the baseline's
     own losses are no finite numbers.
     """
     _same_units(before, after)
@@ -68,6 +72,8 @@ def assess(
         "probes": tuple(probes),
         "notes": tuple(notes),
         "provenance": provenance or {},
+        "rounded": rounded,
+        "unused": tuple(unused),
     }
     broken = ~np.isfinite(after.loss)
     if broken.any():
@@ -95,8 +101,13 @@ def assess(
         reason = f"{measure} {shared['before']:.5g} → {value:.5g}, {_equal(largest, rounding, len(before))}"
     else:
         given = answer(found, margin_nats)
-        reason, advice = explain(found, margin, margin_nats, measure, shared["before"], value)
-        shared["notes"] += cautions(sums, sizes, alpha=alpha)
+        if rounded and given is Answer.BETTER:
+            given = Answer.SAME
+        reason, advice = explain(found, margin, margin_nats, measure, shared["before"], value, given=given)
+        shared["notes"] += cautions(sums, sizes, alpha=alpha, skewed=rounded is None)
+    parts = slices(before, judged, [document.topic for document in documents], alpha=alpha, power=power)
+    if rounded:
+        parts = tuple(dataclasses.replace(part, answer=part.answer.replace("better", "")) for part in parts)
     return CheckResult(
         answer=given,
         reason=reason,
@@ -106,7 +117,7 @@ def assess(
         not_finite=0,
         largest_change=largest,
         accuracy=accuracy(before, after, alpha=alpha, power=power),
-        slices=slices(before, judged, [document.topic for document in documents], alpha=alpha, power=power),
+        slices=parts,
         worst=worst_documents(before, judged, documents, worst),
         **shared,
     )

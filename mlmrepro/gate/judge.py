@@ -54,15 +54,23 @@ def documents_needed(paired: Paired, margin_nats: float) -> int | None:
 
 
 def explain(
-    paired: Paired, margin: float, margin_nats: float, measure: str, before: float, after: float
+    paired: Paired,
+    margin: float,
+    margin_nats: float,
+    measure: str,
+    before: float,
+    after: float,
+    *,
+    given: Answer | None = None,
 ) -> tuple[str, str]:
     """Return (reason, advice), one sentence each: the numbers behind the answer, and what would decide or is to do.
 
     `measure` is "perplexity" (`paired` in nats a token, told as relative change) or "bits per byte" (`paired` in nats
     a byte, told in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent.
+    `given` is the answer where it is not the interval's.
     """
     scale = _Scale(measure)
-    found = answer(paired, margin_nats)
+    found = given or answer(paired, margin_nats)
     change = f"{measure} {before:.5g} → {after:.5g}"
     if paired.difference == 0 and paired.standard_error == 0:
         return f"{change}, no difference at all", ""

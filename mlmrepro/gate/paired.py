@@ -98,12 +98,12 @@ def detectable(degrees: float, alpha: float, power: float) -> float:
     return float(nctdtrinc(degrees, 1 - power, stdtrit(degrees, 1 - alpha)))
 
 
-def cautions(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01) -> tuple[str, ...]:
+def cautions(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, skewed: bool = True) -> tuple[str, ...]:
     """Return, in sentences, where the promised rate of false alarms may not hold for this text; arguments as `paired`.
 
     With few documents a kind of document may be missing altogether, which no statistic can see. And where a few
     documents make most of the change, Student's t errs by more than `alpha` in the first term of its Edgeworth
-    expansion; the widened interval makes up for most of it, not for all.
+    expansion; the widened interval makes up for most of it, not for all. Without `skewed` that is left out.
     """
     total, size = _documents(sums, sizes)
     found = []
@@ -118,7 +118,7 @@ def cautions(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01) -> tuple
     skewness = _skewness(_residuals(total / (float(np.abs(total).max()) or 1.0), size))
     normal = float(ndtri(1 - alpha))
     density = math.exp(-(normal**2) / 2) / math.sqrt(2 * math.pi)
-    if abs(skewness) / 6 * (2 * normal**2 + 1) * density > alpha:
+    if skewed and abs(skewness) / 6 * (2 * normal**2 + 1) * density > alpha:
         found.append(
             f"A few documents make most of the change (skewness {skewness * math.sqrt(len(size)):+.1f}), so the chance "
             f"of a false alarm may be above {alpha * 100:g} %: look at the worst documents, or give more text."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.record import plain
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Paired",
     "Prediction",
     "ProbeChange",
+    "Rounded",
     "SliceChange",
     "TokenChange",
 ]
@@ -124,6 +126,18 @@ class DocumentChange:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """Two checkpoints that differ by a number format and nothing else.
+
+    `side` is "candidate" or "baseline", whose weights are the other's rounded to `format`, or "evaluation" where the
+    weights are equal and one of the two was scored in `format`.
+    """
+
+    side: str
+    format: str  # "float16" or "bfloat16"
+
+
+@dataclass(frozen=True)
 class CheckResult:
     """The whole answer."""
 
@@ -145,6 +159,8 @@ class CheckResult:
     worst: tuple[DocumentChange, ...]
     notes: tuple[str, ...]  # such as: the tokenizer changed, so words were compared
     provenance: dict[str, Any]  # "baseline" and "candidate": checkpoint, weights, packages, settings
+    rounded: Rounded | None = None  # what explains the whole difference; such a candidate is never better
+    unused: tuple[Unused, ...] = ()  # in the candidate's folder, without a part in the scores
 
     @property
     def exit_code(self) -> int:

@@ -106,7 +106,7 @@ def run_laws(
             f"the laws need {_FEWEST_TEXTS} texts of {_FEWEST_WORDS} words, here are {len(texts)}",
             remedy="give --text another file, or none",
         )
-    loading.check_folder(checkpoint)
+    loading.inspect(checkpoint)
     with tempfile.TemporaryDirectory(prefix="mlmrepro-laws-") as folder:
         subject = Subject(checkpoint, tuple(texts), Path(folder), seed)
         results = []

@@ -46,8 +46,8 @@ class Subject:
         return loading.load_tokenizer(self.checkpoint)
 
     def fresh_model(self) -> Any:
-        """Load the model once more, in evaluation mode."""
-        return loading.load_model(self.checkpoint).eval()
+        """Load the model once more, in evaluation mode; weights that are not read are named by a law."""
+        return loading.load_model(self.checkpoint, refuse_unread=False).eval()
 
     @cached_property
     def row_limit(self) -> int:

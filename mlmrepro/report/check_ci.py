@@ -6,7 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mlmrepro.gate.result import Answer, CheckResult
-from mlmrepro.report.check_words import HEADLINE, ended, facts
+from mlmrepro.report.check_words import HEADLINE, ended, facts, said, unused_line
 from mlmrepro.report.ci import annotation, printable, write_suites
 from mlmrepro.report.words import clean
 
@@ -16,7 +16,10 @@ _LEVELS = {Answer.REGRESSION: "error", Answer.INCONCLUSIVE: "warning"}  # what p
 
 
 def check_junit(result: CheckResult, path: Path, name: str) -> None:
-    """Write one test suite with one case, which fails for a regression and where nothing could be concluded."""
+    """Write one test suite with one case, which fails for a regression and where nothing could be concluded.
+
+    Where it passes, its output holds what was not used and what a number format explains.
+    """
     fails = result.exit_code != 0
     suite = ElementTree.Element("testsuite", name=printable(name), tests="1", failures=str(int(fails)))
     suite.attrib.update(errors="0", skipped="0")
@@ -24,6 +27,9 @@ def check_junit(result: CheckResult, path: Path, name: str) -> None:
     if fails:
         failure = ElementTree.SubElement(case, "failure", message=printable(_said(result)))
         failure.text = printable("\n".join(_lines(result)))
+    elif result.unused or result.rounded:
+        output = ElementTree.SubElement(case, "system-out")
+        output.text = printable("\n".join([_said(result), *_lines(result)]))
     write_suites(path, [suite])
 
 
@@ -31,15 +37,16 @@ def check_annotation(result: CheckResult) -> str | None:
     """Return GitHub's workflow command: an error for a regression, a warning for inconclusive, None for what passes."""
     if result.answer not in _LEVELS:
         return None
-    text = " ".join(ended(part) for part in (result.reason, result.advice) if part)
+    text = " ".join([said(result), *([ended(result.advice)] if result.advice else [])])
     return annotation(_LEVELS[result.answer], f"mlmrepro check: {HEADLINE[result.answer]}", text)
 
 
 def _said(result: CheckResult) -> str:
-    return f"{HEADLINE[result.answer]}. {ended(result.reason)}"
+    return f"{HEADLINE[result.answer]}. {said(result)}"
 
 
 def _lines(result: CheckResult) -> list[str]:
     lines = [f"{name}: {line}" for name, line in facts(result)]
+    lines += [f"not used: {unused_line(unused)}" for unused in result.unused]
     lines += [f"note: {clean(note)}" for note in result.notes]
     return [*lines, *([f"next: {clean(result.advice)}"] if result.advice else [])]

@@ -25,7 +25,9 @@ from mlmrepro.report.check_words import (
     origins,
     points,
     rank,
+    said,
     share,
+    unused_line,
 )
 from mlmrepro.report.page import TEMPLATES, render
 from mlmrepro.report.words import number
@@ -69,6 +71,8 @@ def _content(result: CheckResult) -> dict[str, Any]:
         "result": result,
         "headline": HEADLINE[result.answer],
         "verdict": VERDICT[result.answer],
+        "said": said(result),
+        "unused": [unused_line(unused) for unused in result.unused],
         "facts": list(facts(result)),
         "interval": figures.get("interval"),
         "forest": figures.get("forest"),

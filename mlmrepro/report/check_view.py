@@ -15,12 +15,13 @@ from mlmrepro.report.check_words import (
     VERDICT,
     Scale,
     changed_probes,
-    ended,
     facts,
     level,
     origins,
     probe_line,
+    said,
     slice_name,
+    unused_line,
 )
 from mlmrepro.report.console import say, standard_output, styled
 from mlmrepro.report.words import SYMBOL, clean, number
@@ -35,7 +36,7 @@ def print_check(result: CheckResult, console: Console | None = None) -> None:
     console = console or standard_output()
     verdict = VERDICT[result.answer]
     console.print()
-    say(console, styled(verdict, result.answer.value), f"  {ended(result.reason)}")
+    say(console, styled(verdict, result.answer.value), f"  {said(result)}")
     console.print()
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -44,6 +45,8 @@ def print_check(result: CheckResult, console: Console | None = None) -> None:
         table.add_row(Text(name), Text(line))
     for probe in changed_probes(result)[:_PROBES]:
         table.add_row("", Text(probe_line(probe)))
+    for unused in result.unused:
+        table.add_row("not used", Text(unused_line(unused)))
     for note in result.notes:
         table.add_row(Text("note"), Text(clean(note)))
     console.print(table, highlight=False)
@@ -56,10 +59,12 @@ def check_markdown(result: CheckResult, *, limit: int = markdown.PR_LIMIT) -> st
     """Return the answer, the numbers, and the details folded away; never longer than `limit` characters."""
     page = markdown.Page(limit)
     page.add(f"### {SYMBOL[VERDICT[result.answer]]} {HEADLINE[result.answer]}")
-    page.add(markdown.sentence(ended(result.reason)))
+    page.add(markdown.sentence(said(result)))
     page.add("\n".join(f"- **{name}**: {markdown.prose(line)}" for name, line in facts(result)))
-    if result.notes:
-        page.add("\n".join(f"- note: {markdown.sentence(note)}" for note in result.notes))
+    besides = [f"- not used: {markdown.sentence(unused_line(unused))}" for unused in result.unused]
+    besides += [f"- note: {markdown.sentence(note)}" for note in result.notes]
+    if besides:
+        page.add("\n".join(besides))
     if result.advice:
         page.add(f"**Next:** {markdown.sentence(result.advice)}")
     page.fold("Slices", _slices(result))

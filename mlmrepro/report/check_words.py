@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlmrepro.checkpoint_folder import Unused, few
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.gate.result import Accuracy, Answer, CheckResult, Paired, Prediction, ProbeChange, SliceChange
 from mlmrepro.report.svg import label
@@ -25,9 +26,11 @@ __all__ = [
     "points",
     "probe_line",
     "rank",
+    "said",
     "share",
     "slice_name",
     "unchanged",
+    "unused_line",
 ]
 
 VERDICT = {  # whose symbol and colour an answer has
@@ -116,6 +119,41 @@ def points(figure: float) -> str:
 def ended(text: str) -> str:
     """Return a sentence in one line, with its full stop."""
     return f"{clean(text).rstrip('.')}."
+
+
+def said(result: CheckResult) -> str:
+    """Return the reason in one line, and where two checkpoints differ by a number format alone, that."""
+    sentence = ended(result.reason)
+    rounded = result.rounded
+    if rounded is None:
+        return sentence
+    weights = {
+        "candidate": f"The weights are the baseline's rounded to {rounded.format}",
+        "baseline": f"The baseline's weights are these rounded to {rounded.format}",
+        "evaluation": f"The weights are the baseline's, and one of the two was scored in {rounded.format}",
+    }[rounded.side]
+    if result.paired is None or unchanged(result):
+        return f"{sentence} {weights}."
+    return (
+        f"{sentence} {weights}: the difference of {Scale(result.measure).signed(result.paired.difference)} is rounding."
+    )
+
+
+_UNUSED = {
+    "adapter": "an adapter lies here and is not applied: {names}. The scores are of {used} alone. Where the adapter "
+    "is not merged into it yet, merge it (with PEFT: merge_and_unload, save_pretrained) and give the merged folder",
+    "format": "the model is read from {used}; weights in another format are not read, equal or not: {names}",
+    "weights": "the model is read from {used}; other weights are not read: {names}",
+    "pickle": "the model is read from {used}; pickles are never read: {names}",
+    "code": "Python code lies here and is not run: {names}",
+    "head": "stored weights of other heads are not used: {names}",
+    "folder": "the model is read from {used}; folders with weights of their own are not read: {names}",
+}
+
+
+def unused_line(unused: Unused) -> str:
+    """Return in one line what lies in a checkpoint's folder and has no part in the result."""
+    return clean(_UNUSED[unused.kind].format(names=few(unused.names), used=unused.used))
 
 
 def facts(result: CheckResult) -> Iterator[tuple[str, str]]:

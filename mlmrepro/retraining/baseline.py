@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import check_writable
-from mlmrepro.gate.result import Prediction
+from mlmrepro.gate.result import Prediction, Rounded
 from mlmrepro.scores import Scores
 from mlmrepro.scoring.documents import Document
 
@@ -56,7 +56,7 @@ class Baseline:
     word_draws: NDArray[np.int32]
     probes: tuple[ProbeRows, ...]
     settings: dict[str, Any]  # mask rate, seed, max_length, dtype, mask token
-    about: dict[str, Any]  # checkpoint, weights, packages, text
+    about: dict[str, Any]  # checkpoint, weights, their digests rounded to each format, what was unused, packages, text
 
     def write(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the folder whole or not at all.
@@ -89,6 +89,26 @@ class Baseline:
             if (work / "old").exists() and not folder.exists():
                 os.replace(work / "old", folder)
             shutil.rmtree(work, ignore_errors=True)
+
+    def rounding(self, rounded: Callable[[str], str], dtype: str) -> Rounded | None:
+        """Return how a candidate is this checkpoint but for a number format, None where it is not.
+
+        `rounded` gives the digest of the candidate's weights rounded to a format and of its configuration, `dtype` is
+        what it is scored in.
+        A baseline of an earlier version holds no such digests, and nothing can be told.
+        """
+        before, ours = self.about.get("rounded"), self.settings["dtype"]
+        if not before:
+            return None
+        if (now := rounded("float32")) == before["float32"]:
+            narrow = next((name for name in (dtype, ours) if name != "float32"), dtype)
+            return Rounded("evaluation", narrow) if dtype != ours else None
+        for name in before:
+            if now == before[name]:
+                return Rounded("candidate", name)
+            if rounded(name) == before["float32"]:
+                return Rounded("baseline", name)
+        return None
 
     def _documents(self) -> bytes:
         rows = (json.dumps(dataclasses.asdict(document), ensure_ascii=False) for document in self.documents)

@@ -24,7 +24,7 @@ from mlmrepro.scoring.documents import Document, Text
 from mlmrepro.scoring.encode import Encoded, unmasked, words_of
 from mlmrepro.scoring.filling import Probe, fill
 from mlmrepro.scoring.plan import MASK_RATE, Plan, rows, token_plan, word_plan
-from mlmrepro.scoring.scorer import BATCH_TOKENS, ROUNDING, Scorer
+from mlmrepro.scoring.scorer import BATCH_TOKENS, FORMATS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
 
@@ -107,6 +107,8 @@ def make_baseline(
         about={
             "checkpoint": checkpoint,
             **scorer.about,
+            "rounded": {name: scorer.rounded(name) for name in FORMATS},
+            "unused": [dataclasses.asdict(each) for each in scorer.unused],
             "text": text.source,
             "text_column": text.column,
             "notes": [*text.notes, *unmasked(encoded), *_left_unmasked(plan, encoded), *_no_words(words)],
@@ -165,13 +167,14 @@ def check(
     encoded = scorer.encode(texts)
     notes = list(baseline.about["notes"])
     other = _other_tokens(scorer, baseline, encoded)
+    read_otherwise = _other_windows(scorer, baseline, encoded)
     if other:
         notes.append(other)
         before, after = _same_words(scorer, baseline, encoded, notes, progress)
         units = [words_of(text) for text in texts]
         measure, scale = "bits per byte", float(baseline.settings["tokens_per_byte"])
     else:
-        notes += _other_windows(scorer, baseline, encoded)
+        notes += read_otherwise
         before, after = baseline.tokens, _same_tokens(scorer, baseline, encoded, progress)
         units, measure, scale = _token_texts(texts, encoded), "perplexity", 1.0
     if scorer.dtype != baseline.settings["dtype"]:
@@ -191,6 +194,8 @@ def check(
         documents=_shown(baseline.documents, units),
         probes=_probe_changes(scorer, baseline, by_text=bool(other)),
         notes=notes,
+        rounded=None if other or read_otherwise else baseline.rounding(scorer.rounded, scorer.dtype),
+        unused=scorer.unused,
         provenance={"baseline": {**baseline.about, "settings": baseline.settings}, "candidate": candidate},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlmrepro import loading
+from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.scores import Scores
 from mlmrepro.scoring.encode import Encoded, Encoder
@@ -20,13 +22,16 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["BATCH_TOKENS", "MAX_LENGTH", "ROUNDING", "Scorer", "still"]
+__all__ = ["BATCH_TOKENS", "FORMATS", "MAX_LENGTH", "ROUNDING", "Scorer", "digest", "still"]
 
 BATCH_TOKENS = 4096  # of one forward pass, padding included: fits beside a large model, and is fast on a processor
 MAX_LENGTH = 512  # of a window, where the model could read more: attention costs its square
 # Nats by which the loss of one token may differ between batch sizes, threads and devices: 8.6e-6 was the most seen in
 # float32 (embedded model, batches of 512 to 8,192 tokens, 1 and 2 threads); bfloat16 has 8 bits of mantissa.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
+FORMATS = ("float32", "float16", "bfloat16")  # in which a checkpoint is stored or scored
+# Of a configuration: who wrote the file and in which number format, and nothing that the model computes with.
+_OF_THE_FILE = {"transformers_version", "torch_dtype", "dtype", "architectures"}
 _LOGITS = 2**27  # logits of one batch, half a gigabyte: ends a batch early where the vocabulary is large
 _SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly of one length
 
@@ -56,6 +61,8 @@ class Scorer:
             )
         self.model = model
         self.tokenizer = tokenizer
+        self.unused: tuple[Unused, ...] = ()  # what lies in the checkpoint's folder and has no part in the scores
+        self._stored: dict[str, str] = {}
         self.encoder = Encoder(tokenizer, min(max_length, loading.positions(model.config, tokenizer.model_max_length)))
         self.batch_tokens = batch_tokens
         self.mask_id: int = tokenizer.mask_token_id
@@ -86,8 +93,12 @@ class Scorer:
         if dtype not in ROUNDING:
             raise UserError(f"the dtype is {dtype!r}", remedy=f"use one of: {', '.join(ROUNDING)}")
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        loading.inspect(checkpoint)  # before the tokenizer, so that what is wrong with the whole folder is said first
         tokenizer = loading.load_tokenizer(checkpoint)
-        model = loading.load_model(checkpoint)
+        unused: list[Unused] = []
+        model = loading.load_model(checkpoint, unused=unused)
+        # Of the weights as they are stored: what a narrower number format leaves of them has other digests.
+        stored = {} if dtype == "float32" else {name: digest(model, name) for name in FORMATS}
         try:
             model = model.to(device=place, dtype=getattr(torch, dtype))  # type: ignore[call-arg, arg-type]
         except (RuntimeError, AssertionError) as error:
@@ -100,7 +111,13 @@ class Scorer:
                     f"the checkpoint {checkpoint!r} holds weights that are no finite numbers: {name}",
                     remedy="take an earlier checkpoint; its training diverged, or its file is damaged",
                 )
-        return cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens)
+        scorer = cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens)
+        scorer.unused, scorer._stored = tuple(unused), stored
+        return scorer
+
+    def rounded(self, name: str) -> str:
+        """Return the digest of the weights rounded to one of `FORMATS`, with the configuration; see `digest`."""
+        return self._stored.get(name) or digest(self.model, name)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -108,7 +125,7 @@ class Scorer:
         return {
             "architecture": type(self.model).__name__,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-            "weights": _digest(self.model),
+            "weights": digest(self.model),
             "tokenizer": f"{type(self.tokenizer).__name__}, {len(self.tokenizer)} tokens",
             "dtype": self.dtype,
             "device": self.model.device.type,
@@ -262,12 +279,21 @@ class Scorer:
         return [self.padded([self.encoder.with_special_tokens(np.array(row)) for row in rows]) for rows in pairs]
 
 
-def _digest(model: PreTrainedModel) -> str:
-    """Return the SHA-256 of all weights, by name: 16 hexadecimal digits."""
+def digest(model: PreTrainedModel, name: str | None = None) -> str:
+    """Return the SHA-256 of all weights, by name: 16 hexadecimal digits.
+
+    With one of `FORMATS` they are rounded to it and written as float32, and the configuration is part of the digest: a
+    copy in that format, in whatever format it is stored now, has the "float32" that its original has of that format.
+    """
     import torch
 
     sha = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        sha.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+    if name is not None:
+        config = {k: v for k, v in model.config.to_dict().items() if k not in _OF_THE_FILE and not k.startswith("_")}
+        sha.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for key, weight in sorted(model.state_dict().items()):
+        if name is not None and weight.is_floating_point():
+            weight = weight.to(getattr(torch, name)).float()
+        sha.update(f"{key} {weight.dtype} {tuple(weight.shape)}".encode())
         sha.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return sha.hexdigest()[:16]

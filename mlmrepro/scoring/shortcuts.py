@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Forward", "still"]
+__all__ = ["Forward", "still", "unchanged"]
 
 # The last module of an encoder that lets positions see each other, as BERT and those after it, and DistilBERT, name
 # it, with its residual connection. What comes behind it, a feed-forward layer as a rule, takes each position alone.
@@ -57,7 +57,8 @@ class Forward:
 
     def _logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         masks = {"attention_mask": attention_mask} if self._masks_padding else {}
-        return self.model(input_ids=input_ids, **masks).logits
+        with unchanged(self.model):
+            return self.model(input_ids=input_ids, **masks).logits
 
     def _cut_logits(
         self, module: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor
@@ -124,6 +125,40 @@ def still(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Let a forward pass leave nothing behind: attributes, modules, buffers and the configuration are put back.
+
+    Each pass so begins with the model as it was given, whatever was scored before it. A short row turns BigBird's
+    sparse attention into a full one for good; other models count, average or cache in their buffers. Raises UserError
+    where a pass changes the weights themselves, of which no copy is kept.
+    """
+    import torch
+
+    owners = [*model.modules(), model.config]
+    kept = [(vars(owner), dict(vars(owner))) for owner in owners]
+    for module in model.modules():
+        kept += [(content, dict(content)) for content in (module._buffers, module._modules, module._parameters)]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers() if not buffer.is_inference()]
+    weights = [(weight, weight._version) for weight in model.parameters() if not weight.is_inference()]
+    try:
+        yield
+    finally:
+        for content, before in kept:
+            for name in content.keys() - before.keys():
+                del content[name]
+            content.update(before)
+        with torch.no_grad():
+            for buffer, version, copy in buffers:
+                if buffer._version != version:
+                    buffer.copy_(copy)
+    if any(weight._version != version for weight, version in weights):
+        raise UserError(
+            f"{type(model).__name__} changes its weights while it is evaluated, so that no two scores are of one model",
+            remedy="mend its forward pass; nothing can be scored with it",
+        )
 
 
 def _taken(output: Any, at: torch.Tensor) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -85,6 +86,19 @@ def test_better_and_same_pass(gated: pytest.Pytester, checkpoints: Path, name: s
     assert expected.answer.value == {"old": "same"}.get(name, name)
     result.stdout.fnmatch_lines([f"mlm-gate::{name} PASSED*", "*= retraining gate =*"])
     assert f"{expected.answer.value}  mlm-gate::{name}: {expected.reason}" in result.outlines
+
+
+def test_what_is_not_used_stands_in_the_summary_and_junit(gated: pytest.Pytester, checkpoints: Path) -> None:
+    """Where the check passes too: an adapter next to the weights is not applied."""
+    shutil.copytree(checkpoints / "old", gated.path / "adapted")
+    (gated.path / "adapted" / "adapter_config.json").write_text("{}")
+    result = run(gated, "--junitxml=junit.xml", *against("adapted"))
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        ["same  mlm-gate::adapted: *", "  not used: an adapter lies here and is not applied: *"]
+    )
+    properties = {p.get("name"): p.get("value") for p in ElementTree.parse(gated.path / "junit.xml").iter("property")}
+    assert "adapter_config.json" in str(properties["mlm_unused"])
 
 
 def test_a_regression_fails_with_the_whole_answer(gated: pytest.Pytester, checkpoints: Path) -> None:
@@ -242,6 +256,7 @@ def test_a_machine_reads_the_answer(pytester: pytest.Pytester, scored: list[str]
 
 FAKED = """
     import pickle
+import shutil
     import mlmrepro.retraining.check as room
 
     def counted(checkpoint, *arguments, name):

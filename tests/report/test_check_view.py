@@ -12,11 +12,13 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.gate.judge import explain
 from mlmrepro.gate.probes import probe_change
-from mlmrepro.gate.result import Answer, CheckResult
+from mlmrepro.gate.result import Answer, CheckResult, Rounded
 from mlmrepro.report import markdown
 from mlmrepro.report.check_ci import check_annotation, check_junit
+from mlmrepro.report.check_html import render_check_html
 from mlmrepro.report.check_view import check_markdown, print_check
 from mlmrepro.report.check_words import HEADLINE, VERDICT, Scale, changed_probes, facts, origins
 from mlmrepro.report.words import SYMBOL
@@ -253,3 +255,40 @@ def test_github_is_told_what_does_not_pass(answer: Answer, level: str | None) ->
         assert line.startswith(f"::{level} title=mlmrepro check%3A {answer.value}%3A ")
         assert line.endswith("::Up 3 %25, see: below. Look at the slices and documents that got worse.")
         assert "\n" not in line
+
+
+@pytest.mark.parametrize("answer", Answer)
+def test_what_is_not_used_stands_in_every_output(answer: Answer, tmp_path: Path) -> None:
+    """Terminal, Markdown, page, JSON and JUnit, whatever the answer; a result without any says nothing of it."""
+    adapter = Unused("adapter", ("adapter_config.json",), "model.safetensors")
+    pickle = Unused("pickle", (checks.HOSTILE,), "model.safetensors")
+    for result, said in ((checks.check(answer, unused=(adapter, pickle)), True), (checks.check(answer), False)):
+        check_junit(result, tmp_path / "junit.xml", "new")
+        outputs = [shown(result, 200), check_markdown(result), render_check_html(result)]
+        outputs += [(tmp_path / "junit.xml").read_text(), str(result.to_dict())]
+        for text in outputs:
+            assert ("adapter_config.json" in text.replace("\\_", "_").replace("&#95;", "_")) is said
+        for text in map(words, outputs[:4]):
+            assert ("is not applied" in text) is said
+            assert ("pickles are never read" in text) is said
+            assert "<script>" not in text or "<script>" not in outputs[2]
+
+
+@pytest.mark.parametrize(
+    ("side", "sentence"),
+    [
+        ("candidate", "The weights are the baseline's rounded to bfloat16: the difference of +3.10 % is rounding."),
+        ("baseline", "The baseline's weights are these rounded to bfloat16: the difference of +3.10 % is rounding."),
+        ("evaluation", "one of the two was scored in bfloat16: the difference of +3.10 % is rounding."),
+    ],
+)
+def test_a_number_format_is_named_in_every_output(side: str, sentence: str, tmp_path: Path) -> None:
+    """Where two checkpoints differ by a number format alone, the difference is said to be that."""
+    result = checks.check(Answer.SAME, rounded=Rounded(side, "bfloat16"))
+    check_junit(result, tmp_path / "junit.xml", "new")
+    for text in (shown(result, 300), check_markdown(result), (tmp_path / "junit.xml").read_text()):
+        assert sentence in words(text.replace("\\", ""))
+    assert sentence in words(render_check_html(result).replace("&#39;", "'"))
+    equal = dataclasses.replace(checks.equal(), rounded=Rounded(side, "bfloat16"))
+    assert "bfloat16." in shown(equal, 300)
+    assert "is rounding" not in shown(equal, 300)
