@@ -134,9 +134,13 @@ def tied_weights_stored_twice(subject: Subject) -> Iterator[Measured]:
     input_counts = all(same(state[name], copies[source].to(state[name].dtype)) for name in names)
     both_kept = all(same(state[name], copies[name].to(state[name].dtype)) for name in names)
     answer = "the input embedding's counts" if input_counts else "both are kept" if both_kept else "another one counts"
-    told = any(name in line for line in said for name in names)
+    told = _names_one(said, names)
     yield Measured("copies that differ", answer, unit="and it is said" if told else "and nothing is said")
     yield Measured("copies that differ: the input's counts, or it is said", input_counts or told, equals=True)
+
+
+def _names_one(lines: Iterable[str], names: Iterable[str]) -> bool:
+    return any(name in line for line in lines for name in names)
 
 
 def _written(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
