@@ -215,14 +215,14 @@ def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
         "sort and select": lambda: rows.sort("n").select([3, 1]),
         "save and load": lambda: (rows.save_to_disk(str(folder / "saved")), load_from_disk(str(folder / "saved"))),
     }
-    for caching in (False, True):
-        with caching(caching):
+    for on in (False, True):
+        with caching(on):
             for what, act in drawn_by.items():
                 before = generator_states()
                 act()
                 moved = sum(a != b for a, b in zip(before, generator_states(), strict=True))
                 yield Measured(
-                    f"generators moved by {what}, {'with' if caching else 'without'} a cache", moved, equals=0
+                    f"generators moved by {what}, {'with' if on else 'without'} a cache", moved, equals=0
                 )
 
 

@@ -107,11 +107,12 @@ def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
 )
 def tied_weights_stored_twice(subject: Subject) -> Iterator[Measured]:
     """A tied weight stored twice is one weight still; of copies that differ the input's counts, or it is said."""
-    model, folder = subject.model, subject.new_folder("once")
+    model = subject.model
     table = model.get_input_embeddings().weight
     tied = [names for names in _aliases(model) if model.state_dict()[names[0]].data_ptr() == table.data_ptr()]
     if not tied:
         raise NotApplicable("no other weight of the model is its input embedding")
+    folder = subject.new_folder("once")
     model.save_pretrained(str(folder))
     once, stored = loading.load_model(str(folder)).eval(), stored_tensors(str(folder))
     (names,) = tied
