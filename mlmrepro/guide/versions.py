@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["allow_generator_state", "never_run_scripts", "set_up"]
+from typing import Any
+
+__all__ = ["allow_generator_state", "never_run_scripts", "set_up", "trainer_takes"]
 
 
 def allow_generator_state() -> None:
@@ -41,3 +43,13 @@ def set_up() -> None:
     datasets.disable_caching()
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
+
+
+def trainer_takes(tokenizer: Any) -> dict[str, Any]:
+    """Return what Trainer is to be given so that it saves the tokenizer: transformers 4.46 renamed the argument."""
+    import inspect
+
+    from transformers import Trainer
+
+    names = inspect.signature(Trainer.__init__).parameters
+    return {"processing_class" if "processing_class" in names else "tokenizer": tokenizer}

@@ -1,12 +1,10 @@
-"""Rows on their way to the model: orders, files, types, processes, the cache, and the global generators."""
+"""Rows on their way to the model: orders, files, types, processes, and the global generators."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import pyarrow as pa
 
 from mlmrepro.guide import blocks, dataset, tokens
 from mlmrepro.guide.observe import generator_states
+from mlmrepro.laws.cache import caching
 from mlmrepro.laws.law import law
 from mlmrepro.laws.result import Measured
 from mlmrepro.laws.steps import HERE, mapped_differences, ragged
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    "a_cache_knows_the_block_size",
-    "a_cache_serves_no_edited_function",
     "answers_are_lists_of_strings",
     "generators_are_left_alone",
     "json_lines_keep_their_order",
@@ -218,139 +215,15 @@ def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
         "sort and select": lambda: rows.sort("n").select([3, 1]),
         "save and load": lambda: (rows.save_to_disk(str(folder / "saved")), load_from_disk(str(folder / "saved"))),
     }
-    for caching in (False, True):
-        with _caching(caching):
+    for on in (False, True):
+        with caching(on):
             for what, act in drawn_by.items():
                 before = generator_states()
                 act()
                 moved = sum(a != b for a, b in zip(before, generator_states(), strict=True))
                 yield Measured(
-                    f"generators moved by {what}, {'with' if caching else 'without'} a cache", moved, equals=0
+                    f"generators moved by {what}, {'with' if on else 'without'} a cache", moved, equals=0
                 )
-
-
-@contextmanager
-def _caching(on: bool) -> Iterator[None]:
-    """Switch datasets' cache on or off, and give it back as it was."""
-    import datasets
-
-    def switch(wanted: bool) -> None:
-        (datasets.enable_caching if wanted else datasets.disable_caching)()
-
-    before = datasets.is_caching_enabled()
-    switch(on)
-    try:
-        yield
-    finally:
-        switch(before)
-
-
-def _defined(body: str, **names: Any) -> Callable[..., Any]:
-    """Return the function f of some source, as a script or a notebook defines it."""
-    content: dict[str, Any] = {"__name__": "__main__", **names}
-    exec(body, content)
-    return content["f"]
-
-
-def _in_a_module(folder: Path, factor: int) -> Callable[..., Any]:
-    """Return the function f of a module that has been edited and is imported anew."""
-    import sys
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    name = "mlmrepro_edited_module"
-    path = folder / f"version_{factor}" / f"{name}.py"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"def f(row):\n    return {{'m': row['n'] * {factor}}}\n", encoding="utf-8")
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} cannot be imported")
-    sys.modules[name] = module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.f
-
-
-class _Times:
-    """A function that is an object."""
-
-    def __init__(self, factor: int) -> None:
-        self.factor = factor
-
-    def __call__(self, row: dict[str, int]) -> dict[str, int]:
-        return {"m": row["n"] * self.factor}
-
-
-def _times(row: dict[str, int], factor: int) -> dict[str, int]:
-    return {"m": row["n"] * factor}
-
-
-@law(
-    "input_ids",
-    source="https://huggingface.co/docs/datasets/about_cache: a fingerprint is of the data and of the whole transform",
-    cause="the fingerprint leaves out a part of the function: rows of an older version come from the cache",
-)
-def a_cache_serves_no_edited_function(subject: Subject) -> Iterator[Measured]:
-    """With the cache on, an edited function gives its own rows, wherever the edit is; so does an edited file."""
-    import sys
-
-    from datasets import load_from_disk
-
-    folder = subject.new_folder("cache")
-    made: dict[str, Callable[[int], Callable[..., Any]]] = {
-        "a constant": lambda k: _defined(f"def f(row): return {{'m': row['n'] * {k}}}"),
-        "a default argument": lambda k: _defined(f"def f(row, k={k}): return {{'m': row['n'] * k}}"),
-        "a closure": lambda k: _defined(
-            f"def g():\n    k = {k}\n    def f(row): return {{'m': row['n'] * k}}\n    return f\nf = g()"
-        ),
-        "a global": lambda k: _defined("def f(row): return {'m': row['n'] * K}", K=k),
-        "a function that it calls": lambda k: _defined(
-            f"def g(n): return n * {k}\ndef f(row): return {{'m': g(row['n'])}}"
-        ),
-        "an argument of a partial": lambda k: partial(_times, factor=k),
-        "an attribute of an object": _Times,
-        "an imported module": lambda k: _in_a_module(folder, k),
-    }
-    count = 5
-    _numbers(count).save_to_disk(str(folder / "rows"))
-    reused = 0
-    with _caching(True):
-        try:
-            for where, make in made.items():
-                factors = [
-                    sorted(
-                        {row["m"] // row["n"] for row in load_from_disk(str(folder / "rows")).map(make(k)) if row["n"]}
-                    )
-                    for k in (2, 3)
-                ]
-                yield Measured(f"edited in {where}, it gives its own rows", factors == [[2], [3]], equals=True)
-                again = load_from_disk(str(folder / "rows")).map(make(3)).cache_files
-                reused += again == load_from_disk(str(folder / "rows")).map(make(3)).cache_files
-        finally:
-            sys.modules.pop("mlmrepro_edited_module", None)
-        yield Measured("functions for which the cache is used at all", reused, unit=f"of {len(made)}")
-        files = []
-        for text in ("first", "other"):
-            path = _file(folder, [{"text": text}])
-            files.append([row["text"] for row in dataset.load(path, "train", folder / "files")])
-        yield Measured("an edited file gives its own rows", files == [["first"], ["other"]], equals=True)
-
-
-@law(
-    "blocks",
-    source="https://huggingface.co/docs/datasets/about_cache: a fingerprint is of the data and of the whole transform",
-    cause="the fingerprint leaves out the block size: blocks of another one come from the cache",
-)
-def a_cache_knows_the_block_size(subject: Subject) -> Iterator[Measured]:
-    """With the cache on, rows that are grouped again with another block size are cut into blocks of that size."""
-    from datasets import Dataset, DatasetDict, load_from_disk
-
-    folder, examples, wrong = str(subject.new_folder("blocks")), ragged([5] * 6), 0
-    Dataset.from_dict(examples).save_to_disk(folder)
-    with _caching(True):
-        for size in (4, 8):
-            rows = DatasetDict({"train": load_from_disk(folder)})
-            grouped = blocks.group(rows, block_size=size, num_proc=HERE, batch_size=1000)["train"]
-            wrong += bool(mapped_differences(grouped, examples, size, 1000, 1))
-    yield Measured("block sizes with other blocks than their own", wrong, equals=0, reason=_EXACT)
 
 
 @law(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.guide.versions import allow_generator_state
+from mlmrepro.guide.versions import allow_generator_state, trainer_takes
 from mlmrepro.laws.forward import readable
 from mlmrepro.laws.subject import Subject
 
@@ -37,6 +37,7 @@ __all__ = [
     "losses",
     "move",
     "named",
+    "narrow_model",
     "noise_of_embeddings",
     "rows",
     "small_model",
@@ -96,12 +97,22 @@ def small_model(subject: Subject, *, dropout: float = 0.0) -> Any:
     return _fresh(subject, (_WORDS | _DEPTH | _WIDTH, _WORDS | _DEPTH, _WORDS), dropout).train()
 
 
+def narrow_model(subject: Subject) -> Any:
+    """Return a fresh model of the checkpoint's vocabulary in training mode, of 2 layers, 32 wide where it can be."""
+    return _fresh(subject, (_DEPTH | _WIDTH, _DEPTH, {}), 0.0, subject.batch(2)).train()
+
+
 def whole_vocabulary(subject: Subject) -> Any:
     """Return a fresh model of the checkpoint's width and vocabulary, of 2 layers, in evaluation mode."""
     return _fresh(subject, (_DEPTH, {}), 0.0).eval()
 
 
-def _fresh(subject: Subject, choices: Sequence[Mapping[str, int]], dropout: float) -> Any:
+def _fresh(
+    subject: Subject,
+    choices: Sequence[Mapping[str, int]],
+    dropout: float,
+    batch: Mapping[str, torch.Tensor] | None = None,
+) -> Any:
     """Return the model of the first sizes that the architecture takes; raises what it raises at the first of them."""
     import torch
 
@@ -110,7 +121,7 @@ def _fresh(subject: Subject, choices: Sequence[Mapping[str, int]], dropout: floa
         try:
             model = _of_size(subject, sizes, dropout)
             with torch.no_grad():
-                losses(model, rows(subject, 2).batch())
+                losses(model, rows(subject, 2).batch() if batch is None else batch)
             return model
         except Exception as error:  # each architecture refuses sizes in a way of its own
             problem = problem or error
@@ -142,7 +153,9 @@ def build(subject: Subject, model: Any, data: Rows, **options: Any) -> Any:
     return build_in(subject.new_folder("training"), model, data, **options)
 
 
-def build_in(output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] = (), **options: Any) -> Any:
+def build_in(
+    output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] = (), tokenizer: Any = None, **options: Any
+) -> Any:
     """Return a Trainer on the processor that prints, reports and saves nothing; `options` are TrainingArguments'."""
     import transformers
 
@@ -158,7 +171,13 @@ def build_in(output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] =
     }
     arguments = transformers.TrainingArguments(**(settings | options))
     built = transformers.Trainer(
-        model=model, args=arguments, train_dataset=data, eval_dataset=data, callbacks=list(callbacks)
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        eval_dataset=data,
+        callbacks=list(callbacks),
+        data_collator=transformers.default_data_collator,  # whatever the tokenizer: rows are of one length
+        **({} if tokenizer is None else trainer_takes(tokenizer)),
     )
     built.remove_callback(transformers.PrinterCallback)
     return built

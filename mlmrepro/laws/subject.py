@@ -49,6 +49,16 @@ class Subject:
         """Load the model once more, in evaluation mode; weights that are not read are named by a law."""
         return loading.load_model(self.checkpoint, refuse_unread=False).eval()
 
+    def file(self, name: str) -> Path | None:
+        """Return where a file of the checkpoint lies on this machine, None where it has none of this name."""
+        from transformers.utils.hub import cached_file
+
+        try:
+            found = cached_file(self.checkpoint, name)
+        except OSError:
+            return None
+        return None if found is None else Path(found)
+
     @cached_property
     def row_limit(self) -> int:
         """How many tokens a row may have here, special tokens included."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Sequence, Value
 from datasets.fingerprint import Hasher
+from packaging.version import Version
 
 from mlmrepro.guide import blocks, dataset, tokens
 from mlmrepro.laws.law import all_laws
@@ -20,15 +21,15 @@ from mlmrepro.laws.subject import Subject
 
 from . import held
 
-LAWS = held.names("data")
+LAWS = [*held.names("data"), *held.names("cache")]
 Patch = pytest.MonkeyPatch
 Plant = Callable[[Patch], None]
 
 
 def test_slow_laws_are_those_that_start_processes() -> None:
     """What the fault bench may leave out is named."""
-    slow = [law.name for law in all_laws() if law.group == "data" and law.slow]
-    assert slow == ["processes_change_no_row", "processes_move_shards_alone"]
+    slow = [law.name for law in all_laws() if law.name in LAWS and law.slow]
+    assert slow == ["processes_change_no_row", "processes_move_shards_alone", "a_cache_knows_the_processes"]
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -44,6 +45,14 @@ def test_an_imported_function_alone_is_excused(on: bool, embedded: Subject) -> N
     assert result.verdict is LawVerdict.KNOWN
     assert [each.what for each in result.broken] == ["edited in an imported module, it gives its own rows"]
     assert result.link.endswith("/3297")
+
+
+def test_a_cache_of_other_processes_is_known_since_datasets_4(embedded: Subject) -> None:
+    """The library's cache serves another run's blocks there; with the cache off, as in the guide's run, none are."""
+    result = held.measure("a_cache_knows_the_processes", embedded)
+    affected = Version(datasets.__version__) >= Version("4.0")
+    assert result.verdict is (LawVerdict.KNOWN if affected else LawVerdict.HOLDS)
+    assert [each.what.partition(", ")[2] for each in result.broken] == ["with the cache on"] * affected
 
 
 def _split(change: Callable[[Dataset, float], DatasetDict]) -> Plant:
@@ -245,6 +254,11 @@ PLANTS: dict[str, tuple[str, str, Plant]] = {
         "processes_move_shards_alone",
         "with 2 processes",
         _in_processes(blocks, "group", _strided),
+    ),
+    "a cache that cannot be switched off": (
+        "a_cache_knows_the_processes",
+        "with the cache off, as the guide's run has it = 3 after 2, 2 after 3, 1 after 2",
+        lambda patch: patch.setattr(datasets, "disable_caching", lambda: None),
     ),
     "processes ignored": ("processes_move_shards_alone", "with 4 processes", _one_process),
 }

@@ -1,0 +1,183 @@
+"""The cache of mapped rows: what is edited, or done in another way, gives its own rows and not those of an older run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlmrepro.guide import blocks, dataset
+from mlmrepro.laws.law import law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.steps import HERE, mapped_differences, ragged
+from mlmrepro.laws.subject import Subject
+
+__all__ = [
+    "a_cache_knows_the_block_size",
+    "a_cache_knows_the_processes",
+    "a_cache_serves_no_edited_function",
+    "caching",
+]
+
+_ABOUT = "https://huggingface.co/docs/datasets/about_cache: a fingerprint is of the data and of the whole transform"
+_EXACT = "discrete values: nothing may differ"
+
+
+@contextmanager
+def caching(on: bool) -> Iterator[None]:
+    """Switch datasets' cache on or off, and give it back as it was."""
+    import datasets
+
+    def switch(wanted: bool) -> None:
+        (datasets.enable_caching if wanted else datasets.disable_caching)()
+
+    before = datasets.is_caching_enabled()
+    switch(on)
+    try:
+        yield
+    finally:
+        switch(before)
+
+
+def _defined(body: str, **names: Any) -> Callable[..., Any]:
+    """Return the function f of some source, as a script or a notebook defines it."""
+    content: dict[str, Any] = {"__name__": "__main__", **names}
+    exec(body, content)
+    return content["f"]
+
+
+def _in_a_module(folder: Path, factor: int) -> Callable[..., Any]:
+    """Return the function f of a module that has been edited and is imported anew."""
+    import sys
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = "mlmrepro_edited_module"
+    path = folder / f"version_{factor}" / f"{name}.py"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"def f(row):\n    return {{'m': row['n'] * {factor}}}\n", encoding="utf-8")
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} cannot be imported")
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.f
+
+
+class _Times:
+    """A function that is an object."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, row: dict[str, int]) -> dict[str, int]:
+        return {"m": row["n"] * self.factor}
+
+
+def _times(row: dict[str, int], factor: int) -> dict[str, int]:
+    return {"m": row["n"] * factor}
+
+
+@law(
+    "input_ids",
+    source=_ABOUT,
+    cause="the fingerprint leaves out a part of the function: rows of an older version come from the cache",
+)
+def a_cache_serves_no_edited_function(subject: Subject) -> Iterator[Measured]:
+    """With the cache on, an edited function gives its own rows, wherever the edit is; so does an edited file."""
+    import sys
+
+    from datasets import Dataset, load_from_disk
+
+    folder = subject.new_folder("cache")
+    made: dict[str, Callable[[int], Callable[..., Any]]] = {
+        "a constant": lambda k: _defined(f"def f(row): return {{'m': row['n'] * {k}}}"),
+        "a default argument": lambda k: _defined(f"def f(row, k={k}): return {{'m': row['n'] * k}}"),
+        "a closure": lambda k: _defined(
+            f"def g():\n    k = {k}\n    def f(row): return {{'m': row['n'] * k}}\n    return f\nf = g()"
+        ),
+        "a global": lambda k: _defined("def f(row): return {'m': row['n'] * K}", K=k),
+        "a function that it calls": lambda k: _defined(
+            f"def g(n): return n * {k}\ndef f(row): return {{'m': g(row['n'])}}"
+        ),
+        "an argument of a partial": lambda k: partial(_times, factor=k),
+        "an attribute of an object": _Times,
+        "an imported module": lambda k: _in_a_module(folder, k),
+    }
+    count = 5
+    Dataset.from_dict({"n": list(range(count))}).save_to_disk(str(folder / "rows"))
+    reused = 0
+    with caching(True):
+        try:
+            for where, make in made.items():
+                factors = [
+                    sorted(
+                        {row["m"] // row["n"] for row in load_from_disk(str(folder / "rows")).map(make(k)) if row["n"]}
+                    )
+                    for k in (2, 3)
+                ]
+                yield Measured(f"edited in {where}, it gives its own rows", factors == [[2], [3]], equals=True)
+                again = load_from_disk(str(folder / "rows")).map(make(3)).cache_files
+                reused += again == load_from_disk(str(folder / "rows")).map(make(3)).cache_files
+        finally:
+            sys.modules.pop("mlmrepro_edited_module", None)
+        yield Measured("functions for which the cache is used at all", reused, unit=f"of {len(made)}")
+        files = []
+        for text in ("first", "other"):
+            path = folder / "rows.jsonl"
+            path.write_text(json.dumps({"text": text}) + "\n", encoding="utf-8")
+            files.append([row["text"] for row in dataset.load(str(path), "train", folder / "files")])
+        yield Measured("an edited file gives its own rows", files == [["first"], ["other"]], equals=True)
+
+
+@law(
+    "blocks",
+    source=_ABOUT,
+    cause="the fingerprint leaves out the block size: blocks of another one come from the cache",
+)
+def a_cache_knows_the_block_size(subject: Subject) -> Iterator[Measured]:
+    """With the cache on, rows that are grouped again with another block size are cut into blocks of that size."""
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    folder, examples, wrong = str(subject.new_folder("blocks")), ragged([5] * 6), 0
+    Dataset.from_dict(examples).save_to_disk(folder)
+    with caching(True):
+        for size in (4, 8):
+            rows = DatasetDict({"train": load_from_disk(folder)})
+            grouped = blocks.group(rows, block_size=size, num_proc=HERE, batch_size=1000)["train"]
+            wrong += bool(mapped_differences(grouped, examples, size, 1000, 1))
+    yield Measured("block sizes with other blocks than their own", wrong, equals=0, reason=_EXACT)
+
+
+@law(
+    "blocks",
+    source=f"{_ABOUT}; datasets.Dataset.map: num_proc",
+    cause="the cache serves the shards of another number of processes, whose blocks are cut elsewhere: switch it off "
+    "(datasets.disable_caching, as the guide's run does) or use a fresh cache folder",
+    slow=True,
+)
+def a_cache_knows_the_processes(subject: Subject) -> Iterator[Measured]:
+    """Rows that are grouped again in another number of processes give the blocks of that number, cache or not."""
+    from datasets import Dataset, DatasetDict, load_from_disk
+
+    examples = ragged([5] * 11)  # 1, 2 and 3 processes all cut these at other places
+    ways = {"with the cache off, as the guide's run has it": False, "with the cache on": True}
+    stale: dict[str, list[str]] = {way: [] for way in ways}
+    for first, second in ((2, 3), (3, 2), (2, HERE)):
+        folder = str(subject.new_folder("processes"))
+        Dataset.from_dict(examples).save_to_disk(folder)
+        with caching(True):
+            _grouped(DatasetDict({"train": load_from_disk(folder)}), first)
+        for way, on in ways.items():
+            with caching(on):
+                again = _grouped(DatasetDict({"train": load_from_disk(folder)}), second)
+            if mapped_differences(again, examples, 8, 4, second or 1):
+                stale[way].append(f"{second or 1} after {first}")
+    for way, found in stale.items():
+        yield Measured(f"processes with blocks of others, {way}", ", ".join(found), equals="", reason=_EXACT)
+
+
+def _grouped(rows: Any, num_proc: int) -> Any:
+    return blocks.group(rows, block_size=8, num_proc=num_proc, batch_size=4)["train"]

@@ -1,0 +1,230 @@
+"""What is written, as others read it: a reader that is not transformers, copies of one weight, a training's folders."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlmrepro import loading
+from mlmrepro.laws import small_training as small
+from mlmrepro.laws.checkpoint import _few as few
+from mlmrepro.laws.checkpoint import _same as same
+from mlmrepro.laws.checkpoint import stored_tensors
+from mlmrepro.laws.forward import agreeing, apart, logits_of, readable
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.plain_training import FLOAT32
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.training import TRAINER
+from mlmrepro.laws.vocabulary import EDGES, differing, texts_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "a_training_folder_is_the_model",
+    "plain_torch_reads_the_file",
+    "stored_names_are_the_models",
+    "tied_weights_stored_twice",
+]
+
+_READERS = "https://huggingface.co/docs/safetensors: a file is names, shapes, dtypes and bytes"
+_TOO_FINE = 1 + 2.0**-18  # times this, no number of float16 or bfloat16 stays one
+
+
+def _unrounded(subject: Subject) -> Any:
+    """Return a copy of the model whose weights half precision cannot hold, so that a lossy save is seen."""
+    import torch
+
+    model = copy.deepcopy(subject.model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= _TOO_FINE
+    return model
+
+
+def _aliases(model: Any) -> list[list[str]]:
+    """Return the names of each weight that has several names, in the model's order."""
+    groups = defaultdict(list)
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if weight.numel():
+            groups[weight.data_ptr(), weight.shape].append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """Return the ends of names, each once, whatever the layer: what they have in common says who renamed them."""
+    return few({".".join(name.split(".")[-2:]) for name in names})
+
+
+@law("model", source=_READERS, cause="saving renames weights, puts a prefix before them, casts or copies them")
+def stored_names_are_the_models(subject: Subject) -> Iterator[Measured]:
+    """A saved file holds each weight of the model once, under its name, in its shape and dtype, and nothing else."""
+    model, folder = _unrounded(subject), subject.new_folder("saved")
+    model.save_pretrained(str(folder))
+    state, stored = model.state_dict(), stored_tensors(str(folder))
+    tied = {name: names for names in _aliases(model) for name in names}
+    missing = [name for name in state if not any(each in stored for each in tied.get(name, [name]))]
+    yield Measured("weights that the file does not name", _kinds(missing), equals="")
+    yield Measured("names that the model does not know", _kinds(set(stored) - set(state)), equals="")
+    twice = {names[0] for names in tied.values() if sum(name in stored for name in names) > 1}
+    yield Measured("tied weights that are stored twice", few(twice), equals="")
+    changed = [name for name, tensor in stored.items() if name in state and not same(tensor, state[name])]
+    yield Measured("weights of another shape, dtype or value", few(changed), equals="")
+
+
+@law("model", source=_READERS, cause="the file is complete only for the release that wrote it, which renames or fills in")
+def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
+    """A saved file that torch alone loads into the architecture, by its names, makes the predictions of the model."""
+    import torch
+
+    model, folder = _unrounded(subject), subject.new_folder("saved")
+    model.save_pretrained(str(folder))
+    batch = subject.batch(2)
+    expected = logits_of(copy.deepcopy(model).float(), batch["input_ids"], batch["attention_mask"])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(float("nan"))  # what the file leaves out shows in every prediction
+    problems = model.load_state_dict(stored_tensors(str(folder)), strict=False)
+    tied = {name for names in _aliases(model) for name in names}
+    missing = set(problems.missing_keys) - tied
+    yield Measured("names that torch misses", _kinds(missing), equals="")
+    yield Measured("names that torch cannot place", _kinds(problems.unexpected_keys), equals="")
+    if not missing and not problems.unexpected_keys:  # else the logits differ too
+        found = logits_of(model.float(), batch["input_ids"], batch["attention_mask"])
+        yield agreeing("difference of the logits", subject, found, expected)
+
+
+@law(
+    "model",
+    source="Press and Wolf 2017, https://aclanthology.org/E17-2025; files of torch.save hold tied weights twice",
+    cause="of two stored copies the wrong one counts, or the tie is given up and only one of them is trained",
+)
+def tied_weights_stored_twice(subject: Subject) -> Iterator[Measured]:
+    """A tied weight stored twice is one weight still; of copies that differ the input's counts, or it is said."""
+    model = subject.model
+    table = model.get_input_embeddings().weight
+    tied = [names for names in _aliases(model) if model.state_dict()[names[0]].data_ptr() == table.data_ptr()]
+    if not tied:
+        raise NotApplicable("no other weight of the model is its input embedding")
+    folder = subject.new_folder("once")
+    model.save_pretrained(str(folder))
+    once, stored = loading.load_model(str(folder)).eval(), stored_tensors(str(folder))
+    (names,) = tied
+    holder = next(name for name in names if name in stored)
+    (source,) = (n for n, p in model.named_parameters() if p is table)
+    batch = subject.batch(2)
+    old = logits_of(once, batch["input_ids"], batch["attention_mask"])
+
+    equal = _written(folder, stored | {name: stored[holder].clone() for name in names})
+    again = loading.load_model(equal).eval()
+    head, rows = again.get_output_embeddings(), again.get_input_embeddings().weight
+    yield Measured("equal copies: they are one weight", head is None or head.weight is rows, equals=True)
+    new = logits_of(again, batch["input_ids"], batch["attention_mask"])
+    yield agreeing("equal copies: difference of the logits", subject, new.float(), old.float())
+
+    copies = {name: stored[holder] + (0 if name == source else 0.5) for name in names}
+    with _said() as said:
+        other = loading.load_model(_written(folder, stored | copies))
+    state = other.state_dict()
+    input_counts = all(same(state[name], copies[source].to(state[name].dtype)) for name in names)
+    both_kept = all(same(state[name], copies[name].to(state[name].dtype)) for name in names)
+    answer = "the input embedding's counts" if input_counts else "both are kept" if both_kept else "another one counts"
+    told = _names_one(said, names)
+    yield Measured("copies that differ", answer, unit="and it is said" if told else "and nothing is said")
+    yield Measured("copies that differ: the input's counts, or it is said", input_counts or told, equals=True)
+
+
+def _names_one(lines: Iterable[str], names: Iterable[str]) -> bool:
+    return any(name in line for line in lines for name in names)
+
+
+def _written(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Put these tensors in place of the folder's weights, and return the folder."""
+    from safetensors.torch import save_file
+
+    for old in folder.glob("*.safetensors*"):
+        old.unlink()
+    save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+@contextmanager
+def _said() -> Iterator[list[str]]:
+    """Collect what transformers says meanwhile, warnings and above."""
+    from transformers.utils import logging as theirs
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger, before = logging.getLogger("transformers"), theirs.get_verbosity()
+    theirs.set_verbosity_warning()
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        theirs.set_verbosity(before)
+
+
+@law(
+    "loss",
+    source=f"{TRAINER}: save_model and checkpoints",
+    cause="Trainer or save_pretrained changes the tokenizer, leaves it out, or writes weights that do not come back",
+)
+def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
+    """What Trainer writes, at a step and at the end, loads as the model of that moment with the tokenizer it was given."""
+    import torch
+    import transformers
+
+    given, model = subject.fresh_tokenizer(), small.narrow_model(subject)
+    texts = [*texts_of(subject), *EDGES]
+    before = _ids(given, texts)
+    batch = subject.batch(4)
+    moments: dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]] = {}
+
+    class Look(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            moments[f"checkpoint-{state.global_step}"] = _now(model, batch)
+
+    options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
+    folder = subject.new_folder("training")
+    trainer = small.build_in(
+        folder, model, small.Rows(readable(model, batch)), callbacks=[Look()], tokenizer=given, save_only_model=True, **options
+    )
+    small.train(trainer)
+    trainer.save_model()
+    moments["."] = _now(model, batch)
+    yield Measured("folders", ", ".join(sorted(moments)), equals="., checkpoint-1, checkpoint-2")
+    yield Measured("texts with other ids, by the tokenizer itself", differing(_ids(given, texts), before), equals=0)
+    for name, (weights, expected) in moments.items():
+        which = "the output folder" if name == "." else name
+        tokenizer = loading.load_tokenizer(str(folder / name))
+        yield Measured(f"texts with other ids, {which}", differing(_ids(tokenizer, texts), before), equals=0)
+        again = loading.load_model(str(folder / name)).eval()
+        state = again.state_dict()
+        lost = [n for n in weights if n not in state or not same(state[n], weights[n])]
+        yield Measured(f"weights that are lost or changed, {which}", few(lost), equals="")
+        with torch.no_grad():
+            for each in set(lost) & set(state):
+                state[each].copy_(weights[each])
+        found = logits_of(again, batch["input_ids"], batch["attention_mask"])
+        share = apart(found, expected) / float(expected.abs().max())
+        yield Measured(f"difference of the logits over the largest, {which}", share, at_most=1e-5, reason=FLOAT32)
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+
+
+def _now(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return copies of the model's weights, and its logits of a batch without dropout."""
+    training = model.training
+    logits = logits_of(model.eval(), batch["input_ids"], batch["attention_mask"])
+    model.train(training)
+    return {name: weight.detach().clone() for name, weight in model.state_dict().items()}, logits

@@ -1,0 +1,169 @@
+"""The tokenizer as people load it: whatever the class and the files, the ids are those that tokenizer.json gives.
+
+The reference is the tokenizers library, which reads tokenizer.json and nothing else. transformers reads the same file,
+but may build parts of it anew from the settings of a class.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.vocabulary import EDGES, contexts_of, differing, texts_of
+
+__all__ = ["every_set_of_files_gives_the_ids", "every_way_of_loading_gives_the_ids", "saving_keeps_the_ids_of_the_file"]
+
+_DOCUMENTED = "https://huggingface.co/docs/tokenizers/api/tokenizer#tokenizers.Tokenizer.from_file"
+_CAUSE = (
+    "the tokenizer's class builds normaliser, pre-tokenizer or special tokens from its own settings in place of what "
+    "tokenizer.json says (https://github.com/huggingface/transformers/issues/44462); "
+    "PreTrainedTokenizerFast(tokenizer_file=...) takes the file as it is"
+)
+_REASON = "discrete values: the file alone decides"
+_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_CONFIG = "config.json"
+# Of vocabularies that are sentencepiece's own the conversion needs another package.
+_VOCABULARIES = (("vocab.json", "merges.txt"), ("vocab.txt",))
+# Digits and letters next to each other are what pre-tokenizers differ in.
+_PROBES = ("In 2023 it cost 1234567.89 (a 10x rise): see §3.2, eq.12b", "camelCase snake_case AI-based U.S.A. 3rd")
+
+
+def _texts(subject: Subject) -> list[str]:
+    left, right = contexts_of(subject)[0]
+    mask = subject.tokenizer.mask_token
+    return [*texts_of(subject), *EDGES, *_PROBES, f"{left} {mask}{right}", f"{left}{mask}{right}", ""]
+
+
+def _by_the_file(subject: Subject, texts: list[str]) -> list[list[int]]:
+    """Return the ids that tokenizer.json gives, neither cut nor padded; raises NotApplicable without the file."""
+    from tokenizers import Tokenizer
+
+    path = subject.file("tokenizer.json")
+    if path is None:
+        raise NotApplicable("the checkpoint has no tokenizer.json")
+    core = Tokenizer.from_file(str(path))
+    core.no_truncation()
+    core.no_padding()
+    return [encoding.ids for encoding in core.encode_batch(texts)]
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+
+
+def _agreeing(what: str, found: list[list[int]], expected: list[list[int]]) -> Measured:
+    return Measured(what, differing(found, expected), equals=0, unit=f"of {len(expected)}", reason=_REASON)
+
+
+def _with(subject: Subject, name: str, *names: str) -> str:
+    """Return a folder with those of these files that the checkpoint has."""
+    folder = subject.new_folder(name)
+    for each in names:
+        if (path := subject.file(each)) is not None:
+            shutil.copyfile(path, folder / each)
+    return str(folder)
+
+
+def _settings(subject: Subject) -> dict[str, Any]:
+    path = subject.file(_SETTINGS[0])
+    return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+
+
+def _named_class(subject: Subject) -> Any:
+    """Return the tokenizer class that tokenizer_config.json names, the fast one of two; None where it names none."""
+    import transformers
+
+    name = str(_settings(subject).get("tokenizer_class", "")).removesuffix("Fast")
+    return getattr(transformers, f"{name}Fast", None) or getattr(transformers, name, None)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a class is the one that takes any tokenizer.json (TokenizersBackend since transformers 5)."""
+    import transformers
+
+    return kind in (transformers.PreTrainedTokenizerFast, getattr(transformers, "TokenizersBackend", None))
+
+
+def _takes_defaults(subject: Subject, kind: Any) -> bool:
+    """Tell whether the settings of the checkpoint's tokenizer are those that its class has by itself."""
+
+    def content(value: Any) -> str:
+        return str(value["content"] if isinstance(value, dict) and "content" in value else value)
+
+    settings = _settings(subject)
+    defaults = {name: p.default for name, p in inspect.signature(kind.__init__).parameters.items()}
+    return all(content(settings[name]) == content(defaults[name]) for name in defaults if name in settings)
+
+
+def _loading(subject: Subject) -> dict[str, Callable[[], Any]]:
+    """Return the ways of loading the checkpoint's tokenizer, by name."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    named, file = _named_class(subject), subject.file("tokenizer.json")
+    ways: dict[str, Callable[[], Any]] = {
+        "AutoTokenizer": lambda: AutoTokenizer.from_pretrained(subject.checkpoint, trust_remote_code=False),
+        "PreTrainedTokenizerFast(tokenizer_file)": lambda: PreTrainedTokenizerFast(tokenizer_file=str(file)),
+    }
+    if named is not None and not _is_plain(named):
+        ways["the class of tokenizer_config.json"] = lambda: named.from_pretrained(subject.checkpoint)
+    return ways
+
+
+@law("input_ids", source=_DOCUMENTED, cause=_CAUSE)
+def every_way_of_loading_gives_the_ids(subject: Subject) -> Iterator[Measured]:
+    """Loaded by AutoTokenizer, by its class or from tokenizer.json, the tokenizer gives the ids of tokenizer.json."""
+    texts = _texts(subject)
+    expected = _by_the_file(subject, texts)
+    for way, load in _loading(subject).items():
+        yield _agreeing(f"texts with other ids: {way}", _ids(load(), texts), expected)
+
+
+@law("input_ids", source=_DOCUMENTED, cause=f"{_CAUSE}; or vocabulary files and tokenizer.json are not of one tokenizer")
+def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
+    """From each set of its files that is enough to load it, the tokenizer gives the ids of tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    texts, named = _texts(subject), _named_class(subject)
+    expected = _by_the_file(subject, texts)
+    sets = {"tokenizer.json, tokenizer_config.json": ("tokenizer.json", *_SETTINGS)} if named is not None else {}
+    # What tokenizer_config.json alone says is lost without it; where it says what the class does anyway, nothing is.
+    bare = named is not None and not _is_plain(named) and _takes_defaults(subject, named)
+    if bare:
+        sets["tokenizer.json, config.json"] = ("tokenizer.json", _CONFIG)
+    for names in _VOCABULARIES:
+        if named is None or _is_plain(named) or any(subject.file(name) is None for name in names):
+            continue
+        files = ", ".join(names)
+        sets[f"{files}, tokenizer_config.json, config.json"] = (*names, *_SETTINGS, _CONFIG)
+        if bare:
+            sets[f"{files}, config.json"] = (*names, _CONFIG)
+    if not sets:
+        raise NotApplicable("the checkpoint has tokenizer.json alone")
+    for which, names in sets.items():
+        tokenizer = AutoTokenizer.from_pretrained(_with(subject, "files", *names), trust_remote_code=False)
+        yield _agreeing(f"texts with other ids: {which}", _ids(tokenizer, texts), expected)
+
+
+@law("input_ids", source=f"{_DOCUMENTED}; transformers.PreTrainedTokenizerBase.save_pretrained", cause=_CAUSE)
+def saving_keeps_the_ids_of_the_file(subject: Subject) -> Iterator[Measured]:
+    """Saved after each way of loading, tokenizer.json gives the ids that it gave, and so does AutoTokenizer."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    texts = _texts(subject)
+    expected = _by_the_file(subject, texts)
+    for way, load in _loading(subject).items():
+        folder = subject.new_folder("saved")
+        load().save_pretrained(str(folder))
+        core = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        found = [encoding.ids for encoding in core.encode_batch(texts)]
+        yield _agreeing(f"texts with other ids in the file saved by {way}", found, expected)
+        again = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        yield _agreeing(f"texts with other ids when loaded again, saved by {way}", _ids(again, texts), expected)
