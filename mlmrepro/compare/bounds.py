@@ -51,7 +51,7 @@ def breaches(values: Values) -> Iterator[Breach]:
             yield Breach(stage, name, Difference("", bound.at_most, value, f"more than {bound.reason}"))
     for (stage, name), value in values.items():
         for place, perplexity, loss_name in _perplexities(name, value):
-            loss = values.get((stage, loss_name))
+            loss: Any = values.get((stage, loss_name))
             if _is_number(loss) and not _agree(perplexity, loss):
                 note = f"a perplexity has to be exp({loss_name}), e to the {loss:.6g}"
                 yield Breach(stage, name, Difference(place, _exp(loss), perplexity, note))

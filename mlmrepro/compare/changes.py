@@ -166,11 +166,12 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
 def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
     """Make one change of a stage's flow and its stored-input twin; fold what the flow inherits into its cause.
 
-    A stage whose twin changed, or that breaks a bound, did so by itself. One of which the flow alone changed inherits that from the nearest
-    stage before it that carries a change (or from one whose twin changed by more than its flow shows); where there
-    is none, it is where the runs part; but a training whose twin did not change inherits from its own evaluations,
-    which lie between its epochs, where their twin did. What lies beside the guide's path feeds no later stage, so nothing folds into
-    it. Declared changes of one stage are told apart by their reasons, undeclared ones beside the path by their probes.
+    A stage whose twin changed, or that breaks a bound, did so by itself. One of which the flow alone changed inherits
+    that from the nearest stage before it that carries a change (or from one whose twin changed by more than its flow
+    shows); where there is none, it is where the runs part. A training whose twin did not change may also inherit from
+    its own evaluations, which lie between its epochs, where their twin changed. What lies beside the guide's path feeds
+    no later stage, so nothing folds into it. Declared changes of one stage are told apart by their reasons, undeclared
+    ones beside the path by their probes.
     """
     own: dict[str, tuple[Finding, ...]] = {}
     follows: dict[str, list[Finding]] = {}

@@ -164,7 +164,8 @@ def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
 def judge_record(expectations: Expectations, record: RunRecord, declared: Expectations | None = None) -> list[Finding]:
     """Judge everything that either side has, in the order of the stages.
 
-    What breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared. A value of a golden that differs from what the golden's own versions give is an expected change. Between two
+    What breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared.
+    A value of a golden that differs from what the golden's own versions give is an expected change. Between two
     records, a difference is one where `declared`, a golden directory, declares both sides' values.
     """
     versions = versions_of(record.provenance)

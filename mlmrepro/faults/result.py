@@ -71,8 +71,8 @@ class CaseResult:
         The goldens run each stage on its stored input, so what they name goes first, unless a law that needs no model
         is broken at an earlier stage: no model is behind that. Where an off-path probe is all that they have, and
         without goldens, it is the earliest stage of a probe, law or property, else what the gate can tell, that the
-        model changed. What could not be measured names its stage only
-        where nothing was: a model that cannot be loaded says nothing of tokens.
+        model changed. What could not be measured names its stage only where nothing was: a model that cannot be loaded
+        says nothing of tokens.
         """
         measured = [alarm for alarm in self.alarms if alarm.measured] or self.alarms
         golden = [alarm for alarm in measured if alarm.layer == "golden"]

@@ -22,7 +22,7 @@ SRIVASTAVA = "Srivastava et al. 2014, Dropout"
 @law(
     "loss",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html: padding_idx",
-    cause="a kernel of training ignores the attention mask, positions count pads, or the padding row is given a gradient",
+    cause="a kernel of training ignores the attention mask, positions count pads, or the padding row has a gradient",
 )
 def padded_training(subject: Subject) -> Iterator[Measured]:
     """Padding behind the rows of a batch changes neither the loss nor any gradient, the padding row's included."""
@@ -66,8 +66,8 @@ def training_mode(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source=SRIVASTAVA,
-    cause="the rate reaches the kernel of attention in evaluation mode too, or in neither mode; it is an argument there "
-    "and no module, so that switching modules says nothing of it",
+    cause="the rate reaches the kernel of attention in evaluation mode too, or in neither mode: there it is an "
+    "argument and no module",
 )
 def attention_dropout(subject: Subject) -> Iterator[Measured]:
     """Dropout of attention alone draws anew in each pass of training mode, and does nothing in evaluation mode."""

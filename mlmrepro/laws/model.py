@@ -58,7 +58,7 @@ MOST_POSITIONS = 512  # of one row that is really run: a longer one takes longer
 
 @law("model", source=GLOSSARY, cause="the attention mask is lost, wrongly shaped or too weak, or positions count pads")
 def padding(subject: Subject) -> Iterator[Measured]:
-    """Right padding does not change a row's predictions, whatever token pads; left neither, where positions skip pads."""
+    """Padding on the right changes no prediction, whatever token pads, nor on the left where positions skip pads."""
     import torch
 
     model = hides_padding(subject)

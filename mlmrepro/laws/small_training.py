@@ -87,8 +87,9 @@ def rows(subject: Subject, count: int) -> Rows:
 def small_model(subject: Subject, *, dropout: float = 0.0, attention: float | None = None) -> Any:
     """Return a fresh model of the checkpoint's kind in training mode: 2 layers, 32 wide, 200 words.
 
-    `attention` is the rate of the dropout of attention, where that is another one. What the architecture cannot make small stays as it is. From here on torch has one thread: the model is too small
-    for two, and bits hang on their number.
+    `attention` is the rate of the dropout of attention, where that is another one. What the architecture cannot make
+    small stays as it is. From here on torch has one thread: the model is too small for two, and bits hang on their
+    number.
     """
     import torch
 
