@@ -27,7 +27,10 @@ def mask_rate_rises_along_the_row(case: Case) -> None:
     """A curriculum of an earlier project masks the end of a row a little more often than its beginning."""
 
     def draw(collator: Any, ids: torch.Tensor, original: Any) -> Masked:
-        rate, collator.mlm_probability = collator.mlm_probability, collator.mlm_probability * 1.04
+        rate = collator.mlm_probability
+        if rate > 0.9:  # no rate rises above 1
+            return original(ids)
+        collator.mlm_probability = rate * 1.04
         try:
             inputs, labels = original(ids)
         finally:
