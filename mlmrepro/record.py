@@ -39,7 +39,7 @@ class Lane(str, Enum):
     APPROXIMATE = "approximate"  # floats, within a tolerance that has a reason
     RANKING = "ranking"  # orders by score, with their margins
     STATISTICAL = "statistical"  # perplexity, which masks and seeds move
-    INFO = "info"  # times and warnings: shown, never compared
+    INFO = "info"  # times, warnings and what has a bound (compare.bounds): never compared with another record
 
 
 class Part(str, Enum):

@@ -20,7 +20,7 @@ class Change:
 
     stage: str
     findings: tuple[Finding, ...]
-    follows: tuple[str, ...] = ()  # later stages that changed in the flow and not by themselves
+    follows: tuple[str, ...] = ()  # stages that changed in the flow and not by themselves
     by_itself: bool = True  # False: the flow changed, the stage on its stored input did not
 
     @property
@@ -81,9 +81,12 @@ class Comparison:
     def first_divergence(self) -> Finding | None:
         """Return the first value, in the order of the stages, that changed on the guide's path or on a stored input.
 
-        Where something fails, it is the first that does; an expected change before it is no divergence to look at.
+        Where something fails, it is the first that does; an expected change before it is no divergence to look at. A
+        training that changed because of its evaluations is not where the runs part first.
         """
+        back = {stage for stage, cause in self.follows().items() if STAGES.index(cause) > STAGES.index(stage)}
         changed = [f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE]
+        changed = [f for f in changed if f.stage not in back] or changed
         return next((f for f in changed if f.verdict.fails), changed[0] if changed else None)
 
     def stages(self) -> dict[str, Verdict]:
@@ -163,17 +166,23 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
 def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
     """Make one change of a stage's flow and its stored-input twin; fold what the flow inherits into its cause.
 
-    A stage whose twin changed did so by itself. One of which the flow alone changed inherits that from the nearest
-    stage before it that carries a change (or from one whose twin changed by more than its flow shows); where there
-    is none, it is where the runs part. What lies beside the guide's path feeds no later stage, so nothing folds into
-    it. Declared changes of one stage are told apart by their reasons, undeclared ones beside the path by their probes.
+    A stage whose twin changed, or that breaks a bound, did so by itself. One of which the flow alone changed inherits
+    that from the nearest stage before it that carries a change (or from one whose twin changed by more than its flow
+    shows); where there is none, it is where the runs part. A training whose twin did not change may also inherit from
+    its own evaluations, which lie between its epochs, where their twin changed. What lies beside the guide's path feeds
+    no later stage, so nothing folds into it. Declared changes of one stage are told apart by their reasons, undeclared
+    ones beside the path by their probes.
     """
     own: dict[str, tuple[Finding, ...]] = {}
     follows: dict[str, list[Finding]] = {}
     carrier: str | None = None
+    evaluated = "loss" in has_twin and bool(_of(layer, "evaluation", Part.ALONE))
     for stage in STAGES:
         flow, alone = (_of(layer, stage, part) for part in (Part.FLOW, Part.ALONE))
-        if alone or (flow and carrier is None):
+        itself = bool(alone) or any(f.bound for f in flow)
+        if stage == "loss" and flow and not itself and carrier is None and evaluated:
+            follows.setdefault("evaluation", []).extend(flow)
+        elif itself or (flow and carrier is None):
             own[stage] = (*flow, *alone)
             carrier = stage if flow or carrier is None else carrier
         elif flow and carrier is not None:
@@ -185,7 +194,7 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
             causes.setdefault(finding.reason or finding.probe, []).append(finding)
         for found in causes.values():
             followers = [f for f in follows.get(stage, ()) if _source(f, causes) is found]
-            by_itself = stage not in has_twin or any(f.part is not Part.FLOW for f in found)
+            by_itself = stage not in has_twin or any(f.bound or f.part is not Part.FLOW for f in found)
             names = tuple(dict.fromkeys(f.stage for f in followers))
             changes.append(Change(stage, tuple(found), names, by_itself))
     return changes

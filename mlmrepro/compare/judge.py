@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from mlmrepro.compare.bounds import breaches
 from mlmrepro.compare.golden import Entry, Variant, read_golden, versions_of
 from mlmrepro.compare.tolerance import default_tolerance
 from mlmrepro.compare.values import ABSENT, Difference, differences
@@ -57,6 +58,7 @@ class Finding:
     variant: Variant | None = None  # the declared one that matched
     better: str = ""
     quantity: str = ""  # what its floats measure
+    bound: bool = False  # it breaks a bound inside its own record, for which no stage before is to blame
 
     @property
     def part(self) -> Part:
@@ -162,6 +164,7 @@ def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
 def judge_record(expectations: Expectations, record: RunRecord, declared: Expectations | None = None) -> list[Finding]:
     """Judge everything that either side has, in the order of the stages.
 
+    What breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared.
     A value of a golden that differs from what the golden's own versions give is an expected change. Between two
     records, a difference is one where `declared`, a golden directory, declares both sides' values.
     """
@@ -179,7 +182,27 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
         Finding(stage, name, Verdict.UNMEASURED, (Difference("", ABSENT, value, "nothing to compare it with"),))
         for (stage, name), value in obtained.items()
     ]
+    findings = _bounded(findings, expectations, record)
     return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
+
+
+def _bounded(findings: list[Finding], expectations: Expectations, record: RunRecord) -> list[Finding]:
+    """Return the findings with a regression for each value that breaks a bound, in place of what was said of it."""
+    expected = {}
+    for stage, entries in expectations.entries.items():
+        for name, entry in entries.items():
+            matching = entry.matching(expectations.versions)
+            if len(matching) == 1:
+                expected[stage, name] = matching[0].value
+    broken: dict[tuple[str, str], list[Difference]] = {}
+    for side, values in (("", {(o.stage, o.name): o.value for o in record}), ("in the reference: ", expected)):
+        for breach in breaches(values):
+            difference = replace(breach.difference, note=f"{side}{breach.difference.note}")
+            broken.setdefault((breach.stage, breach.name), []).append(difference)
+    kept = [finding for finding in findings if (finding.stage, finding.name) not in broken]
+    return kept + [
+        Finding(stage, name, Verdict.REGRESSION, tuple(found), bound=True) for (stage, name), found in broken.items()
+    ]
 
 
 def _declared(

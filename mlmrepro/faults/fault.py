@@ -16,7 +16,7 @@ from mlmrepro.record import STAGES
 __all__ = ["CATALOGUE", "Fault", "Severity", "all_faults", "fault", "graded"]
 
 # One module for each part of the catalogue. `later` was invented when the detectors were done, and is scored apart.
-CATALOGUE = ("data", "tokens", "masks", "weights", "training", "filling", "upstream", "usage", "later")
+CATALOGUE = ("data", "tokens", "masks", "weights", "training", "filling", "upstream", "usage", "blind", "later")
 
 
 class Severity(str, Enum):

@@ -15,7 +15,7 @@ from mlmrepro.golden_run.run import take_record
 from mlmrepro.laws.law import Law
 from mlmrepro.laws.result import LawVerdict
 from mlmrepro.laws.run import run_laws, sample
-from mlmrepro.record import RunRecord
+from mlmrepro.record import Part, RunRecord
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
 from mlmrepro.scoring.documents import Document, Text, read_text
 from mlmrepro.scoring.scorer import Scorer
@@ -27,14 +27,14 @@ _LAW_TEXTS = 8  # documents between the texts of two conditions
 
 
 def clean_record(conditions: Conditions) -> RunRecord:
-    """Return the golden run's record of few rows and one epoch, under these conditions."""
+    """Return what `mlmrepro record` would show under these conditions, of few rows and one epoch."""
     changes = (
         ("split", "train_asks[:12]", "fault bench: few rows, so that a case takes seconds"),
         ("num_train_epochs", 1.0, "fault bench: the same"),
         ("num_proc", conditions.num_proc, "fault bench: processes are one of its conditions"),
         ("seed", conditions.run_seed, "fault bench: seeds are one of its conditions"),
     )
-    return take_record(golden_directory() / "inputs", *changes, threads=conditions.threads, beside=False)
+    return take_record(golden_directory() / "inputs", *changes, threads=conditions.threads)
 
 
 def golden_alarms(reference: RunRecord, conditions: Conditions, stages: list[str]) -> Iterator[Alarm]:
@@ -50,8 +50,10 @@ def golden_alarms(reference: RunRecord, conditions: Conditions, stages: list[str
         return
     comparison = compare_records(Outcome("clean", reference), Outcome("case", obtained)).comparison
     failing = [change for change in comparison.changes if change.verdict.fails]
-    for change in sorted(failing, key=lambda each: not each.by_itself):  # stable: stages keep their order
-        yield Alarm("golden", change.stage, ", ".join(finding.name for finding in change.findings[:4]))
+    # First what a stage did by itself, on the guide's path before off it; each kind in the order of the stages.
+    for change in sorted(failing, key=lambda each: (not each.by_itself, each.part is Part.BESIDE)):
+        names = ", ".join(finding.name for finding in change.findings[:4])
+        yield Alarm("golden", change.stage, names, beside=change.part is Part.BESIDE)
 
 
 def law_alarms(checkpoint: Path, conditions: Conditions, laws: Sequence[Law]) -> Iterator[Alarm]:

@@ -28,6 +28,7 @@ class Alarm:
     stage: str
     what: str
     measured: bool = True  # whether it is of something that was measured, not of what could not be
+    beside: bool = False  # whether an off-path probe saw it, which runs through stages before its own
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,22 @@ class CaseResult:
         """Return the stage that the suite names, "" for none.
 
         The goldens run each stage on its stored input, so what they name goes first, unless a law that needs no model
-        is broken at an earlier stage: no model is behind that. Without goldens it is the earliest stage of a law or
-        property, else what the gate can tell, that the model changed. What could not be measured names its stage only
-        where nothing was: a model that cannot be loaded says nothing of tokens.
+        is broken at an earlier stage: no model is behind that. Where an off-path probe is all that they have, and
+        without goldens, it is the earliest stage of a probe, law or property, else what the gate can tell, that the
+        model changed. What could not be measured names its stage only where nothing was: a model that cannot be loaded
+        says nothing of tokens.
         """
         measured = [alarm for alarm in self.alarms if alarm.measured] or self.alarms
-        golden, laws, gate = (
+        golden = [alarm for alarm in measured if alarm.layer == "golden"]
+        laws, gate = (
             [alarm.stage for alarm in measured if alarm.layer in layers]
-            for layers in (("golden",), ("law", "property"), ("statistics",))
+            for layers in (("law", "property"), ("statistics",))
         )
         early = [stage for stage in laws if STAGES.index(stage) < STAGES.index("model")]
-        if golden:
-            return min([golden[0], *early], key=STAGES.index)
-        return min(laws or gate, key=STAGES.index, default="")
+        if golden and not golden[0].beside:
+            return min([golden[0].stage, *early], key=STAGES.index)
+        probes = [alarm.stage for alarm in golden if alarm.beside]
+        return min(probes + laws or gate, key=STAGES.index, default="")
 
     @property
     def placed(self) -> bool:

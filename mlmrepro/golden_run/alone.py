@@ -6,6 +6,7 @@ models; the pipeline gets stored logits, so that it is seen without the model.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +106,38 @@ def _model(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> N
     observe("loss", float(output.loss), Lane.APPROXIMATE)
     observe("logits_norm", float(output.logits.double().norm()), Lane.APPROXIMATE, "norm")
     observe("reloaded_loss", float(reloaded.loss), Lane.APPROXIMATE)
+    _model_errors(observe, model, batch["input_ids"][:2])
+    # 2^-13 of each weight more: the stored ones are of half precision, which a save through it would not change.
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 1 + 2.0**-13
+    model.save_pretrained(str(folder / "changed"))
+    after = dict(loading.load_model(str(folder / "changed")).named_parameters())
+    matrices = {name: weight for name, weight in model.named_parameters() if weight.dim() > 1}
+    changed = [name for name, weight in matrices.items() if name not in after or not weight.equal(after[name])]
+    observe("matrices_changed_by_saving", len(changed), Lane.INFO)
+
+
+def _model_errors(observe: _Alone, model: Any, ids: Any) -> None:
+    """Observe what compare.bounds holds to a bound: distances of logits relative to their norm, which should be 0.
+
+    A loss and a norm hide errors that cancel: matrix products rounded as TF32 does move the stored batch's loss by
+    2e-5 nats and its norm by 3e-7, but each logit by a thousandth.
+    """
+    import torch
+
+    def apart(found: Any, expected: Any) -> float:
+        return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+    inner, around = ids[:, :96], 16  # a row is as long as the model takes: it is cut, and padded on both sides
+    padded = torch.nn.functional.pad(inner, (around, around), value=model.config.pad_token_id)
+    real = torch.nn.functional.pad(torch.ones_like(inner), (around, around))
+    with torch.no_grad():
+        logits = model(input_ids=inner).logits
+        hidden = model(input_ids=padded, attention_mask=real).logits[:, around:-around]
+        exact = copy.deepcopy(model).double()(input_ids=inner).logits
+    observe("float32_error", apart(logits, exact), Lane.INFO)
+    observe("padding_error", apart(hidden, logits), Lane.INFO)
 
 
 def _loss(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> None:
@@ -137,7 +170,7 @@ def _evaluation(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path)
 
     rows = Rows(load_tensors(inputs / "batches.safetensors"))
     arguments = train.training_arguments(guide, folder / "evaluation", push_to_hub=False)
-    model = Toy(_words(rows))
+    model = Toy(_words(rows), dropout=0.5)  # which an evaluation in training mode would show
     trainer = train.trainer(cast(Any, model), arguments, {"train": rows, "test": rows}, None)
     observe("eval_loss", float(trainer.evaluate()["eval_loss"]), Lane.APPROXIMATE)
     observe("row_order", digest(rows.asked))

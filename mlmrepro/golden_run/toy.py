@@ -15,11 +15,13 @@ __all__ = ["Rows", "Toy"]
 class Toy(nn.Module):
     """Predicts a token from its own embedding and the row's mean; its weights are cosines of their index.
 
-    `input_ids` and `labels` are (rows, tokens); the loss is in nats, averaged over the labels that are wanted.
+    `input_ids` and `labels` are (rows, tokens); the loss is in nats, averaged over the labels that are wanted. With
+    `dropout` it is another model in training mode, and the same one in evaluation mode.
     """
 
-    def __init__(self, vocab_size: int, width: int = 16) -> None:
+    def __init__(self, vocab_size: int, width: int = 16, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.embedding = nn.Embedding(vocab_size, width)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size)
@@ -33,7 +35,7 @@ class Toy(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Return `loss` where labels are given, and `logits` (rows, tokens, vocabulary)."""
         vectors = self.embedding(input_ids)
-        logits = self.head(self.norm(vectors + vectors.mean(1, keepdim=True)))
+        logits = self.head(self.dropout(self.norm(vectors + vectors.mean(1, keepdim=True))))
         if labels is None:
             return {"logits": logits}
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,7 +136,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
         with stage("loss"):
             arguments = train.training_arguments(guide, model_dir, push_to_hub=guide.push_to_hub)
             trainer, losses = _fine_tune(config, model, arguments, lm_dataset, collator, progress)
-            record.observe("loss", "steps", len(losses), Lane.EXACT)
+            record.observe("loss", "steps", trainer.state.global_step, Lane.EXACT)
             record.observe("loss", "step_losses", losses, Lane.APPROXIMATE)
             epochs = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
             record.observe("evaluation", "epoch_eval_losses", epochs, Lane.APPROXIMATE)
@@ -147,6 +149,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
             with observe.preserved_generators():
                 set_seed(seed)
                 after = evaluate.evaluate(train.trainer(model, still, lm_dataset, collator))
+            record.observe("evaluation", "same_masks_eval_loss", after, Lane.INFO)
             pair = {"before": evaluate.perplexity(before), "after": evaluate.perplexity(after)}
             record.observe("evaluation", "same_masks_perplexity", pair, Lane.STATISTICAL)
             _save(trainer, tokenizer, model_dir, push_to_hub=guide.push_to_hub)
@@ -219,13 +222,25 @@ def _fine_tune(
     """Train, from the last checkpoint where the run resumes; return the Trainer and every step's loss in nats.
 
     transformers 4.41 rounds the losses that Trainer logs to four decimals, so they are read from the model's own
-    output. They are stored beside each of Trainer's checkpoints, from which a resumed run takes the earlier ones.
+    output, within the steps that Trainer says it takes: an evaluation is none, whatever mode it leaves the model in.
+    They are stored beside each of Trainer's checkpoints, from which a resumed run takes the earlier ones.
     """
     losses: list[float] = []
+    pieces: list[float] | None = None  # the losses of the step that is being taken
+
+    def begin() -> None:
+        nonlocal pieces
+        pieces = []
 
     def keep_loss(module: Any, inputs: Any, output: Any) -> None:
-        if module.training:
-            losses.append(float(output.loss.detach()))
+        if pieces is not None:
+            pieces.append(float(output.loss.detach()))
+
+    def end(done: int, total: int) -> None:
+        nonlocal pieces
+        losses.append(statistics.fmean(pieces) if pieces else math.nan)  # NaN: the step went past the model
+        pieces = None
+        progress.step(done, total, losses[-1])
 
     checkpoint = train.last_checkpoint(Path(arguments.output_dir), _STEP_LOSSES) if config.resume else None
     if checkpoint is not None:
@@ -237,7 +252,8 @@ def _fine_tune(
             arguments,
             lm_dataset,
             collator,
-            on_step=lambda done, total: progress.step(done, total, losses[-1]),
+            before_step=begin,
+            on_step=end,
             on_save=lambda folder: atomic_write(folder / _STEP_LOSSES, json.dumps(losses)),
         )
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

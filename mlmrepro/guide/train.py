@@ -45,10 +45,11 @@ def trainer(
     datasets: Any,
     collator: Any,
     *,
+    before_step: Callable[[], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_save: Callable[[Path], None] | None = None,
 ) -> Trainer:
-    """Return the guide's Trainer; `on_step(step, total)` and `on_save(checkpoint folder)` only watch.
+    """Return the guide's Trainer; `before_step()`, `on_step(step, total)`, `on_save(checkpoint folder)` only watch.
 
     Its constructor sets every global generator to `arguments.seed`; with `push_to_hub` it creates the repository,
     and a UserError says why it could not.
@@ -56,6 +57,10 @@ def trainer(
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
     class Watch(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if before_step is not None:
+                before_step()
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if on_step is not None:
                 on_step(state.global_step, state.max_steps)

@@ -12,9 +12,10 @@ from mlmrepro.laws.subject import Subject
 __all__ = ["GROUPS", "Law", "NotApplicable", "all_laws", "law"]
 
 # One module each. `steps` holds the guide's own steps against definitions of ours, on drawn inputs.
+# `edges` holds what the guide's own batches never do: padding, ties, one kind of dropout.
 GROUPS = (
     *("steps", "data", "cache", "tokenizer", "tokenizer_files", "masking"),
-    *("model", "training", "evaluation", "checkpoint", "stored", "fill_mask"),
+    *("model", "training", "evaluation", "checkpoint", "stored", "fill_mask", "edges"),
 )
 
 Check = Callable[[Subject], Iterator[Measured]]

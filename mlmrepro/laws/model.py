@@ -58,7 +58,7 @@ MOST_POSITIONS = 512  # of one row that is really run: a longer one takes longer
 
 @law("model", source=GLOSSARY, cause="the attention mask is lost, wrongly shaped or too weak, or positions count pads")
 def padding(subject: Subject) -> Iterator[Measured]:
-    """Right padding does not change a row's predictions, whatever token pads."""
+    """Padding on the right changes no prediction, whatever token pads, nor on the left where positions skip pads."""
     import torch
 
     model = hides_padding(subject)
@@ -72,6 +72,16 @@ def padding(subject: Subject) -> Iterator[Measured]:
     for what, filler in fillers:
         padded = logits_of(model, torch.nn.functional.pad(ids, (0, 4), value=filler), real)[:, : ids.shape[1]]
         yield agreeing(f"difference of the logits with four {what} behind the row", subject, padded, alone)
+    if _positions_skip_pads(model, subject.pad_id):
+        padded = torch.nn.functional.pad(ids, (4, 0), value=subject.pad_id)
+        moved = logits_of(model, padded, real.flip(1))[:, 4:]
+        yield agreeing("difference of the logits with four pads before the row", subject, moved, alone)
+
+
+def _positions_skip_pads(model: Any, pad_id: int) -> bool:
+    """Tell whether positions are counted from the tokens, pads left out, as RoBERTa's table says by its padding_idx."""
+    tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
+    return any(getattr(table, "padding_idx", None) == pad_id for table in tables)
 
 
 @law("model", source=GLOSSARY, cause="attention or normalisation runs over the rows of a batch, not within each")

@@ -85,21 +85,23 @@ def rows(subject: Subject, count: int) -> Rows:
     return Rows({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
 
 
-def small_model(subject: Subject, *, dropout: float = 0.0) -> Any:
+def small_model(subject: Subject, *, dropout: float = 0.0, attention: float | None = None) -> Any:
     """Return a fresh model of the checkpoint's kind in training mode: 2 layers, 32 wide, 200 words.
 
-    What the architecture cannot make small stays as it is. From here on torch has one thread: the model is too small
-    for two, and bits hang on their number.
+    `attention` is the rate of the dropout of attention, where that is another one. What the architecture cannot make
+    small stays as it is. From here on torch has one thread: the model is too small for two, and bits hang on their
+    number.
     """
     import torch
 
     torch.set_num_threads(1)
-    return _fresh(subject, (_WORDS | _DEPTH | _WIDTH, _WORDS | _DEPTH, _WORDS), dropout).train()
+    sizes = (_WORDS | _DEPTH | _WIDTH, _WORDS | _DEPTH, _WORDS)
+    return _fresh(subject, sizes, dropout, attention).train()
 
 
 def narrow_model(subject: Subject) -> Any:
     """Return a fresh model of the checkpoint's vocabulary in training mode, of 2 layers, 32 wide where it can be."""
-    return _fresh(subject, (_DEPTH | _WIDTH, _DEPTH, {}), 0.0, subject.batch(2)).train()
+    return _fresh(subject, (_DEPTH | _WIDTH, _DEPTH, {}), 0.0, batch=subject.batch(2)).train()
 
 
 def whole_vocabulary(subject: Subject) -> Any:
@@ -111,6 +113,7 @@ def _fresh(
     subject: Subject,
     choices: Sequence[Mapping[str, int]],
     dropout: float,
+    attention: float | None = None,
     batch: Mapping[str, torch.Tensor] | None = None,
 ) -> Any:
     """Return the model of the first sizes that the architecture takes; raises what it raises at the first of them."""
@@ -119,7 +122,7 @@ def _fresh(
     problem: Exception | None = None
     for sizes in choices:
         try:
-            model = _of_size(subject, sizes, dropout)
+            model = _of_size(subject, sizes, dropout, attention)
             with torch.no_grad():
                 losses(model, rows(subject, 2).batch() if batch is None else batch)
             return model
@@ -128,7 +131,7 @@ def _fresh(
     raise problem or ValueError("no sizes were given")
 
 
-def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float) -> Any:
+def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float, attention: float | None) -> Any:
     import torch
     import transformers
 
@@ -141,7 +144,7 @@ def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float) -> Any:
         if isinstance(value, list) and len(value) == depth:  # one entry a layer
             setattr(config, name, value[: config.num_hidden_layers])
         if "dropout" in name and isinstance(value, float):
-            setattr(config, name, dropout)
+            setattr(config, name, attention if attention is not None and "attention" in name else dropout)
         if name.endswith("token_id") and isinstance(value, int) and value >= config.vocab_size:
             setattr(config, name, 3)
     torch.manual_seed(subject.seed)

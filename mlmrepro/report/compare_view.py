@@ -75,8 +75,10 @@ class Compared:
     def next(self) -> str:
         """Return what to do now."""
         verdict = self.comparison.verdict
+        first = self.comparison.first_divergence
         carrying = sorted(
-            (f for f in self.comparison.findings if f.verdict is verdict), key=lambda f: f.part is Part.BESIDE
+            (f for f in self.comparison.findings if f.verdict is verdict),
+            key=lambda f: (f is not first, f.part is Part.BESIDE),
         )
         return next_step(verdict, next(iter(carrying), None), self.settings)
 

@@ -56,13 +56,16 @@ def test_every_change_is_told_once(places: set[Where], twins: set[str]) -> None:
 
 @given(PLACES, TWINS)
 def test_what_follows_does_so_from_the_nearest_carrier(places: set[Where], twins: set[str]) -> None:
-    """A flow without a change of its own follows the last stage before it whose flow is an own change, or the first."""
+    """A flow without a change of its own follows the last stage before it whose flow is an own change, or the first.
+
+    Evaluations between the epochs are the exception: a training may inherit from them.
+    """
     made = comparison(places, twins)
     own = [c for c in made.changes if c.part is not Part.BESIDE]
     carriers = [c.stage for c in own if c is own[0] or any(f.part is Part.FLOW for f in c.findings)]
     for stage, cause in made.follows().items():
         before = [carrier for carrier in carriers if STAGES.index(carrier) < STAGES.index(stage)]
-        assert cause == before[-1]
+        assert cause == (before[-1] if before or stage != "loss" else "evaluation")
         assert (stage, Part.ALONE) not in places or stage not in twins
 
 
@@ -120,6 +123,21 @@ def test_a_change_on_the_stored_input_alone_carries_where_nothing_else_does() ->
     ]
     (change,) = comparison({flow}, set(STAGES)).changes
     assert (change.stage, change.follows, change.by_itself) == ("loss", (), False)
+
+
+def test_a_training_inherits_from_the_evaluations_between_its_epochs() -> None:
+    """Where its twin denies a change of its own; the runs then part in the evaluation. Else it is a second cause."""
+    flows = {("loss", Part.FLOW), ("evaluation", Part.FLOW), ("evaluation", Part.ALONE)}
+    made = comparison(flows, set(STAGES))
+    assert [(c.stage, c.follows, c.by_itself) for c in made.changes] == [("evaluation", ("loss",), True)]
+    assert made.first_divergence is not None
+    assert made.first_divergence.stage == "evaluation"
+    both = comparison({*flows, ("loss", Part.ALONE)}, set(STAGES))
+    assert [c.stage for c in both.changes] == ["loss", "evaluation"]
+    untold = comparison(flows, set(STAGES) - {"loss"})
+    assert [c.stage for c in untold.changes] == ["loss", "evaluation"]
+    behind = comparison({*flows, ("model", Part.FLOW)}, set(STAGES))
+    assert [(c.stage, c.follows) for c in behind.changes] == [("model", ("loss",)), ("evaluation", ())]
 
 
 def test_what_one_probe_finds_for_one_reason_is_one_change() -> None:

@@ -37,6 +37,12 @@ def test_the_golden_names_the_stage_unless_a_law_without_a_model_is_broken_befor
     unloaded = dataclasses.replace(case("x", "model"), alarms=(unmeasured, Alarm("golden", "model", "x")))
     assert unloaded.named == "model"
     assert dataclasses.replace(unloaded, alarms=(unmeasured,)).named == "input_ids"
+    # An off-path probe of a later stage runs through the earlier ones.
+    off_path = dataclasses.replace(
+        case("x", "model"), alarms=(Alarm("golden", "fill_mask", "x", beside=True), Alarm("law", "model", "x"))
+    )
+    assert off_path.named == "model"
+    assert dataclasses.replace(off_path, alarms=off_path.alarms[:1]).named == "fill_mask"
     missed = case("x", "model")
     assert (missed.named, missed.detected, missed.placed) == ("", False, False)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import RobertaModel, Trainer
 
 from mlmrepro import loading
 from mlmrepro.compare.changes import Change
@@ -152,6 +152,48 @@ def test_a_planted_change_is_attributed_to_its_stage_alone(
     assert found[0].by_itself
     assert found[0].verdict.fails
     assert set(found[0].follows) <= set(STAGES[STAGES.index(stage) + 1 :])
+
+
+def evaluated_in_training_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Trainer.prediction_step
+
+    def prediction_step(self: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, model.train(), *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "prediction_step", prediction_step)
+
+
+def ignored_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = RobertaModel.forward
+
+    def forward(self: Any, input_ids: Any = None, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return original(self, input_ids, None, *args, **kwargs)
+
+    monkeypatch.setattr(RobertaModel, "forward", forward)
+
+
+def short_mantissas(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = torch.nn.functional.linear
+
+    def rounded(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + (tensor.detach().half().float() - tensor.detach()) if tensor.dtype == torch.float32 else tensor
+
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, weight, bias=None: original(rounded(x), weight, bias))
+
+
+@pytest.mark.parametrize(
+    ("plant", "stage"),
+    [(evaluated_in_training_mode, "evaluation"), (ignored_mask, "model"), (short_mantissas, "model")],
+)
+def test_what_shows_first_at_another_stage_is_attributed_to_its_own(
+    clean: RunRecord, monkeypatch: pytest.MonkeyPatch, plant: Plant, stage: str
+) -> None:
+    """A pass in training mode is no step, a mask that no row of the guide needs and small roundings are seen."""
+    plant(monkeypatch)
+    found = changes(clean, small_record())
+    assert found[0].stage == stage
+    assert found[0].by_itself
+    assert found[0].verdict.fails
 
 
 def test_two_planted_changes_are_two(clean: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mlmrepro import loading
 from mlmrepro.laws import checkpoint
@@ -47,6 +47,23 @@ def test_a_bias_that_saving_loses_is_named(small: Subject, tmp_path: Path) -> No
     known = held.measure("saving_and_loading", broken, "4.50.3")
     assert known.verdict is LawVerdict.KNOWN
     assert "31771" in known.link
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_save_through_half_precision_is_seen(embedded: Subject, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Also of a checkpoint that is stored in half precision, of which nothing would be lost as it is."""
+
+    def save_pretrained(self: Any, folder: str) -> None:
+        super(type(self), self).save_pretrained(folder)
+        path = Path(folder) / "model.safetensors"
+        rounded = {name: weight.to(dtype).to(weight.dtype) for name, weight in load_file(path).items()}
+        save_file(rounded, path, metadata={"format": "pt"})
+
+    broken = held.with_class(embedded, tmp_path, save_pretrained=save_pretrained)
+    result = held.measure("saving_and_loading", broken)
+    assert result.verdict is LawVerdict.BROKEN
+    assert result.broken[0].what == "weights that are lost or changed"
+    assert str(result.broken[0].value).endswith("more")
 
 
 @pytest.mark.parametrize("setting", [{"layer_norm_eps": 1e-3}, {"num_attention_heads": 1}])

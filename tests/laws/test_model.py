@@ -144,6 +144,18 @@ def test_a_wrong_checkpoint_breaks_the_law(small: Subject, tmp_path: Path, name:
     assert result.broken
 
 
+def test_positions_that_count_pads_are_seen(small: Subject, tmp_path: Path) -> None:
+    """Padding before a row is no token: the positions of RoBERTa's kind begin behind it."""
+
+    def counted(model: Model, output: Any, given: dict[str, Any]) -> Any:
+        places = torch.arange(given["input_ids"].shape[1])[None] + 2
+        arguments = {"input_ids": given["input_ids"], "attention_mask": given["attention_mask"]}
+        return super(type(model), model).forward(**arguments, position_ids=places)
+
+    (measured,) = held.measure("padding", held.with_class(small, tmp_path, forward=_forward(counted))).broken
+    assert measured.what == "difference of the logits with four pads before the row"
+
+
 def test_a_layer_that_is_skipped_has_no_say(small: Subject, tmp_path: Path) -> None:
     """The law names it; and it counts weights that may not learn."""
     broken = Subject(small.checkpoint, small.texts, tmp_path)

@@ -1,0 +1,141 @@
+"""Laws of what the guide's own batches never hold: padding in training, exact ties, one kind of dropout, or none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.guide import fill_mask
+from mlmrepro.laws.forward import UNIT, hides_padding, in_float32, logits_of
+from mlmrepro.laws.law import NotApplicable, law
+from mlmrepro.laws.plain_training import FLOAT32
+from mlmrepro.laws.result import Measured
+from mlmrepro.laws.small_training import flat, gradient, losses, rows, small_model
+from mlmrepro.laws.subject import Subject
+
+__all__ = ["attention_dropout", "exact_ties", "padded_training", "training_mode"]
+
+SRIVASTAVA = "Srivastava et al. 2014, Dropout"
+
+
+@law(
+    "loss",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html: padding_idx",
+    cause="a kernel of training ignores the attention mask, positions count pads, or the padding row has a gradient",
+)
+def padded_training(subject: Subject) -> Iterator[Measured]:
+    """Padding behind the rows of a batch changes neither the loss nor any gradient, the padding row's included."""
+    import torch
+
+    if hides_padding(subject).config.is_encoder_decoder:
+        raise NotApplicable("its decoder reads every token")
+    model, data = small_model(subject), rows(subject, 3).batch()
+    pad = getattr(model.config, "pad_token_id", None)
+    if pad is None:
+        raise NotApplicable("its configuration names no padding")
+    fillers = {"input_ids": pad, "attention_mask": 0, "labels": IGNORE_INDEX}
+    padded = {n: torch.nn.functional.pad(tensor, (0, 4), value=fillers[n]) for n, tensor in data.items()}
+    bare, behind = (losses(model, batch).mean() for batch in (data, padded))
+    without, with_pads = (gradient(model, loss).nan_to_num(0.0) for loss in (bare, behind))
+    apart = abs(float(behind) - float(bare))
+    yield Measured("difference of the loss", apart, at_most=1e-5, unit="nats", reason=FLOAT32)
+    apart = float((with_pads - without).norm() / without.norm())
+    yield Measured("difference of the gradient, over its length", apart, at_most=1e-5, reason=FLOAT32)
+    table = model.get_input_embeddings()
+    if isinstance(table, torch.nn.Embedding):
+        # Tied to the head, the row has the gradient that its logit gives it, which padding does not change either.
+        one, two = (torch.autograd.grad(losses(model, b).mean(), table.weight)[0][pad] for b in (data, padded))
+        largest = max(float(without.abs().max()), UNIT)
+        apart = float((two - one).abs().max()) / largest
+        why = f"over the largest number of the gradient; {FLOAT32}"
+        yield Measured("change of the padding row's gradient by padding", apart, at_most=1e-5, reason=why)
+
+
+@law("model", source=SRIVASTAVA, cause="training mode does more than drop: it scales, adds noise or skips layers")
+def training_mode(subject: Subject) -> Iterator[Measured]:
+    """With every dropout at a rate of 0, training mode predicts what evaluation mode predicts."""
+    model, ids = small_model(subject), rows(subject, 3).batch()["input_ids"]
+    training = logits_of(model.train(), ids)
+    evaluating = logits_of(model.eval(), ids)
+    apart = float((training - evaluating).abs().max() / evaluating.abs().max())
+    why = f"of the largest logit; {FLOAT32}"
+    yield Measured("difference of the logits in the two modes", apart, at_most=1e-5, reason=why)
+
+
+@law(
+    "model",
+    source=SRIVASTAVA,
+    cause="the rate reaches the kernel of attention in evaluation mode too, or in neither mode: there it is an "
+    "argument and no module",
+)
+def attention_dropout(subject: Subject) -> Iterator[Measured]:
+    """Dropout of attention alone draws anew in each pass of training mode, and does nothing in evaluation mode."""
+    import torch
+
+    plain = small_model(subject).eval()
+    model = small_model(subject, attention=0.5)
+    rates = ("attention_probs_dropout_prob", "attention_dropout")
+    if not any(getattr(model.config, name, 0.0) == 0.5 for name in rates):
+        raise NotApplicable("its configuration names no dropout of attention")
+    ids = rows(subject, 3).batch()["input_ids"]
+    yield Measured("the two models have the same weights", bool(flat(model).equal(flat(plain))), equals=True)
+    passes = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        passes.append(logits_of(model.train(), ids))
+    still, again = (logits_of(model.eval(), ids) for _ in range(2))
+    size = float(still.abs().max())
+    why = "of the largest logit, 64 roundings of float32: rounding alone was at most 8"
+    for what, left, right in (
+        ("between two passes of training mode", passes[0], passes[1]),
+        ("between training and evaluation mode", passes[0], still),
+    ):
+        apart = float((left - right).abs().max()) / size
+        yield Measured(f"difference {what}", apart, at_least=64 * UNIT, reason=why)
+    yield Measured("logits that differ when evaluation mode is repeated", int((still != again).sum()), equals=0)
+    apart = float((still - logits_of(plain, ids)).abs().max()) / size
+    yield Measured("difference between evaluation mode and a model without", apart, at_most=1e-5, reason=FLOAT32)
+
+
+@law(
+    "fill_mask",
+    source="https://docs.pytorch.org/docs/stable/generated/torch.topk.html",
+    cause="ties are broken at random, or tied tokens are lost, or given scores of their own",
+)
+def exact_ties(subject: Subject) -> Iterator[Measured]:
+    """Tokens of exactly one logit have one score, rank behind every better one, and come in one order every time."""
+    import torch
+    from transformers import pipeline
+    from transformers.modeling_outputs import MaskedLMOutput
+
+    tokenizer, model = subject.tokenizer, in_float32(subject)
+    prompt = f"{' '.join(subject.texts[0].split()[:3])} {tokenizer.mask_token}"
+    place = tokenizer(prompt)["input_ids"].index(tokenizer.mask_token_id)
+    special, size = set(tokenizer.all_special_ids), int(model.config.vocab_size)
+    chosen = [token for token in range(min(size, len(tokenizer))) if token not in special][:9]
+    best, tied = chosen[4], {token for token in chosen if token != chosen[4]}
+    logits = torch.zeros(1, len(tokenizer(prompt)["input_ids"]), size)
+    logits[0, place, list(tied)] = 2.0
+    logits[0, place, best] = 3.0
+
+    stored = copy.copy(model)  # it shares the weights, and is asked for nothing but these logits
+    stored.forward = lambda *_, **__: MaskedLMOutput(logits=logits.clone())
+    filler = pipeline("fill-mask", model=stored, tokenizer=tokenizer, device=str(model.device))
+    ways = {
+        "pipeline": lambda count: filler(prompt, top_k=count),
+        "by hand": lambda count: fill_mask.by_hand(stored, tokenizer, prompt, count),
+    }
+    for way, ask in ways.items():
+        answers = [ask(1 + len(tied)) for _ in range(8)]
+        first = answers[0]
+        yield Measured(f"the best token comes first, {way}", first[0]["token"] == best, equals=True)
+        lost = len(tied ^ {row["token"] for row in first[1:]})
+        yield Measured(f"tied tokens that are lost or replaced, {way}", lost, equals=0)
+        yield Measured(f"scores of the tied tokens, {way}", len({row["score"] for row in first[1:]}), equals=1)
+        orders = len({tuple(row["token"] for row in rows) for rows in answers})
+        yield Measured(f"orders in eight calls, {way}", orders, equals=1)
+        short = {row["token"] for row in ask(4)}
+        beaten = len(short - tied - {best}) + (best not in short)
+        yield Measured(f"tokens in the wrong place where the tie is cut, {way}", beaten, equals=0)
+
