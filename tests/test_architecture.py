@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scores",
         "scoring",
     },
-    "laws": {"compare", "config", "errors", "guide", "loading", "provenance", "record", "scoring"},
+    "laws": {"checkpoint_folder", "compare", "config", "errors", "guide", "loading", "provenance", "record", "scoring"},
     "faults": {
         *("compare", "config", "errors", "files", "gate", "golden_run", "guide", "laws", "loading", "provenance"),
         *("record", "retraining", "scoring"),

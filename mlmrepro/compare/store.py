@@ -1,8 +1,7 @@
 """A directory of goldens that tests read and write: two-sided, safe to share between processes, never half a file.
 
-It is no extension of syrupy: there `matches` is given two serialised texts, so that a tolerance, its reason and the
-variants of other versions would have to live in the text that an update overwrites; and the command line compares the
-same files outside of pytest.
+Not an extension of syrupy: its `matches` gets two serialised texts, so tolerances, reasons and variants would live in
+the text that an update overwrites; and the command line compares the same files outside pytest.
 """
 
 from __future__ import annotations

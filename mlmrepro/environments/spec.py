@@ -225,8 +225,8 @@ def _exact(item: str) -> Requirement:
     operator = item[len(given) : len(item) - len(version)]
     given, bracket, extras = given.partition("[")
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", given):
-        near = difflib.get_close_matches(given, catalogue().known, n=1)
-        raise UserError(f"{item!r} names no package", remedy=f"write {near[0] if near else 'PACKAGE'}==VERSION")
+        close = difflib.get_close_matches(given, catalogue().known, n=1)
+        raise UserError(f"{item!r} names no package", remedy=f"write {close[0] if close else 'PACKAGE'}==VERSION")
     name = canonicalize_name(given)
     if name in catalogue().words:
         raise UserError(f"{item!r} gives a version to a word", remedy=f"write {name}")

@@ -1,4 +1,4 @@
-"""The cache of mapped rows: what is edited, or done in another way, gives its own rows and not those of an older run."""
+"""The cache of mapped rows: an edited or differently run function gives its own rows, not those of an older run."""
 
 from __future__ import annotations
 

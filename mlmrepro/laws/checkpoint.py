@@ -6,12 +6,13 @@ import copy
 import filecmp
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro import loading
+from mlmrepro.checkpoint_folder import few, star
 from mlmrepro.laws.forward import agreeing, logits_of
 from mlmrepro.laws.law import NotApplicable, law
 from mlmrepro.laws.result import Measured
@@ -46,13 +47,13 @@ def saving_and_loading(subject: Subject) -> Iterator[Measured]:
     model.save_pretrained(str(folder))
     again = loading.load_model(str(folder)).eval()
     before, after = model.state_dict(), again.state_dict()
-    lost = [name for name in before if name not in after or not _same(before[name], after[name])]
-    yield Measured("weights that are lost or changed", _few(lost), equals="")
-    yield Measured("weights that are new", _few(set(after) - set(before)), equals="")
+    lost = [name for name in before if name not in after or not same(before[name], after[name])]
+    yield Measured("weights that are lost or changed", few(lost), equals="")
+    yield Measured("weights that are new", few(set(after) - set(before)), equals="")
     one, two = (each.config.to_dict() for each in (model, again))
     changed = {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)}
     changed = {name for name in changed - _OF_THE_FILE if not name.startswith("_")}
-    yield Measured("changed settings of the configuration", _few(changed), equals="")
+    yield Measured("changed settings of the configuration", few(changed), equals="")
 
     with torch.no_grad():
         for name in lost:
@@ -78,18 +79,11 @@ def _long_mantissas(subject: Subject) -> Any:
     return model
 
 
-def _same(left: torch.Tensor, right: torch.Tensor) -> bool:
+def same(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Tell whether two tensors have one dtype, one shape and the same numbers, bit by bit but for NaN."""
     import torch
 
     return left.dtype == right.dtype and torch.equal(left.nan_to_num(), right.nan_to_num())
-
-
-def _few(names: Iterable[str]) -> str:
-    """Return three names at most, and how many more there are."""
-    found = sorted(names)
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(found[:3]) + more
 
 
 @law("model", source=SAVING, cause="the order of tensors, a time or a random number gets into the files")
@@ -101,7 +95,7 @@ def saving_twice(subject: Subject) -> Iterator[Measured]:
     names = sorted({path.name for folder in (first, second) for path in folder.iterdir()})
     yield Measured("files", ", ".join(names))
     _, differing, missing = filecmp.cmpfiles(first, second, names, shallow=False)
-    yield Measured("files that differ or are missing", _few(differing + missing), equals="")
+    yield Measured("files that differ or are missing", few(differing + missing), equals="")
 
 
 @law(
@@ -150,19 +144,14 @@ def stored_weights(subject: Subject) -> Iterator[Measured]:
     """Every weight of the model's file arrives in the model as it is stored."""
     state, stored = subject.model.state_dict(), stored_tensors(subject.checkpoint)
     both = [name for name in stored if name in state]
-    lost = [name for name in both if not _same(state[name], stored[name].to(state[name].dtype))]
+    lost = [name for name in both if not same(state[name], stored[name].to(state[name].dtype))]
     yield Measured("stored weights", len(stored))
     yield Measured("of these with a name of the model's", len(both), at_least=1)
-    yield Measured("of these not as they are stored", _few(lost), equals="")
+    yield Measured("of these not as they are stored", few(lost), equals="")
     # Other heads are left out for good reasons, and some names are translated.
-    kinds = {_any_layer(name) for name in state}
-    left_out = [name for name in stored if name not in state and _any_layer(name) in kinds]
-    yield Measured("stored weights of layers that the model has not", _few(left_out), equals="")
-
-
-def _any_layer(name: str) -> str:
-    """Return a weight's name with a star in place of each index."""
-    return ".".join("*" if part.isdigit() else part for part in name.split("."))
+    kinds = {star(name) for name in state}
+    left_out = [name for name in stored if name not in state and star(name) in kinds]
+    yield Measured("stored weights of layers that the model has not", few(left_out), equals="")
 
 
 @law(
@@ -177,15 +166,15 @@ def tied_weights(subject: Subject) -> Iterator[Measured]:
     if head is None:
         raise NotApplicable("its head has no output embedding")
     tied = bool(getattr(model.config, "tie_word_embeddings", True))
-    same = head.weight is model.get_input_embeddings().weight
-    yield Measured("the output embedding is the input embedding", same, equals=tied)
+    shared = head.weight is model.get_input_embeddings().weight
+    yield Measured("the output embedding is the input embedding", shared, equals=tied)
     stored = stored_tensors(subject.checkpoint)
     groups = defaultdict(list)
     for name, weight in model.state_dict(keep_vars=True).items():
         if name in stored and weight.numel():
             groups[weight.data_ptr()].append(name)
-    apart = [two for names in groups.values() for one, two in pairwise(names) if not _same(stored[one], stored[two])]
-    yield Measured("stored copies of one weight that differ", _few(apart), equals="")
+    apart = [two for names in groups.values() for one, two in pairwise(names) if not same(stored[one], stored[two])]
+    yield Measured("stored copies of one weight that differ", few(apart), equals="")
 
 
 @law(
@@ -199,15 +188,15 @@ def sound_weights(subject: Subject) -> Iterator[Measured]:
 
     weights = dict(subject.model.named_parameters())
     strange = [name for name, weight in weights.items() if not bool(torch.isfinite(weight).all())]
-    yield Measured("weights with NaN or infinity", _few(strange), equals="")
+    yield Measured("weights with NaN or infinity", few(strange), equals="")
     matrices = {name: weight for name, weight in weights.items() if weight.dim() > 1 and weight.numel()}
     empty = [name for name, weight in matrices.items() if not bool(weight.any()) and _MAY_BE_ZERO not in name]
-    yield Measured("matrices of zeros", _few(empty), equals="")
+    yield Measured("matrices of zeros", few(empty), equals="")
     tokens = {token for row in subject.rows for token in row} | {subject.tokenizer.mask_token_id}
     used = torch.tensor(sorted(tokens - {subject.pad_id}))
     blank = int((~subject.model.get_input_embeddings().weight[used].any(dim=-1)).sum())
     yield Measured("tokens of the text whose embedding is zero", blank, equals=0)
-    yield Measured("matrices that two layers share", _few(_repeated(matrices)), equals="")
+    yield Measured("matrices that two layers share", few(_repeated(matrices)), equals="")
 
 
 def _repeated(matrices: dict[str, Any]) -> list[str]:
@@ -216,7 +205,7 @@ def _repeated(matrices: dict[str, Any]) -> list[str]:
 
     alike: dict[Any, list[str]] = defaultdict(list)
     for name, matrix in matrices.items():
-        alike[_any_layer(name), matrix.shape, tuple(matrix.flatten()[:16].tolist())].append(name)
+        alike[star(name), matrix.shape, tuple(matrix.flatten()[:16].tolist())].append(name)
     return [
         two
         for names in alike.values()

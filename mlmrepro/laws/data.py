@@ -221,9 +221,7 @@ def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
                 before = generator_states()
                 act()
                 moved = sum(a != b for a, b in zip(before, generator_states(), strict=True))
-                yield Measured(
-                    f"generators moved by {what}, {'with' if on else 'without'} a cache", moved, equals=0
-                )
+                yield Measured(f"generators moved by {what}, {'with' if on else 'without'} a cache", moved, equals=0)
 
 
 @law(

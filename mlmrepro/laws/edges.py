@@ -138,4 +138,3 @@ def exact_ties(subject: Subject) -> Iterator[Measured]:
         short = {row["token"] for row in ask(4)}
         beaten = len(short - tied - {best}) + (best not in short)
         yield Measured(f"tokens in the wrong place where the tie is cut, {way}", beaten, equals=0)
-

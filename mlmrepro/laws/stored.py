@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro import loading
+from mlmrepro.checkpoint_folder import few
 from mlmrepro.laws import small_training as small
-from mlmrepro.laws.checkpoint import _few as few
-from mlmrepro.laws.checkpoint import _same as same
-from mlmrepro.laws.checkpoint import stored_tensors
+from mlmrepro.laws.checkpoint import same, stored_tensors
 from mlmrepro.laws.forward import agreeing, apart, logits_of, readable
 from mlmrepro.laws.law import NotApplicable, law
 from mlmrepro.laws.plain_training import FLOAT32
@@ -78,7 +77,9 @@ def stored_names_are_the_models(subject: Subject) -> Iterator[Measured]:
     yield Measured("weights of another shape, dtype or value", few(changed), equals="")
 
 
-@law("model", source=_READERS, cause="the file is complete only for the release that wrote it, which renames or fills in")
+@law(
+    "model", source=_READERS, cause="the file is complete only for the release that wrote it, which renames or fills in"
+)
 def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
     """A saved file that torch alone loads into the architecture, by its names, makes the predictions of the model."""
     import torch
@@ -178,7 +179,7 @@ def _said() -> Iterator[list[str]]:
     cause="Trainer or save_pretrained changes the tokenizer, leaves it out, or writes weights that do not come back",
 )
 def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
-    """What Trainer writes, at a step and at the end, loads as the model of that moment with the tokenizer it was given."""
+    """What Trainer writes, at a step and at the end, loads as the model of that moment with its tokenizer."""
     import torch
     import transformers
 
@@ -195,7 +196,13 @@ def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
     options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
     folder = subject.new_folder("training")
     trainer = small.build_in(
-        folder, model, small.Rows(readable(model, batch)), callbacks=[Look()], tokenizer=given, save_only_model=True, **options
+        folder,
+        model,
+        small.Rows(readable(model, batch)),
+        callbacks=[Look()],
+        tokenizer=given,
+        save_only_model=True,
+        **options,
     )
     small.train(trainer)
     trainer.save_model()

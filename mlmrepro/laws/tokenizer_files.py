@@ -10,7 +10,6 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mlmrepro.laws.law import NotApplicable, law
@@ -125,25 +124,28 @@ def every_way_of_loading_gives_the_ids(subject: Subject) -> Iterator[Measured]:
         yield _agreeing(f"texts with other ids: {way}", _ids(load(), texts), expected)
 
 
-@law("input_ids", source=_DOCUMENTED, cause=f"{_CAUSE}; or vocabulary files and tokenizer.json are not of one tokenizer")
+@law(
+    "input_ids", source=_DOCUMENTED, cause=f"{_CAUSE}; or vocabulary files and tokenizer.json are not of one tokenizer"
+)
 def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
     """From each set of its files that is enough to load it, the tokenizer gives the ids of tokenizer.json."""
     from transformers import AutoTokenizer
 
     texts, named = _texts(subject), _named_class(subject)
     expected = _by_the_file(subject, texts)
+    sets: dict[str, tuple[str, ...]]
     sets = {"tokenizer.json, tokenizer_config.json": ("tokenizer.json", *_SETTINGS)} if named is not None else {}
     # What tokenizer_config.json alone says is lost without it; where it says what the class does anyway, nothing is.
     bare = named is not None and not _is_plain(named) and _takes_defaults(subject, named)
     if bare:
         sets["tokenizer.json, config.json"] = ("tokenizer.json", _CONFIG)
-    for names in _VOCABULARIES:
-        if named is None or _is_plain(named) or any(subject.file(name) is None for name in names):
+    for vocabulary in _VOCABULARIES:
+        if named is None or _is_plain(named) or any(subject.file(name) is None for name in vocabulary):
             continue
-        files = ", ".join(names)
-        sets[f"{files}, tokenizer_config.json, config.json"] = (*names, *_SETTINGS, _CONFIG)
+        files = ", ".join(vocabulary)
+        sets[f"{files}, tokenizer_config.json, config.json"] = (*vocabulary, *_SETTINGS, _CONFIG)
         if bare:
-            sets[f"{files}, config.json"] = (*names, _CONFIG)
+            sets[f"{files}, config.json"] = (*vocabulary, _CONFIG)
     if not sets:
         raise NotApplicable("the checkpoint has tokenizer.json alone")
     for which, names in sets.items():

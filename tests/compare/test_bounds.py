@@ -110,7 +110,7 @@ def test_a_right_perplexity_is_judged_as_ever() -> None:
     ],
 )
 def test_what_a_perplexity_has_to_be(prefix: str, loss: Any, perplexity: Any, holds: bool) -> None:
-    """exp of its loss in float64, wherever in a stage both were observed; infinite where no float can hold it."""
+    """A perplexity is exp of its loss wherever a stage has both, and infinite where no float can hold it."""
     values = {("evaluation", f"{prefix}eval_loss"): loss, ("evaluation", f"{prefix}perplexity"): perplexity}
     assert (list(breaches(values)) == []) == holds
 

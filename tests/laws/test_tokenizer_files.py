@@ -50,7 +50,7 @@ def _digits(content: dict[str, Any]) -> None:
 
 
 def test_a_pre_tokenizer_that_the_class_replaces_is_seen(tmp_path: Path) -> None:
-    """transformers 5 gives a RoBERTa that splits digits other ids, loaded by AutoTokenizer and by its class."""
+    """With transformers 5 a RoBERTa that splits digits has other ids through AutoTokenizer and through its class."""
     subject = _copy(tmp_path, _digits)
     loaded, files, saved = (held.measure(law, subject) for law in LAWS)
     replaced = Version(transformers.__version__) >= Version("5.0")
