@@ -22,7 +22,7 @@ _SHORT = 4  # a secret with fewer characters is replaced only where it stands as
 _AT = r"(?:@|%40)"
 _SCHEME = r"\b[a-z][a-z0-9+.-]*:(?:/|\\/|%2f)+"
 _START = rf"(?<!file:)(?<!file:/)(?P<start>{_SCHEME}|(?:/|\\/|%2f){{2}})"
-_PORT = r"[0-9]*(?:[/?#\s'\"`),;>\]]|$)"
+_PORT = r"[0-9]*(?:[/?#\s'\"`),;>\]]|[:.](?=\s|$)|$)"
 _USER = r"[^\s/?#@:\[\]]*"
 _IN_TEXT = re.compile(
     rf"""(?i)(?!file:)(?:{_START}(?:

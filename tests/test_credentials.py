@@ -47,6 +47,7 @@ def test_an_address_loses_its_credentials_and_nothing_else(text: str, shown: str
     "text",
     [
         "https://host:8080/simple",
+        "no answer from http://127.0.0.1:8080: ask me@b.org, or see http://host:80. Or c@d",
         "http://[::1]:80/simple",
         "git+https://github.com/x/y@v1",
         "git@github.com:x/y",

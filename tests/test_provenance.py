@@ -16,7 +16,7 @@ from mlmrepro import provenance
 from mlmrepro.provenance import CHECKOUT, collect, origin_problems, source_digest
 
 PACKAGE = Path(mlmrepro.__file__).parent
-NEEDED = ("__init__.py", "errors.py", "provenance.py")
+NEEDED = ("__init__.py", "credentials.py", "errors.py", "provenance.py")
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -105,8 +105,8 @@ def _loads(patch: Patch, change: Callable[[Any, Tensors], None]) -> None:
     """Let a loaded model be what `change` makes of it, given the tensors of its file."""
     original = loading.load_model
 
-    def load(path: str) -> Any:
-        model = original(path)
+    def load(path: str, **options: Any) -> Any:
+        model = original(path, **options)
         with torch.no_grad():
             change(model, stored_tensors(path))
         return model

@@ -209,6 +209,7 @@ def test_a_crashed_worker_makes_a_run_partial(project: pytest.Pytester) -> None:
     assert "old.json" in goldens(project)
 
 
+@pytest.mark.quick
 def test_a_worker_that_says_nothing_makes_a_run_partial(pytestconfig: pytest.Config) -> None:
     """Each worker has to say what it used; one that went down with an error is not believed."""
     told = {"mlmrepro": {"used": [("f.json", "x")], "declared": [], "active": True, "partial": False}}

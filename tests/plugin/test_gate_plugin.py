@@ -256,7 +256,6 @@ def test_a_machine_reads_the_answer(pytester: pytest.Pytester, scored: list[str]
 
 FAKED = """
     import pickle
-import shutil
     import mlmrepro.retraining.check as room
 
     def counted(checkpoint, *arguments, name):
