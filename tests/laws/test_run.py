@@ -217,7 +217,9 @@ def test_a_checkpoint_that_cannot_be_read_at_all_is_bad_input(tmp_path: Path) ->
     with pytest.raises(UserError, match="does not exist"):
         run_laws(str(tmp_path / "absent"), sample("embedded"))
     shutil.copytree(
-        EMBEDDED_CHECKPOINT, tmp_path / "bare", ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*")
+        EMBEDDED_CHECKPOINT,
+        tmp_path / "bare",
+        ignore=shutil.ignore_patterns("*token*", "vocab*", "merges*"),
     )
     with pytest.raises(UserError, match="no law could be measured: no tokenizer file in the folder"):
         run_laws(str(tmp_path / "bare"), sample("embedded"), laws=choose(["masking"]))
