@@ -143,7 +143,7 @@ def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float, attenti
     for name, value in config.to_dict().items():
         if isinstance(value, list) and len(value) == depth:  # one entry a layer
             setattr(config, name, value[: config.num_hidden_layers])
-        if "dropout" in name and isinstance(value, float):
+        if "dropout" in name and type(value) in (int, float):  # ALBERT's rates were the integer 0; True is none
             setattr(config, name, attention if attention is not None and "attention" in name else dropout)
         if name.endswith("token_id") and isinstance(value, int) and value >= config.vocab_size:
             setattr(config, name, 3)

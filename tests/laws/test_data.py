@@ -19,6 +19,7 @@ from mlmrepro.laws.law import all_laws
 from mlmrepro.laws.result import LawVerdict
 from mlmrepro.laws.subject import Subject
 
+from ..installed import needs
 from . import held
 
 LAWS = [*held.names("data"), *held.names("cache")]
@@ -264,7 +265,15 @@ PLANTS: dict[str, tuple[str, str, Plant]] = {
 }
 
 
-@pytest.mark.parametrize("plant", PLANTS)
+_STALE = needs(
+    "datasets>=4.0", "in older versions the cache knows the processes, so that nothing shows whether it is on"
+)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [pytest.param(each, marks=_STALE if each == "a cache that cannot be switched off" else ()) for each in PLANTS],
+)
 def test_another_step_breaks_a_law(plant: str, embedded: Subject, monkeypatch: Patch) -> None:
     """A step or library that does something else is told by the law that speaks of it, with the number."""
     law, what, change = PLANTS[plant]

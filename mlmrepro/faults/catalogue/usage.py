@@ -65,8 +65,8 @@ def unties_equal_copies(case: Case) -> None:
     """A file that holds a tied weight twice is loaded as two weights, of which one is trained."""
 
     def make(original: Any) -> Any:
-        def load_model(checkpoint: str) -> Any:
-            model, file = original(checkpoint), Path(checkpoint) / "model.safetensors"
+        def load_model(checkpoint: str, **options: Any) -> Any:
+            model, file = original(checkpoint, **options), Path(checkpoint) / "model.safetensors"
             if file.is_file() and {_WORDS, _HEAD} <= load_file(file).keys():
                 model.lm_head.decoder.weight = torch.nn.Parameter(model.lm_head.decoder.weight.detach().clone())
             return model
