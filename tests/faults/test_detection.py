@@ -47,11 +47,6 @@ def test_the_table_is_of_this_catalogue_and_passes(committed: BenchResult) -> No
     assert problems(committed) == []
 
 
-def test_every_row_measured_the_code_of_today(committed: BenchResult) -> None:
-    """No fault, law, probe or control has changed since the row that speaks of it was measured."""
-    assert list(remeasure(stale(committed))) == []
-
-
 PACKAGE = Path(digests.__file__).parents[1]
 
 
