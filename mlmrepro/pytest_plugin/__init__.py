@@ -123,6 +123,7 @@ class GoldenSession:
         self.declared: set[str] = set()
         self.unused: list[str] = []
         self.kept: list[str] = []
+        self.looked = False  # for goldens that no test used
         self.failure = ""
         self.elsewhere: dict[str, str] = {}
         for line in config.getini("golden_elsewhere"):
@@ -228,6 +229,7 @@ class GoldenSession:
             self._look_for_unused(session)
 
     def _look_for_unused(self, session: pytest.Session) -> None:
+        self.looked = True
         unused = [each for each in self.store.unused(self.used) if not self._is_elsewhere(each[0])]
         if not unused:
             return
@@ -284,7 +286,8 @@ class GoldenSession:
             remedy = "deleted" if deleted else "pytest --golden-update deletes"
             terminalreporter.line(f"{len(self.unused)} that no test used; {remedy}:")
             _list(terminalreporter, self.unused)
-
+        if self.active and not self.looked and self.config.getoption("--golden-update") == "all":
+            terminalreporter.line("nothing was deleted from the goldens: not every test was run and passed")
         if self.kept:
             terminalreporter.section("goldens not used here")
             terminalreporter.line("kept; golden_elsewhere in the pytest configuration declares them:")

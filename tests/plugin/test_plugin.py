@@ -71,6 +71,7 @@ def test_update_all_replaces_and_deletes(project: pytest.Pytester, option: str) 
     result = run(project, option)
     assert result.ret == 0
     result.stdout.fnmatch_lines(["2 that no test used; deleted:", "*golden/old.json", "*golden/shared.json: 'gone'"])
+    result.stdout.no_fnmatch_line("nothing was deleted*")
     assert goldens(project) == {
         "shared.json": {"x": [2]},
         "tests/test_a/test_one.json": {"x": [1]},
