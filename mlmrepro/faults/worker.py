@@ -9,7 +9,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,13 @@ def _run_case(job: Job, outcome: Outcome) -> None:
     for name, look in parts.items():
         started = time.perf_counter()
         with _threads_kept():
-            outcome.alarms.extend(look())
+            outcome.alarms.extend(_placeless(alarm, job.folder) for alarm in look())
         outcome.seconds[name] = round(time.perf_counter() - started, 2)
+
+
+def _placeless(alarm: Alarm, folder: Path) -> Alarm:
+    """Return the alarm without the case's own folder, which has another name in each run."""
+    return replace(alarm, what=alarm.what.replace(f"{folder}{os.sep}", ""))
 
 
 @contextlib.contextmanager
