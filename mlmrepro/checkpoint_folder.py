@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ __all__ = [
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-# What Trainer keeps next to its weights to continue a training: no weights, and nobody misses them here.
+# Files that Trainer needs to resume; they hold no model weights.
 _OF_TRAINING = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)$")
 _PICKLE = re.compile(r"\.(bin|pt|pth|ckpt|pkl)$")
 _OTHER_FORMAT = re.compile(r"\.(h5|msgpack|onnx|ot|gguf)$")
@@ -55,7 +55,7 @@ _HARMLESS = re.compile(
 class Unused:
     """Something that lies in the checkpoint's folder and has no part in any result.
 
-    `kind` is "adapter", "format" (the same weights in another format), "weights" (another safetensors file),
+    `kind` is "adapter", "format" (weights in another format, equal or not), "weights" (another safetensors file),
     "pickle", "code", "head" (stored weights of another head) or "folder" (a folder with weights of its own).
     """
 
@@ -74,7 +74,7 @@ def inspect(folder: Path) -> tuple[Unused, ...]:
     check_own_code_of_tokenizer(folder)
     files = _files(folder)
     used = _used(folder, files)
-    _check_wrappers(folder, names(folder))
+    _check_wrappers(folder, used)
     return tuple(_unused(folder, files, used))
 
 
@@ -95,6 +95,8 @@ def _files(folder: Path) -> set[str]:
 def check_own_code(config: Mapping[str, Any], checkpoint: object, file: str) -> None:
     """Raise UserError where a configuration names own code for a class that is loaded here."""
     classes = config.get("auto_map")
+    if isinstance(classes, list):  # the old form of tokenizer_config.json: (slow, fast)
+        classes = {"AutoTokenizer": classes} if any(classes) else {}
     named = [name for name in _LOADED_CLASSES if isinstance(classes, dict) and classes.get(name)]
     if named:
         code = classes[named[0]]  # type: ignore[index]
@@ -159,21 +161,24 @@ def _names(file: Path) -> list[str]:
         ) from error
 
 
-def _check_wrappers(folder: Path, stored: Collection[str]) -> None:
+def _check_wrappers(folder: Path, files: Sequence[str]) -> None:
+    stored = [name for file in files for name in _names(folder / file)]
     wrapped = {name: found for name in stored if (found := _wrappers(name))}
     if wrapped:
         prefixes = sorted({f"{part}." for found in wrapped.values() for part in found})
         first = next(iter(wrapped))
-        strips = "".join(f".replace({prefix!r}, '')" for prefix in prefixes)
+        inner = "|".join(_WRAPPERS)
+        pattern = rf"^(({_DATA_PARALLEL}|{inner})\.)+|\b({inner})\."
         whole = len(wrapped) == len(stored)
         who = "every name" if whole else f"a part ({len(wrapped)} of {len(stored)}) of the names"
         raise UserError(
             f"{who} of the weights in {folder} holds {' and '.join(prefixes)} (such as {first}), which torch.compile "
             "or distributed training puts there: loading would leave these weights out",
             remedy="save the model inside the wrapper (model._orig_mod or model.module), or strip the names: "
-            "from safetensors.torch import load_file, save_file; weights = load_file('model.safetensors'); save_file("
-            f"{{n{strips}: w for n, w in weights.items()}}, "
-            "'model.safetensors', metadata={'format': 'pt'})",
+            f"import re; from safetensors.torch import load_file, save_file; weights = load_file({files[0]!r}); "
+            f"save_file({{re.sub(r'{pattern}', '', n): w for n, w in weights.items()}}, {files[0]!r}, "
+            "metadata={'format': 'pt'})"
+            + (f"; so for each of the {len(files)} files, and in {INDEX}" if len(files) > 1 else ""),
         )
 
 
@@ -194,7 +199,8 @@ def _unused(folder: Path, files: Collection[str], used: Collection[str]) -> Iter
     if adapter := [name for name in rest if _OF_ADAPTER.search(name)]:
         yield Unused("adapter", tuple(adapter), read)
     rest = [name for name in rest if name not in adapter]
-    shards = set(map(str, (_json(folder / INDEX).get("weight_map") or {}).values())) if INDEX in files else set()
+    placed = _json(folder / INDEX).get("weight_map") if INDEX in files else None
+    shards = set(map(str, placed.values())) if isinstance(placed, dict) else set()
     formats = [name for name in rest if (name == INDEX and read != INDEX) or name in shards]
     formats += [name for name in rest if _OTHER_FORMAT.search(name)]
     if formats:

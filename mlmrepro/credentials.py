@@ -15,8 +15,10 @@ __all__ = ["HIDDEN", "address_problem", "without_credentials"]
 HIDDEN = "***"
 
 # Variables that hold addresses (PIP_INDEX_URL, UV_INDEX, HTTPS_PROXY, ...), and those that are secrets as a whole.
-_ADDRESSES = re.compile(r"(?i)(url|index|links|proxy|endpoint)(_|$)")
-_SECRETS = re.compile(r"(?i)(token|password|passwd|secret|api_?key)$")
+_ADDRESSES = re.compile(r"(?i)^(?!no_proxy$).*(url|index|links|proxy|endpoint)(_|$)")
+_SECRETS = re.compile(r"(?i)(token|password|passwd|secret|(api|access|private)_?key)$")
+_PASSWORDS = re.compile(r"(?i)passw(or)?d$")
+_HOST = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]*://)?[^\s:@/]+:\d{1,5}/?")  # such as a proxy's, without credentials
 _SHORT = 4  # a secret with fewer characters is replaced only where it stands as a word: else no text could be read
 
 _AT = r"(?:@|%40)"
@@ -44,13 +46,17 @@ def without_credentials(text: str, variables: Mapping[str, str] | None = None) -
     """
     variables = os.environ if variables is None else variables
     held = tuple(sorted({(name, value) for name, value in variables.items() if _ADDRESSES.search(name) and value}))
-    whole = tuple(sorted({value for name, value in variables.items() if _SECRETS.search(name) and len(value) >= 8}))
+    whole = tuple(sorted({value for name, value in variables.items() if _is_secret(name, value)}))
     known = _known(tuple(value for _, value in held), whole)
     if known is not None:
         text = known.sub(HIDDEN, text)
     if ":" in text or "@" in text or "%40" in text:
         text = _IN_TEXT.sub(lambda match: f"{match['start'] or ''}{HIDDEN}@", text)
     return text
+
+
+def _is_secret(name: str, value: str) -> bool:
+    return bool(_SECRETS.search(name)) and len(value) >= (_SHORT if _PASSWORDS.search(name) else 8)
 
 
 def address_problem(value: str) -> str:
@@ -99,7 +105,7 @@ def _known(addresses: tuple[str, ...], whole: tuple[str, ...]) -> re.Pattern[str
 
 def _held_by(value: str) -> Iterator[str]:
     """Yield the secrets of a variable, which holds one address or several."""
-    words = value.split()
+    words = [word for word in value.split() if not _HOST.fullmatch(word)]
     if all(_is_path(word) or (not _problem(word) and not _is_torn(word)) for word in words):
         for word in words:
             if not _is_path(word):

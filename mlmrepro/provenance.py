@@ -121,7 +121,8 @@ def clean_commit() -> str:
     commit = _commit()
     if commit is None:
         raise UserError(
-            "the commit of this mlmrepro is unknown: it runs outside of a checkout, or was built from another state",
+            "the commit of this mlmrepro is unknown: it runs outside of a checkout that git can read, "
+            "or was built from another state",
             remedy=f"run it in a checkout, or build it from the checkout that {CHECKOUT} names",
         )
     if commit["dirty"]:

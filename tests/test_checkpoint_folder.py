@@ -113,10 +113,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a layer too few": (configured(num_hidden_layers=2), r"no weights for roberta\.encoder\.layer\.1\..*num_hidden"),
     "own model": (configured(auto_map=OWN), r"code of its own for AutoModelForMaskedLM \(modeling_own\.OwnFor"),
     "own tokenizer": (configured("tokenizer_config.json", auto_map=TOKENIZER), r"tokenizer_config\.json names code"),
+    "own tokenizer, in the old form": (
+        configured("tokenizer_config.json", auto_map=["own.Tokenizer", None]),
+        r"tokenizer_config\.json names code of its own for AutoTokenizer \(own\.Tokenizer\)",
+    ),
     "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"every name of the weights .* holds _orig_mod\. "),
     "distributed": (
         renamed(lambda name: f"module.{name}"),
-        r"every name .* holds module\. .*replace\('module\.', ''\)",
+        r"every name .* holds module\. .*load_file\('model\.safetensors'\)",
     ),
     "both": (renamed(lambda name: f"module._orig_mod.{name}"), r"every name .* holds _orig_mod\. and module\. "),
     "a part compiled": (
@@ -261,6 +265,28 @@ def baseline(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("baseline") / "b"
     make_baseline(Scorer.load(str(plain), device="cpu"), tiny.TEXT, checkpoint="old").write(folder)
     return folder
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_the_remedy_for_wrapped_names_works(
+    changed: Callable[[Change], Path], prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code that the error gives makes the checkpoint one that is read, and leaves other names as they are."""
+    folder = changed(renamed(lambda name: f"{prefix}{name}"))
+    with pytest.raises(UserError) as error:
+        checkpoint_folder.inspect(folder)
+    monkeypatch.chdir(folder)
+    before = list(load_file("model.safetensors"))
+    exec(error.value.remedy.partition("strip the names: ")[2], {})
+    assert sorted(load_file("model.safetensors")) == sorted(name.removeprefix(prefix) for name in before)
+    checkpoint_folder.inspect(folder)
+
+
+def test_a_damaged_index_beside_a_whole_file_is_no_matter(changed: Callable[[Change], Path]) -> None:
+    """What is not read is not judged."""
+    folder = changed(rewritten(lambda weights: weights))
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["x"]}')
+    assert [each.kind for each in checkpoint_folder.inspect(folder)] == ["format"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -172,7 +172,7 @@ def test_record_says_in_its_place_that_it_did_not_finish(
     assert run("record", "--output", "old.json") == 2  # 1 would read as a change
     printed = capsys.readouterr().err
     assert "RuntimeError: boom" in printed
-    assert "this is a bug of mlmrepro" in printed
+    assert "this is a bug in mlmrepro" in printed
     with pytest.raises(Exception, match="did not finish: RuntimeError: boom"):
         RunRecord.read(folder / "old.json")
     assert run("record", "--output", ".") == 2

@@ -113,6 +113,27 @@ def test_a_short_password_does_not_blank_out_the_text() -> None:
 
 
 @pytest.mark.parametrize(
+    "variables",
+    [
+        {"NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1"},
+        {"ALL_PROXY": "socks5://proxy:1080"},
+        {"HTTP_PROXY": "10.0.0.1:3128", "https_proxy": "http://proxy:3128/"},
+    ],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_a_proxy_without_credentials_blanks_out_nothing(variables: dict[str, str]) -> None:
+    """Hosts and ports are no secrets."""
+    text = "data.jsonl, line 1 is no JSON object: proxy 10.0.0.1, port 3128 or 1080, localhost"
+    assert without_credentials(text, variables) == text
+
+
+def test_secrets_of_a_variable_are_known_by_its_name() -> None:
+    """Keys and passwords go, short passwords too."""
+    variables = {"AWS_SECRET_ACCESS_KEY": "abcd1234efgh", "UV_INDEX_X_PASSWORD": "short1", "SSH_KEY_FILE": "/home/key1"}
+    assert without_credentials("abcd1234efgh short1 /home/key1", variables) == "*** *** /home/key1"
+
+
+@pytest.mark.parametrize(
     ("value", "problem"),
     [
         ("https://user:secret@host:8080/simple", ""),

@@ -90,7 +90,7 @@ def _errors_in_one_line() -> Iterator[None]:
             if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
                 _fail(f"{first_line(cause)}. Remedy: give an output that has room.")
         print(without_credentials("".join(traceback.format_exception(error))), file=sys.stderr, end="")
-        _fail("this is a bug of mlmrepro, no answer. Remedy: report it with the lines above.")
+        _fail("this is a bug in mlmrepro, not a verdict. Remedy: report it with the lines above.")
 
 
 def _fail(message: str) -> NoReturn:

@@ -151,7 +151,7 @@ def holds(text: str, versions: Mapping[str, str | None]) -> bool:
 
 
 def version_of(text: str) -> Version:
-    """Return a version; of what is none, such as a branch's name, the lowest one."""
+    """Parse a version; anything unparsable, such as a branch name, sorts lowest."""
     try:
         return Version(text)
     except InvalidVersion:
@@ -194,7 +194,7 @@ def read_golden(path: Path) -> Golden:
         raise UserError(
             f"the golden {path} cannot be read: {error.strerror}", remedy="check the path, or run the tests once"
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         where = f" at {name!r}" if name else ""
         raise UserError(
             f"{path} is not a golden{where}: {type(error).__name__}: {error}",

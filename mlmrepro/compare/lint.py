@@ -26,7 +26,7 @@ def kind_of(path: Path) -> str:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "golden"
     keys = content if isinstance(content, dict) else {}
     return next((kind for kind, names in KINDS.items() if any(name in keys for name in names)), "")
@@ -84,7 +84,10 @@ def _table_problems(content: dict[str, Any]) -> Iterator[str]:
     provenance = content.get("provenance")
     yield from origin_problems(provenance if isinstance(provenance, dict) else {})
     # Rows of the detection table are measured apart, so each names its own commit.
-    for case in content.get("cases", []):
+    for n, case in enumerate(content.get("cases", []), start=1):
+        if not isinstance(case, dict):
+            yield f"its row {n} is no object"
+            continue
         commit = case.get("commit", "")
         if not commit or commit.endswith("-dirty"):
             how = f"was measured with uncommitted changes ({commit})" if commit else "names no commit"

@@ -160,12 +160,14 @@ def _parse(text: str) -> list[Environment]:
 def _items(text: str) -> Iterator[str]:
     """Yield the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
     text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # spaces around an operator are common
+    text = re.sub(r"\s*,\s*(?=[<>=!~])", ",", text)  # of one range
     if conditional := re.search(r"([^\s,;@/]*[=<>~!][^\s,;@/]*)\s*;", text):
         raise UserError(
             f"{conditional[1]!r} has a condition after it",
             remedy=f"write {conditional[1]} and leave out the condition, which begins with the semicolon",
         )
-    for item in filter(None, re.split(r"[\s,]+(?![^\[\]]*\])", text.strip(" \t\n,"))):
+    # A comma before an operator continues a range, and one in brackets a list of extras.
+    for item in filter(None, re.split(r"(?:\s*,(?![<>=!~])[\s,]*|\s+)(?![^\[\]]*\])", text.strip(" \t\n,"))):
         option = re.match(r"--[A-Za-z][\w-]*|-[A-Za-z]?", item)
         reference = re.match(r"([\w.-]+)(\[.*\])?@[A-Za-z+]+:", item)
         # Neither is quoted: an address, and the value of an option, may hold a password, which a comma has cut in two.

@@ -42,7 +42,7 @@ class Answer(str, Enum):
 class Paired:
     """A mean of paired differences, candidate minus baseline (positive is worse), clustered by document.
 
-    `difference`, `standard_error`, `low`, `high` and `smallest_effect` share one unit, which who holds it knows:
+    `difference`, `standard_error`, `low`, `high` and `smallest_effect` are in the same unit; the caller knows which:
     nats a masked token (then ``exp(difference) - 1`` is the relative change of perplexity), nats a byte, or a share.
     """
 

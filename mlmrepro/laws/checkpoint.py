@@ -43,7 +43,7 @@ def saving_and_loading(subject: Subject) -> Iterator[Measured]:
     """A model that is saved and loaded again is the same model: weights, dtypes, configuration and predictions."""
     import torch
 
-    folder, model = subject.new_folder("saved"), _long_mantissas(subject)
+    folder, model = subject.new_folder("saved"), long_mantissas(subject)
     model.save_pretrained(str(folder))
     again = loading.load_model(str(folder)).eval()
     before, after = model.state_dict(), again.state_dict()
@@ -64,7 +64,7 @@ def saving_and_loading(subject: Subject) -> Iterator[Measured]:
     yield agreeing("difference of the logits, weights that changed put back", subject, new, old)
 
 
-def _long_mantissas(subject: Subject) -> Any:
+def long_mantissas(subject: Subject) -> Any:
     """Return the model with 2^-13 of each weight added to it, so that a shorter format would round it.
 
     Checkpoints are often stored in half precision: its 11 digits, and 8 of bfloat16, would pass through it unharmed.
@@ -89,7 +89,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
 @law("model", source=SAVING, cause="the order of tensors, a time or a random number gets into the files")
 def saving_twice(subject: Subject) -> Iterator[Measured]:
     """What is saved a second time equals the first byte for byte."""
-    model, (first, second) = _long_mantissas(subject), (subject.new_folder(name) for name in ("first", "second"))
+    model, (first, second) = long_mantissas(subject), (subject.new_folder(name) for name in ("first", "second"))
     for folder in (first, second):
         model.save_pretrained(str(folder))
     names = sorted({path.name for folder in (first, second) for path in folder.iterdir()})
@@ -151,7 +151,7 @@ def stored_weights(subject: Subject) -> Iterator[Measured]:
     # Other heads are left out for good reasons, and some names are translated.
     kinds = {star(name) for name in state}
     left_out = [name for name in stored if name not in state and star(name) in kinds]
-    yield Measured("stored weights of layers that the model has not", few(left_out), equals="")
+    yield Measured("stored weights without a counterpart in the model", few(left_out), equals="")
 
 
 @law(

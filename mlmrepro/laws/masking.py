@@ -335,7 +335,7 @@ def special_tokens_stay(subject: Subject) -> Iterator[Measured]:
         missed = sum(token not in special and label < 0 for token, label in pairs)
         yield Measured(f"ordinary tokens left out at a rate of 1, padded with {pad_token}", missed, equals=0)
     yield Measured("special tokens that are selected", " ".join(sorted(chosen)), equals="")
-    yield Measured("padding is selected where it is of", " ".join(padding), equals="")
+    yield Measured("pad tokens for which padding positions are masked", " ".join(padding), equals="")
 
 
 @law(

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from mlmrepro import loading
 from mlmrepro.checkpoint_folder import few
 from mlmrepro.laws import small_training as small
-from mlmrepro.laws.checkpoint import same, stored_tensors
+from mlmrepro.laws.checkpoint import long_mantissas, same, stored_tensors
 from mlmrepro.laws.forward import agreeing, apart, logits_of, readable
 from mlmrepro.laws.law import NotApplicable, law
 from mlmrepro.laws.plain_training import FLOAT32
 from mlmrepro.laws.result import Measured
 from mlmrepro.laws.subject import Subject
+from mlmrepro.laws.tokenizer_files import ids_of
 from mlmrepro.laws.training import TRAINER
 from mlmrepro.laws.vocabulary import EDGES, differing, texts_of
 
@@ -33,18 +34,6 @@ __all__ = [
 ]
 
 _READERS = "https://huggingface.co/docs/safetensors: a file is names, shapes, dtypes and bytes"
-_TOO_FINE = 1 + 2.0**-18  # times this, no number of float16 or bfloat16 stays one
-
-
-def _unrounded(subject: Subject) -> Any:
-    """Return a copy of the model whose weights half precision cannot hold, so that a lossy save is seen."""
-    import torch
-
-    model = copy.deepcopy(subject.model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight *= _TOO_FINE
-    return model
 
 
 def _aliases(model: Any) -> list[list[str]]:
@@ -64,7 +53,7 @@ def _kinds(names: Iterable[str]) -> str:
 @law("model", source=_READERS, cause="saving renames weights, puts a prefix before them, casts or copies them")
 def stored_names_are_the_models(subject: Subject) -> Iterator[Measured]:
     """A saved file holds each weight of the model once, under its name, in its shape and dtype, and nothing else."""
-    model, folder = _unrounded(subject), subject.new_folder("saved")
+    model, folder = long_mantissas(subject), subject.new_folder("saved")
     model.save_pretrained(str(folder))
     state, stored = model.state_dict(), stored_tensors(str(folder))
     tied = {name: names for names in _aliases(model) for name in names}
@@ -84,7 +73,7 @@ def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
     """A saved file that torch alone loads into the architecture, by its names, makes the predictions of the model."""
     import torch
 
-    model, folder = _unrounded(subject), subject.new_folder("saved")
+    model, folder = long_mantissas(subject), subject.new_folder("saved")
     model.save_pretrained(str(folder))
     batch = subject.batch(2)
     expected = logits_of(copy.deepcopy(model).float(), batch["input_ids"], batch["attention_mask"])
@@ -116,8 +105,10 @@ def tied_weights_stored_twice(subject: Subject) -> Iterator[Measured]:
     folder = subject.new_folder("once")
     model.save_pretrained(str(folder))
     once, stored = loading.load_model(str(folder)).eval(), stored_tensors(str(folder))
-    (names,) = tied
-    holder = next(name for name in names if name in stored)
+    names = tied[0]
+    holder = next((name for name in names if name in stored), "")
+    if not holder:
+        raise NotApplicable("the saved file holds the tied weight under none of its names")
     (source,) = (n for n, p in model.named_parameters() if p is table)
     batch = subject.batch(2)
     old = logits_of(once, batch["input_ids"], batch["attention_mask"])
@@ -185,7 +176,7 @@ def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
 
     given, model = subject.fresh_tokenizer(), small.narrow_model(subject)
     texts = [*texts_of(subject), *EDGES]
-    before = _ids(given, texts)
+    before = ids_of(given, texts)
     batch = subject.batch(4)
     moments: dict[str, tuple[dict[str, torch.Tensor], torch.Tensor]] = {}
 
@@ -208,11 +199,11 @@ def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
     trainer.save_model()
     moments["."] = _now(model, batch)
     yield Measured("folders", ", ".join(sorted(moments)), equals="., checkpoint-1, checkpoint-2")
-    yield Measured("texts with other ids, by the tokenizer itself", differing(_ids(given, texts), before), equals=0)
+    yield Measured("texts with other ids, by the tokenizer itself", differing(ids_of(given, texts), before), equals=0)
     for name, (weights, expected) in moments.items():
         which = "the output folder" if name == "." else name
         tokenizer = loading.load_tokenizer(str(folder / name))
-        yield Measured(f"texts with other ids, {which}", differing(_ids(tokenizer, texts), before), equals=0)
+        yield Measured(f"texts with other ids, {which}", differing(ids_of(tokenizer, texts), before), equals=0)
         again = loading.load_model(str(folder / name)).eval()
         state = again.state_dict()
         lost = [n for n in weights if n not in state or not same(state[n], weights[n])]
@@ -223,10 +214,6 @@ def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
         found = logits_of(again, batch["input_ids"], batch["attention_mask"])
         share = apart(found, expected) / float(expected.abs().max())
         yield Measured(f"difference of the logits over the largest, {which}", share, at_most=1e-5, reason=FLOAT32)
-
-
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
 
 
 def _now(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:

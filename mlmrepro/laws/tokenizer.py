@@ -242,14 +242,14 @@ def special_tokens_stand_around(subject: Subject) -> Iterator[Measured]:
     yield Measured("ways of putting tokens around a text", len(ends), equals=1)
     before, behind = next(iter(ends), ((), ()))
     for what, got, names in (
-        ("first", before, ("cls_token_id", "bos_token_id")),
-        ("last", behind, ("sep_token_id", "eos_token_id")),
+        ("text starts with its own CLS token", before, ("cls_token_id", "bos_token_id")),
+        ("text ends with its own SEP token", behind, ("sep_token_id", "eos_token_id")),
     ):
         ids = {getattr(tokenizer, name) for name in names} - {None}
         shown = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(got)))) or "nothing"
         declared = getattr(tokenizer, names[0]) is not None  # a model with it was trained with it
         right = len(got) == 1 and got[0] in ids
-        yield Measured(f"{what} stands its own token", right, equals=True if declared else None, unit=f"({shown})")
+        yield Measured(what, right, equals=True if declared else None, unit=f"({shown})")
 
 
 @law(

@@ -10,6 +10,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from mlmrepro.laws.law import NotApplicable, law
@@ -40,11 +41,10 @@ def _texts(subject: Subject) -> list[str]:
     return [*texts_of(subject), *EDGES, *_PROBES, f"{left} {mask}{right}", f"{left}{mask}{right}", ""]
 
 
-def _by_the_file(subject: Subject, texts: list[str]) -> list[list[int]]:
+def _by_the_file(path: Path | None, texts: list[str]) -> list[list[int]]:
     """Return the ids that tokenizer.json gives, neither cut nor padded; raises NotApplicable without the file."""
     from tokenizers import Tokenizer
 
-    path = subject.file("tokenizer.json")
     if path is None:
         raise NotApplicable("the checkpoint has no tokenizer.json")
     core = Tokenizer.from_file(str(path))
@@ -53,7 +53,7 @@ def _by_the_file(subject: Subject, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in core.encode_batch(texts)]
 
 
-def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def ids_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [list(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
 
 
@@ -119,9 +119,9 @@ def _loading(subject: Subject) -> dict[str, Callable[[], Any]]:
 def every_way_of_loading_gives_the_ids(subject: Subject) -> Iterator[Measured]:
     """Loaded by AutoTokenizer, by its class or from tokenizer.json, the tokenizer gives the ids of tokenizer.json."""
     texts = _texts(subject)
-    expected = _by_the_file(subject, texts)
+    expected = _by_the_file(subject.file("tokenizer.json"), texts)
     for way, load in _loading(subject).items():
-        yield _agreeing(f"texts with other ids: {way}", _ids(load(), texts), expected)
+        yield _agreeing(f"texts with other ids: {way}", ids_of(load(), texts), expected)
 
 
 @law(
@@ -132,7 +132,7 @@ def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
     from transformers import AutoTokenizer
 
     texts, named = _texts(subject), _named_class(subject)
-    expected = _by_the_file(subject, texts)
+    expected = _by_the_file(subject.file("tokenizer.json"), texts)
     sets: dict[str, tuple[str, ...]]
     sets = {"tokenizer.json, tokenizer_config.json": ("tokenizer.json", *_SETTINGS)} if named is not None else {}
     # What tokenizer_config.json alone says is lost without it; where it says what the class does anyway, nothing is.
@@ -150,22 +150,20 @@ def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
         raise NotApplicable("the checkpoint has tokenizer.json alone")
     for which, names in sets.items():
         tokenizer = AutoTokenizer.from_pretrained(_with(subject, "files", *names), trust_remote_code=False)
-        yield _agreeing(f"texts with other ids: {which}", _ids(tokenizer, texts), expected)
+        yield _agreeing(f"texts with other ids: {which}", ids_of(tokenizer, texts), expected)
 
 
 @law("input_ids", source=f"{_DOCUMENTED}; transformers.PreTrainedTokenizerBase.save_pretrained", cause=_CAUSE)
 def saving_keeps_the_ids_of_the_file(subject: Subject) -> Iterator[Measured]:
     """Saved after each way of loading, tokenizer.json gives the ids that it gave, and so does AutoTokenizer."""
-    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
     texts = _texts(subject)
-    expected = _by_the_file(subject, texts)
+    expected = _by_the_file(subject.file("tokenizer.json"), texts)
     for way, load in _loading(subject).items():
         folder = subject.new_folder("saved")
         load().save_pretrained(str(folder))
-        core = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        found = [encoding.ids for encoding in core.encode_batch(texts)]
+        found = _by_the_file(folder / "tokenizer.json", texts)
         yield _agreeing(f"texts with other ids in the file saved by {way}", found, expected)
         again = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        yield _agreeing(f"texts with other ids when loaded again, saved by {way}", _ids(again, texts), expected)
+        yield _agreeing(f"texts with other ids when loaded again, saved by {way}", ids_of(again, texts), expected)

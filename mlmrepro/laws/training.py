@@ -147,7 +147,7 @@ def argument_defaults(subject: Subject) -> Iterator[Measured]:
     found = {name: getattr(arguments, name, "absent") for name in plain.DEFAULTS}
     found = {name: getattr(value, "value", value) for name, value in found.items()}
     other = [f"{name}={value!r}" for name, value in found.items() if value != plain.DEFAULTS[name]]
-    yield Measured(f"others of {len(plain.DEFAULTS)}", ", ".join(other), equals="")
+    yield Measured(f"changed defaults (of {len(plain.DEFAULTS)})", ", ".join(other), equals="")
 
 
 @law(

@@ -55,7 +55,7 @@ def texts_of(subject: Subject) -> list[str]:
 
 
 def known(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Return the texts without the words that hold unknown tokens: what is said of these, `no_unknown_tokens` says."""
+    """Return the texts without their words with unknown tokens, which are covered by `no_unknown_tokens`."""
     unknown = tokenizer.unk_token_id
 
     @cache

@@ -1,4 +1,4 @@
-"""The pytest plugin: the `golden` fixture, what a full run says of goldens that no test used, and the retraining gate.
+"""The pytest plugin: the `golden` fixture, the report of unused goldens after a full run, and the retraining gate.
 
 Goldens lie in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
 a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A golden that no test of a full run used fails the run;
@@ -240,7 +240,8 @@ class GoldenSession:
         texts = {each: f"{self.store.path(each[0])}" + (f": {each[1]!r}" if each[1] else "") for each in unused}
         if any(reasons.values()) or (self.store.update == "all" and not proven):
             # A test that was not collected may use the others too.
-            self.kept = [f"{texts[each]}: {reasons[each] or 'no test used it here'}" for each in unused]
+            other = f"no test used it here, but {next(iter(left_out.values()))}"
+            self.kept = [f"{texts[each]}: {reasons[each] or other}" for each in unused]
             return
         self.unused = list(texts.values())
         if self.store.update == "all":
@@ -258,7 +259,10 @@ class GoldenSession:
 
         reasons, proven = {}, True
         aside = self.config.getini("norecursedirs")
-        names = {node.rpartition("::")[2].partition("[")[0] for node in self.collected}
+        collected: dict[Path, set[str]] = {}
+        for node in self.collected:
+            file, _, name = node.partition("[")[0].partition("::")
+            collected.setdefault(self.config.rootpath / file, set()).add(name.replace("::", "."))
         seen = {self.config.rootpath / file for file in self.files}
         for path in test_files(self.root, self.config.getini("python_files")):
             relative = path.relative_to(self.root)
@@ -267,7 +271,7 @@ class GoldenSession:
                 reasons[f"{folder}/"] = f"{relative.as_posix()} was not collected here"
                 proven = proven and any(fnmatchcase(part, each) for part in relative.parts for each in aside)
                 continue
-            for name in left_out_tests(path, names):
+            for name in left_out_tests(path, collected.get(path, ())):
                 for end in (".", "[", "~"):
                     reasons[f"{folder}/{name}{end}"] = f"{relative.as_posix()} defines {name}, not collected here"
                 proven = False

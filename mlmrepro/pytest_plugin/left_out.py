@@ -25,7 +25,10 @@ def test_files(root: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def left_out_tests(path: Path, collected: Collection[str]) -> list[str]:
-    """Return the names of the tests that a module defines, perhaps on a condition, and that are not in `collected`."""
+    """Return the tests that a module defines, perhaps on a condition, and that are not in `collected`.
+
+    Methods are named with their class: ``TestSaving.test_twice``.
+    """
     try:
         module = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
@@ -33,10 +36,12 @@ def left_out_tests(path: Path, collected: Collection[str]) -> list[str]:
     return sorted(set(_defined(module)) - set(collected))
 
 
-def _defined(node: ast.AST) -> Iterator[str]:
+def _defined(node: ast.AST, inside: str = "") -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
             if child.name.startswith("test") and not any("fixture" in ast.unparse(d) for d in child.decorator_list):
-                yield child.name
+                yield f"{inside}{child.name}"
+        elif isinstance(child, ast.ClassDef):
+            yield from _defined(child, f"{inside}{child.name}.")
         elif not isinstance(child, ast.expr):
-            yield from _defined(child)
+            yield from _defined(child, inside)

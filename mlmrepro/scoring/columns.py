@@ -19,10 +19,14 @@ _HALF = 0.5  # of the rows: less prose, or fewer filled rows, is not clearly a t
 _RIVAL = 0.2  # of a column's values: with more prose than this, a second column may be meant
 _BEGINNING = 2000  # characters of a value that are looked at
 _LISTED = 20  # columns that an error lists
+_SPACED = 5  # words: what begins with an address and is longer is a text about it, not an address with spaces
 _NOT_IN_WORDS = re.compile(r"[\d/\\@_=<>{}|]")
-_WRITTEN_LIST = re.compile(r"\s*[\[{].*[\]}]\s*", re.DOTALL)  # a list or an object that became a string
+# A list or an object that became a string.
+_WRITTEN_LIST = re.compile(
+    r"\s*[\[{]\s*((?:[\"'\[{\d-]|(?:none|nan|null|true|false)\b).*)?[\]}]\s*", re.DOTALL | re.IGNORECASE
+)
 _CODE = re.compile(r"\S*[\d/\\@_:]\S*")  # an address, a path, an id, a number, a date: no spaces, and no word
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*|\d{1,2}:\d{2}\b.*")
+_DATE = re.compile(r"(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}:\d{2})[T\s]?[\d:.,+TZ -]*(AM|PM|UTC|GMT)?", re.IGNORECASE)
 
 
 @dataclass
@@ -152,7 +156,9 @@ def is_prose(text: str) -> bool:
 def is_data(text: str) -> bool:
     """Return whether a string is a number, a date, an address, a path, or a list that was written as a string."""
     text = text[:_BEGINNING].strip()
-    if _DATE.fullmatch(text) or "://" in text.partition(" ")[0] or _WRITTEN_LIST.fullmatch(text):
+    if _DATE.fullmatch(text) or _WRITTEN_LIST.fullmatch(text):
+        return True
+    if "://" in text.partition(" ")[0] and len(text.split()) <= _SPACED:
         return True
     try:
         float(text.replace(",", "."))

@@ -111,25 +111,20 @@ def _collected(
     return documents, left_out
 
 
-def _found(row: dict[str, Any], column: str) -> bool:
-    if column in row:
-        return True
-    first, _, rest = column.partition(".")
-    return bool(rest) and isinstance(row.get(first), dict) and _found(row[first], rest)
-
-
 def _cell(row: dict[str, Any], column: str, where: str) -> Any:
-    if column in row:
-        return row[column]
-    first, _, rest = column.partition(".")
-    if rest and first in row and row[first] is None:
-        return None  # an object that is null holds nulls
-    if not _found(row, column):
-        raise UserError(
-            f"{where} has no column {column!r}; it has {', '.join(name for name, _ in leaves(row))}",
-            remedy="name one that every row has with --text-column or --topic-column",
-        )
-    return _cell(row[first], rest, where)
+    cells, rest = row, column
+    while rest not in cells:
+        first, _, rest = rest.partition(".")
+        inner = cells.get(first)
+        if rest and first in cells and inner is None:
+            return None  # an object that is null holds nulls
+        if not rest or not isinstance(inner, dict):
+            raise UserError(
+                f"{where} has no column {column!r}; it has {', '.join(name for name, _ in leaves(row))}",
+                remedy="name one that every row has with --text-column or --topic-column",
+            )
+        cells = inner
+    return cells[rest]
 
 
 def _text(content: Any, column: str, where: str) -> str:

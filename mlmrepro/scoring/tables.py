@@ -240,7 +240,8 @@ def _json(path: Path, column: str | None) -> Iterator[Row]:
     if isinstance(content, dict):
         columns = list(content.values())
         if columns and all(isinstance(each, dict) and each.keys() == columns[0].keys() for each in columns):
-            columns = [list(each.values()) for each in columns]  # as pandas' to_json writes them
+            # As pandas' to_json writes them, by the number of the row; by names it would be objects of one row each.
+            columns = [list(each.values()) for each in columns if all(map(str.isdigit, each))]
         if not (columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns)):
             raise UserError(
                 f"{path} is an object that is no table; it has {', '.join(content)}",
@@ -274,7 +275,8 @@ def _csv(path: Path, column: str | None) -> Iterator[Row]:
 
 def _uneven(path: Path, n: int) -> UserError:
     return UserError(
-        f"{path}, row {n} has not as many cells as the header", remedy="quote texts that hold commas or the separator"
+        f"{path}, row {n} has a different number of cells than the header",
+        remedy="quote texts that hold commas or the separator",
     )
 
 

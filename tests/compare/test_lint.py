@@ -15,7 +15,11 @@ from mlmrepro.errors import UserError
 from mlmrepro.record import Lane, RunRecord
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = [p for p in sorted((ROOT / "golden").rglob("*.json")) if "inputs" not in p.parts]
+COMMITTED = [
+    path
+    for path in sorted((ROOT / "golden").rglob("*.json"))
+    if "inputs" not in path.parts and path.name != "stale.json"  # a list, which nothing measured
+]
 ORIGIN = {
     **{
         "packages": {"mlmrepro": "0.1.0", "transformers": "5.23.0"},
@@ -85,6 +89,8 @@ def test_each_row_of_the_detection_table_names_its_commit(commit: str, said: str
     path = tmp_path / "detection.json"
     path.write_text(json.dumps({"provenance": ORIGIN, "cases": [{"name": "a", "commit": commit}]}))
     assert lint(path) == ([f"{path}: the row 'a' {said}"] if said else [])
+    path.write_text(json.dumps({"provenance": ORIGIN, "cases": [1]}))
+    assert lint(path) == [f"{path}: its row 1 is no object"]
 
 
 def test_goldens_of_somebodys_own_tests_need_no_commit_of_ours(tmp_path: Path) -> None:
@@ -112,10 +118,11 @@ def test_the_command_says_what_it_checked(tmp_path: Path, capsys: pytest.Capture
     assert run(folder) == (0, [counted("nothing is wrong")])
     bad = golden(folder / "loss.json", ORIGIN | {"commit": None})
     assert run(folder) == (1, [f"{bad}: it does not name the commit that made it", counted("1 problem")])
-    bad.write_text("{")
-    code, lines = run(bad)
-    assert code == 1
-    assert "is not a golden" in lines[0]
+    for damaged in ("{", "[" * 100_000):
+        bad.write_text(damaged)
+        code, lines = run(bad)
+        assert code == 1
+        assert "is not a golden" in lines[0]
     (code, lines), (other, more) = run(tmp_path / "absent"), run(folder / "config.json")
     assert (code, other) == (2, 2)
     assert "is not there" in lines[0]

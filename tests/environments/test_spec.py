@@ -104,6 +104,8 @@ def test_a_python_is_looked_up_on_path(tmp_path: Path, monkeypatch: pytest.Monke
         ("transfomers==4.50.0 datasets==3.5.0", "unknown package", "did you mean transformers?"),
         ("transformers>=4.50.0 datasets==3.5.0", "'transformers>=4.50.0' is not an", "write transformers==5.23.0"),
         ("newest torch=2.6.0", "'torch=2.6.0' is not an exact version", "write torch==2.6.0"),
+        ("newest torch>=2.6,<3", "'torch>=2.6,<3' is not an exact version", "write torch==2.13.0"),
+        ("newest torch >= 2.6 , < 2.7", "'torch>=2.6,<2.7' is not an exact version", "write torch==VERSION"),
         ("newest torch==2.*", r"'torch==2\.\*' is not an exact version", "write torch==2.13.0"),
         ("newest torch==two", "'torch==two' is not an exact version", "write torch==VERSION"),
         ("==2", "'==2' names no package", "write PACKAGE==VERSION"),

@@ -203,7 +203,11 @@ PLANTS: dict[str, tuple[str, str, Callable[[Patch], None]]] = {
         "special tokens that are selected = </s> <mask> <s>",
         _no_special_tokens,
     ),
-    "padding selected": ("special_tokens_stay", "padding is selected where it is of = eos_token", _no_special_tokens),
+    "padding selected": (
+        "special_tokens_stay",
+        "pad tokens for which padding positions are masked = eos_token",
+        _no_special_tokens,
+    ),
     "labels of the input": ("special_tokens_stay", "labels that are not", _after(_labels_of_the_input)),
     "all attended": ("special_tokens_stay", "attended otherwise", _after(_all_attended)),
     "some left out": ("special_tokens_stay", "ordinary tokens left out", _rate(0.9)),

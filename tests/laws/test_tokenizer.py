@@ -81,13 +81,13 @@ EDITS: dict[str, tuple[str, str, str, Callable[[dict[str, Any]], Any]]] = {
     "the template lost": (
         "unigram",
         "special_tokens_stand_around",
-        "first stands its own token = False",
+        "text starts with its own CLS token = False",
         lambda c: c.update(post_processor=None),
     ),
     "the separator lost": (
         "WordPiece",
         "special_tokens_stand_around",
-        "last stands its own token = False",
+        "text ends with its own SEP token = False",
         lambda c: c["post_processor"]["single"].pop(),
     ),
     "long words given up": (

@@ -49,6 +49,18 @@ def _digits(content: dict[str, Any]) -> None:
     content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
 
 
+def _cut_and_padded(content: dict[str, Any]) -> None:
+    content["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    content["padding"] = {"strategy": {"Fixed": 8}, "direction": "Right", "pad_to_multiple_of": None}
+    content["padding"] |= {"pad_id": 1, "pad_type_id": 0, "pad_token": "<pad>"}
+
+
+def test_stored_truncation_and_padding_are_no_breach(tmp_path: Path) -> None:
+    """A tokenizer.json may say how a training cut and padded; that changes no law's verdict."""
+    subject = _copy(tmp_path, _cut_and_padded)
+    assert all(not held.measure(law, subject).verdict.fails for law in LAWS)
+
+
 def test_a_pre_tokenizer_that_the_class_replaces_is_seen(tmp_path: Path) -> None:
     """With transformers 5 a RoBERTa that splits digits has other ids through AutoTokenizer and through its class."""
     subject = _copy(tmp_path, _digits)

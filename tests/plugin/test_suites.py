@@ -62,7 +62,9 @@ def test_goldens_of_an_ignored_file_are_listed_until_declared(project: pytest.Py
     result.stdout.fnmatch_lines(["2 that no test used; *"])
     result.stdout.no_fnmatch_line("*test_three*")
     before = goldens(project)
-    run(project, "--golden-update").stdout.fnmatch_lines(["*/old.json: no test used it here"])
+    run(project, "--golden-update").stdout.fnmatch_lines(
+        ["*/old.json: no test used it here, but tests/test_b.py was not collected here"]
+    )
     assert goldens(project) == before
     project.makeini("[pytest]\ngolden_elsewhere = tests/test_b/*\n")
     assert run(project).ret == pytest.ExitCode.USAGE_ERROR
@@ -119,6 +121,31 @@ def test_where_no_project_is_sure_pytest_stops(pytester: pytest.Pytester) -> Non
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines(["*set golden_dir in the pytest configuration*"])
     assert not list(pytester.path.rglob("golden"))
+
+
+LEFT_OUT = {
+    "a namesake in another file": ("", "def test_one(golden): golden.exact('x', 3)", "test_one"),
+    "a method": (
+        "class TestSaving:\n    ",
+        "def test_three(self, golden): golden.exact('x', 3)",
+        "TestSaving.test_three",
+    ),
+}
+
+
+@pytest.mark.parametrize("where", LEFT_OUT)
+def test_a_test_that_is_left_out_is_known_by_its_file_and_class(project: pytest.Pytester, where: str) -> None:
+    """A test of the same name in another file, and the class around a method, hide nothing: its golden is kept."""
+    before, source, name = LEFT_OUT[where]
+    write_tests(project, test_c=f"{before}if True:\n        {source}" if before else source)
+    run(project, "--golden-update=new")
+    write_tests(project, test_c=f"{before}if False:\n        {source}" if before else f"if False:\n    {source}")
+    kept = goldens(project)
+    for arguments in ((), ("--golden-update",)):
+        result = run(project, *arguments)
+        assert result.ret == pytest.ExitCode.OK
+        result.stdout.fnmatch_lines([f"*/test_c/{name}*.json: tests/test_c.py defines {name}, not collected here"])
+        assert goldens(project) == kept
 
 
 def test_a_test_of_another_platform_keeps_its_golden(project: pytest.Pytester) -> None:

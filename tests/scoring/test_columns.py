@@ -22,6 +22,10 @@ PROSE = [
     "प्रकाशस्तंभ चट्टान पर खड़ा था।",
     "M K T A Y I A K Q R Q I S F V K S H F S R Q",
     "<p>The keeper wrote the hour</p> into his book and/or the log",
+    "2021-03-10 The council met and spoke of the harbour.",
+    "20:19 The boat came back.",
+    "https://example.org/1 is where the keeper's book can be read",
+    "[Music] The lamp was lit again [Applause]",
 ]
 DATA = [
     "https://example.org/1",
@@ -33,11 +37,15 @@ DATA = [
     "2026-11-28 20:19:47",
     "28.11.2026",
     "20:19",
+    "8:19 PM",
+    "2026-11-28T20:19:47.5+01:00",
     "/home/me/text.txt",
     "data\\text.txt",
     "me@example.org",
     "['one two three', 'four five six']",
     '{"a": "one two three four"}',
+    "[]",
+    "[None, 'one two three four']",
     "nan",
 ]
 NEITHER = ["row-1", "positive", "one two", "", "0b1f3c2e", "Mon Nov 28 20:19:47 UTC 2026", "12 a b 13 14"]
@@ -71,6 +79,8 @@ TITLES = ["A light on the cliff", "Rain for three days", "On the quay", "The boa
     [
         (_rows(url=URLS[:3], body=[None, *PROSE[:2]]), "body"),
         (_rows(id=IDS, sentence=PROSE[:4]), "sentence"),
+        (_rows(title=TITLES, text=[f"2021-03-1{n} {text}" for n, text in enumerate(PROSE[:4])]), "text"),
+        (_rows(title=TITLES, text=[f"{url} {text}" for url, text in zip(URLS, PROSE, strict=False)]), "text"),
         (_rows(id=IDS, message=PROSE[:4]), "message"),
         (_rows(text=URLS, message=PROSE[:4]), "message"),
         (_rows(title=TITLES, text=PROSE[:4]), "text"),

@@ -163,6 +163,14 @@ def test_nulls_are_left_out_and_counted(tmp_path: Path) -> None:
     assert text.notes == (f"the text of {path} is its column 'body'", f"2 rows with null in 'body' left out of {path}")
 
 
+def test_an_object_that_is_null_holds_a_null_text(tmp_path: Path) -> None:
+    """However deep the column lies."""
+    rows = [{"a": {"b": {"text": SENTENCES[0]}}}, {"a": {"b": None}}, {"a": None}]
+    text = read_text(_write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows)), column="a.b.text")
+    assert _texts(text) == SENTENCES[:1]
+    assert "2 rows with null in 'a.b.text'" in " ".join(text.notes)
+
+
 def test_a_named_column_shows_that_the_first_line_is_a_header(tmp_path: Path) -> None:
     """A header that looks like a text or a number is taken where the user names it."""
     for name in ("Write your text here.", "0"):
@@ -219,7 +227,10 @@ CASES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda d: _write(d / "t.json", '[{"text": "a b c", "text": "d e f"}]'), "'text' stands twice in one object"),
     (_double_parquet, r"t\.parquet has two columns of the name 'text'"),
     (lambda d: _write(d / "t.csv", "a,b;c\n1,2;3\n"), "may be separated by commas or semicolons"),
-    (lambda d: _write(d / "t.csv", "id;text\n1;a b c\n2;d; e\n"), "row 2 has not as many cells as the header"),
+    (
+        lambda d: _write(d / "t.csv", "id;text\n1;a b c\n2;d; e\n"),
+        "row 2 has a different number of cells than the header",
+    ),
     (lambda d: _write(d / "t.csv", 'text\n"a" b\n'), r"t\.csv is no CSV"),
     (lambda d: _write(d / "t.csv", b"text\nGr\xf6\xdfe\n"), r"t\.csv is not UTF-8"),
     (lambda d: _write(d / "t.csv", ""), r"t\.csv is empty"),
@@ -228,6 +239,12 @@ CASES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda d: _write(d / "t.json", '[{"text": "a b c"}'), r"t\.json is no JSON: .*a truncated one is copied again"),
     (lambda d: _write(d / "t.json", "[" * 100_000), r"t\.json is no JSON table"),
     (lambda d: _write(d / "t.json", '{"version": 1, "data": []}'), "an object that is no table; it has version, data"),
+    (
+        lambda d: _write(
+            d / "t.json", '{"doc1": {"title": "x", "text": "a b c"}, "doc2": {"title": "y", "text": "d"}}'
+        ),
+        "an object that is no table; it has doc1, doc2",
+    ),
     (lambda d: _write(d / "t.json", '{"a": ["x"], "b": []}'), "an object that is no table; it has a, b"),
     (lambda d: _write(d / "t.json", '"text"'), r"t\.json holds one str"),
     (lambda d: _write(d / "t.json", '["a b c"]'), r"t\.json, row 1 is no object but 'a b c'"),
