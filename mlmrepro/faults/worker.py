@@ -135,8 +135,9 @@ def _run_case(job: Job, outcome: Outcome) -> None:
 
 
 def _placeless(alarm: Alarm, folder: Path) -> Alarm:
-    """Return the alarm without the case's own folder, which has another name in each run."""
-    return replace(alarm, what=alarm.what.replace(f"{folder}{os.sep}", ""))
+    """Return the alarm with paths from the case's own folder or that of the package on: others differ by machine."""
+    package = Path(__file__).parents[2]
+    return replace(alarm, what=alarm.what.replace(f"{folder}{os.sep}", "").replace(f"{package}{os.sep}", ""))
 
 
 @contextlib.contextmanager

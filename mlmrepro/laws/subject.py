@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,6 +59,16 @@ class Subject:
         except OSError:
             return None
         return None if found is None else Path(found)
+
+    @cached_property
+    def model_type(self) -> str:
+        """What config.json names, whether the model can be loaded or not; "" where it names nothing."""
+        path = self.file("config.json")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        except (OSError, ValueError):
+            return ""
+        return str(content.get("model_type", "")) if isinstance(content, dict) else ""
 
     @cached_property
     def row_limit(self) -> int:

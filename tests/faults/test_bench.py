@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlmrepro.errors import UserError
-from mlmrepro.faults import bench
+from mlmrepro.faults import bench, worker
 from mlmrepro.faults.bench import choose, run_bench
 from mlmrepro.faults.conditions import Conditions, all_controls
 from mlmrepro.faults.digests import Sources, stale
@@ -162,6 +162,8 @@ def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
     assert refused.placed
     # The error names the checkpoint, without the folder that has another name in each run.
     assert any("the checkpoint 'checkpoint' holds weights" in alarm.what for alarm in refused.alarms)
+    moved = worker._placeless(Alarm("law", "model", f"{Path(worker.__file__).parent}/x and /a/y"), Path("/a"))
+    assert moved.what == "mlmrepro/faults/x and y"
     assert not fault.problem
     assert "golden" in fault.layers
     assert (clean.alarms, clean.problem) == ((), "")

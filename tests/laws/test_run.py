@@ -7,7 +7,6 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ VERSIONS = {"transformers": "5.23.0"}
 def judged(check: Any, tmp_path: Path, model_type: str = "roberta") -> LawResult:
     """Run a check as a law on a subject whose model is never loaded."""
     subject = Subject("nowhere", (), tmp_path)
-    subject.__dict__["model"] = SimpleNamespace(config=SimpleNamespace(model_type=model_type))
+    subject.__dict__["model_type"] = model_type
     tried = Law("tried", "model", "model", "A claim.", "https://example.org", "a cause", check)
     return run_law(tried, subject, versions=VERSIONS)
 
@@ -110,6 +109,13 @@ def test_what_does_not_apply_does_not_fail_but_hides_nothing(tmp_path: Path) -> 
     result = judged(none, tmp_path)
     assert (result.verdict, result.problem, result.verdict.fails) == (LawVerdict.NOT_APPLICABLE, "no dropout", False)
     assert judged(late, tmp_path).verdict is LawVerdict.BROKEN
+
+
+@pytest.mark.parametrize(("content", "model_type"), [('{"model_type": "roberta"}', "roberta"), ("{", ""), ("[]", "")])
+def test_the_model_type_is_that_of_the_configuration(content: str, model_type: str, tmp_path: Path) -> None:
+    """A known breach is known too where the model cannot be loaded."""
+    (tmp_path / "config.json").write_text(content)
+    assert Subject(str(tmp_path), (), tmp_path).model_type == model_type
 
 
 def test_only_the_declared_breach_is_excused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
