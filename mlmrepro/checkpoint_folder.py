@@ -36,6 +36,7 @@ ADAPTER = "adapter_config.json"
 # Files that Trainer needs to resume; they hold no model weights.
 _OF_TRAINING = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state.*)\.(bin|pt|pth)$")
 _PICKLE = re.compile(r"\.(bin|pt|pth|ckpt|pkl)$")
+_POINTER = b"version https://git-lfs"
 _OTHER_FORMAT = re.compile(r"\.(h5|msgpack|onnx|ot|gguf)$")
 _OF_ADAPTER = re.compile(r"^adapter_|^pytorch_adapter")
 # Classes whose own code would be run in the place of those that mlmrepro loads.
@@ -56,12 +57,14 @@ class Unused:
     """Something that lies in the checkpoint's folder and has no part in any result.
 
     `kind` is "adapter", "format" (weights in another format, equal or not), "weights" (another safetensors file),
-    "pickle", "code", "head" (stored weights of another head) or "folder" (a folder with weights of its own).
+    "pickle", "code", "class" (that config.json names and transformers does not have), "head" (stored weights of another
+    head) or "folder" (a folder with weights of its own).
     """
 
     kind: str
     names: tuple[str, ...]
     used: str = ""  # what is read in its place
+    side: str = ""  # "baseline" where it lies beside the baseline's model, else beside the model at hand
 
 
 def inspect(folder: Path) -> tuple[Unused, ...]:
@@ -76,6 +79,21 @@ def inspect(folder: Path) -> tuple[Unused, ...]:
     used = _used(folder, files)
     _check_wrappers(folder, used)
     return tuple(_unused(folder, files, used))
+
+
+def check_config(folder: Path) -> None:
+    """Raise UserError where config.json is missing or damaged."""
+    path = folder / "config.json"
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        inner = _inner(folder)
+        raise UserError(
+            f"the checkpoint folder {folder} has no config.json that can be read: {error.strerror}",
+            remedy=f"give one of the folders in it: {few(inner)}" if inner else "save the model with save_pretrained",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {first_line(error)}", remedy="copy the file again") from error
 
 
 def check_own_code_of_tokenizer(folder: Path) -> None:
@@ -132,10 +150,15 @@ def _used(folder: Path, files: Collection[str]) -> list[str]:
             remedy=_merge(str(adapter.get("base_model_name_or_path") or "BASE"), str(folder)),
         )
     pickles = sorted(name for name in files if _PICKLE.search(name) and not _OF_TRAINING.search(name))
-    others = pickles or sorted(name for name in files if name.endswith(".safetensors"))
+    others = sorted(name for name in files if name.endswith(".safetensors"))
+    remedy = "save the model as safetensors (save_pretrained with safe_serialization): pickles are not read"
+    if others:
+        remedy = f"where it is the whole model, rename it to {WEIGHTS}; else save the model with save_pretrained"
+    elif not pickles and (inner := _inner(folder)):
+        remedy = f"give one of the folders in it: {few(inner)}"
+    found = others or pickles
     raise UserError(
-        f"the checkpoint folder {folder} has no {WEIGHTS}" + (f", only {few(others)}" if others else ""),
-        remedy="save the model as safetensors (save_pretrained with safe_serialization): pickles are not read",
+        f"the checkpoint folder {folder} has no {WEIGHTS}" + (f", only {few(found)}" if found else ""), remedy=remedy
     )
 
 
@@ -154,6 +177,13 @@ def _names(file: Path) -> list[str]:
         with safe_open(file, "np") as opened:
             return list(opened.keys())
     except (SafetensorError, OSError, ValueError) as error:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise UserError(
+                    f"the checkpoint {str(file.parent)!r} cannot be loaded: {file.name} is a pointer of Git LFS, "
+                    "not the weights",
+                    remedy="fetch them with git lfs pull",
+                ) from error
         raise UserError(
             f"the checkpoint {str(file.parent)!r} cannot be loaded: {file.name} is damaged or truncated "
             f"({first_line(error)})",
@@ -211,9 +241,13 @@ def _unused(folder: Path, files: Collection[str], used: Collection[str]) -> Iter
         yield Unused("pickle", tuple(pickles), read)
     if code := [name for name in rest if name.endswith(".py")]:
         yield Unused("code", tuple(code))
-    inner = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.safetensors")))
-    if inner:
+    if inner := _inner(folder):
         yield Unused("folder", tuple(inner), read)
+
+
+def _inner(folder: Path) -> list[str]:
+    """Return the folders within this one that hold weights, at whatever depth."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.safetensors")))
 
 
 def sort_unexpected(unexpected: Iterable[str], model: Collection[str], encoder: str) -> tuple[list[str], list[str]]:

@@ -39,11 +39,13 @@ _POSITIONS_AFTER_PADDING = (
 
 
 def check_folder(checkpoint: str) -> None:
-    """Raise UserError where a folder is meant that is not there."""
+    """Raise UserError where a folder is meant that is not there, or has no configuration that can be read."""
     # A hub name is "name" or "owner/name"; anything else is meant as a folder.
     meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if meant_as_folder and not Path(checkpoint).is_dir():
         raise UserError(f"the checkpoint folder {checkpoint} does not exist", remedy="give the path of a folder")
+    if Path(checkpoint).is_dir():
+        checkpoint_folder.check_config(Path(checkpoint))
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
@@ -130,6 +132,8 @@ def load_model(checkpoint: str, *, unused: list[Unused] | None = None, refuse_un
     encoder without its language-model head), or was trained with weights that its configuration has no room for:
     without `refuse_unread` the caller has to name these.
     """
+    import transformers
+
     found = list(inspect(checkpoint))
     with checkpoint_folder.without_adapter(checkpoint) as place:
         try:
@@ -150,6 +154,8 @@ def load_model(checkpoint: str, *, unused: list[Unused] | None = None, refuse_un
         )
     if others:
         found.append(Unused("head", tuple(others)))
+    if own := [name for name in model.config.architectures or () if not hasattr(transformers, name)]:
+        found.append(Unused("class", tuple(own), type(model).__name__))
     if unused is not None:
         unused += found
     return model

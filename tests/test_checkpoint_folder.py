@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from mlmrepro import checkpoint_folder, cli, loading
 from mlmrepro.checkpoint_folder import Unused, inspect, sort_unexpected
 from mlmrepro.errors import UserError
+from mlmrepro.retraining.check import check as check_scorer
 from mlmrepro.retraining.check import make_baseline
 from mlmrepro.scoring.scorer import Scorer
 
@@ -96,6 +97,29 @@ def shard_missing(folder: Path) -> None:
     next(folder.glob("model-00002-*")).unlink()
 
 
+def without(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def damaged_configuration(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def training_folder(folder: Path) -> None:
+    inner = folder / "checkpoint-1"
+    inner.mkdir()
+    for path in [path for path in folder.iterdir() if path != inner]:
+        path.rename(inner / path.name)
+
+
+def other_name(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+
+
+def pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
 def one_more_layer(weights: dict[str, Any]) -> dict[str, Any]:
     return weights | {k.replace("layer.0.", "layer.1."): v.clone() for k, v in weights.items() if "layer.0." in k}
 
@@ -130,6 +154,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no tokenizer": (without_tokenizer, "no tokenizer file in the folder"),
     "no vocabulary": (without_vocabulary, r"no tokenizer file in the folder .*vocab\.json|cannot be loaded"),
     "adapter alone": (adapter_alone, r"holds an adapter \(LORA\) of roberta-base and no model.*merge_and_unload"),
+    "no configuration": (without("config.json"), r"has no config\.json that can be read"),
+    "a damaged configuration": (damaged_configuration, r"config\.json is no JSON: "),
+    "folders of a training": (training_folder, r"Remedy: give one of the folders in it: checkpoint-1"),
+    "another name": (other_name, r"only model\.fp16\.safetensors\. Remedy: .* rename it to model\.safetensors"),
+    "a pointer": (pointer, r"is a pointer of Git LFS.*git lfs pull"),
     "shapes": (
         configured(**WIDE),
         r"0\.intermediate\.dense\.bias is \(16,\) in the file and \(32,\) by config\.json; .*weight is \(16, 16\)",
@@ -336,15 +365,31 @@ def test_a_check_says_what_is_not_used(
         assert "an adapter lies here and is not applied" in (tmp_path / name).read_text()
 
 
-def test_a_baseline_holds_what_was_not_used(changed: Callable[[Change], Path]) -> None:
-    """So that a later check can show it next to the old checkpoint."""
-    made = make_baseline(Scorer.load(str(changed(adapter)), device="cpu"), tiny.TEXT, checkpoint="old")
+def test_a_check_says_what_lay_beside_the_baselines_model(changed: Callable[[Change], Path], tmp_path: Path) -> None:
+    """The baseline holds what was not used, and a later check shows it."""
+    folder = changed(adapter)
+    plain = shutil.copytree(folder, tmp_path / "plain", ignore=shutil.ignore_patterns("adapter*"))
+    made = make_baseline(Scorer.load(str(folder), device="cpu"), tiny.TEXT, checkpoint="old")
     assert [unused["kind"] for unused in made.about["unused"]] == ["adapter"]
+    result = check_scorer(Scorer.load(str(plain), device="cpu"), made, checkpoint="new")
+    assert [(unused.kind, unused.side) for unused in result.unused] == [("adapter", "baseline")]
+
+
+def test_a_class_that_transformers_lacks_is_said(changed: Callable[[Change], Path]) -> None:
+    """A configuration without auto_map may name a class of its owner's code all the same."""
+    found: list[Unused] = []
+    loading.load_model(str(changed(configured(architectures=["OwnForMaskedLM"]))), unused=found)
+    assert [(each.kind, each.names, each.used) for each in found] == [
+        ("class", ("OwnForMaskedLM",), "RobertaForMaskedLM")
+    ]
 
 
 def test_kinds_have_a_sentence_each() -> None:
     """Whatever can be found can be said."""
     from mlmrepro.report.check_words import unused_line
 
-    for kind in ("adapter", "format", "weights", "pickle", "code", "head", "folder"):
+    assert unused_line(Unused("code", ("a.py",), "", "baseline")).startswith(
+        "in the folder of the baseline: Python code"
+    )
+    for kind in ("adapter", "format", "weights", "pickle", "code", "class", "head", "folder"):
         assert "a.b" in unused_line(Unused(kind, ("a.b",), "model.safetensors"))

@@ -147,7 +147,7 @@ def check(
     """Say whether a checkpoint is better, the same, or worse than the baseline's, on the same masks.
 
     Exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded, 2 for bad input. Margin,
-    alpha and power may also stand in pyproject.toml under [tool.mlmrepro].
+    alpha and power may also stand in the table tool.mlmrepro of pyproject.toml.
     Example: mlmrepro check new-model --baseline golden/my-model --html check.html
     """
     from mlmrepro.retraining.settings import Settings

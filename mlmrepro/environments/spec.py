@@ -161,13 +161,9 @@ def _items(text: str) -> Iterator[str]:
     """Yield the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
     text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # spaces around an operator are common
     text = re.sub(r"\s*,\s*(?=[<>=!~])", ",", text)  # of one range
-    if conditional := re.search(r"([^\s,;@/]*[=<>~!][^\s,;@/]*)\s*;", text):
-        raise UserError(
-            f"{conditional[1]!r} has a condition after it",
-            remedy=f"write {conditional[1]} and leave out the condition, which begins with the semicolon",
-        )
     # A comma before an operator continues a range, and one in brackets a list of extras.
-    for item in filter(None, re.split(r"(?:\s*,(?![<>=!~])[\s,]*|\s+)(?![^\[\]]*\])", text.strip(" \t\n,"))):
+    items = list(filter(None, re.split(r"(?:\s*,(?![<>=!~])[\s,]*|\s+)(?![^\[\]]*\])", text.strip(" \t\n,"))))
+    for item in items:
         option = re.match(r"--[A-Za-z][\w-]*|-[A-Za-z]?", item)
         reference = re.match(r"([\w.-]+)(\[.*\])?@[A-Za-z+]+:", item)
         # Neither is quoted: an address, and the value of an option, may hold a password, which a comma has cut in two.
@@ -179,7 +175,13 @@ def _items(text: str) -> Iterator[str]:
                 f"{problem}, not a version",
                 remedy="write PACKAGE==VERSION; pip looks in PIP_INDEX_URL and PIP_FIND_LINKS (a folder of wheels)",
             )
-        yield item
+    # After the above: an address may hold a semicolon too.
+    if conditional := re.search(r"([^\s,;]*[=<>~!][^\s,;]*)\s*;", text):
+        raise UserError(
+            f"{conditional[1]!r} has a condition after it",
+            remedy=f"write {conditional[1]} and leave out the condition, which begins with the semicolon",
+        )
+    yield from items
 
 
 def _instead_of(option: str) -> str:
@@ -246,6 +248,11 @@ def _exact(item: str) -> Requirement:
         exact = str(Version(version))
     except InvalidVersion:
         exact = ""
+    if operator == "=" and not version[:1].isdigit():
+        # Perhaps a variable, and its value a password.
+        raise UserError(
+            f"{given}=... gives no version", remedy=f"write {whole}==VERSION; a variable is set before the command"
+        )
     if operator not in ("==", "===") or not exact:
         suggested = _suggested(name, operator, version)
         raise UserError(f"{item!r} is not an exact version", remedy=f"write {whole}=={suggested}")
@@ -271,6 +278,9 @@ def _suggested(name: str, operator: str, version: str) -> str:
     return str(max(fitting)) if (fitting := list(allowed.filter(versions))) else "VERSION"
 
 
+_IMPORTED = {"sklearn": "scikit-learn", "pytorch": "torch"}  # names under which people know a package
+
+
 def _misspelt(name: str) -> str:
     """Return the known package that an unknown name resembles, "" where it resembles none.
 
@@ -279,6 +289,8 @@ def _misspelt(name: str) -> str:
     known = sorted(catalogue().known)
     if name in known:
         return ""
+    if name in _IMPORTED:
+        return _IMPORTED[name]
     swapped = [each for each in known if sorted(each) == sorted(name)]  # two letters in the wrong order
     joined = [each for each in known if each.replace("-", "") == name.replace("-", "")]
     return next(iter([*joined, *swapped, *difflib.get_close_matches(name, known, n=1, cutoff=0.8)]), "")

@@ -139,7 +139,7 @@ class GoldenSession:
 
         config, here = self.config, self.config.invocation_params.dir
         if config.inipath and (self._named or configures_pytest(config.inipath.parent)):
-            return config.rootpath
+            return config.inipath.parent
         if given := config.getoption("--golden-dir"):
             return Path(os.path.abspath(here / given)).parent
         paths = [Path(os.path.abspath(here / argument.partition("::")[0])) for argument in config.args]

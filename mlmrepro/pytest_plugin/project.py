@@ -31,7 +31,7 @@ def configures_pytest(folder: Path) -> bool:
 
 
 def _is_marked(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _MARKS)
+    return configures_pytest(folder) or any((folder / name).exists() for name in _MARKS)
 
 
 def _has_goldens(folder: Path) -> bool:

@@ -146,6 +146,7 @@ _UNUSED = {
     "weights": "the model is read from {used}; other weights are not read: {names}",
     "pickle": "the model is read from {used}; pickles are never read: {names}",
     "code": "Python code lies here and is not run: {names}",
+    "class": "config.json names the class {names}, which transformers does not have; {used} is used in its place",
     "head": "stored weights of other heads are not used: {names}",
     "folder": "the model is read from {used}; folders with weights of their own are not read: {names}",
 }
@@ -153,7 +154,8 @@ _UNUSED = {
 
 def unused_line(unused: Unused) -> str:
     """Return in one line what lies in a checkpoint's folder and has no part in the result."""
-    return clean(_UNUSED[unused.kind].format(names=few(unused.names), used=unused.used))
+    line = _UNUSED[unused.kind].format(names=few(unused.names), used=unused.used)
+    return clean(f"in the folder of the {unused.side}: {line}" if unused.side else line)
 
 
 def facts(result: CheckResult) -> Iterator[tuple[str, str]]:

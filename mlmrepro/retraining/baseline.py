@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import check_writable
 from mlmrepro.gate.result import Prediction, Rounded
@@ -109,6 +110,14 @@ class Baseline:
             if rounded(name) == before["float32"]:
                 return Rounded("baseline", name)
         return None
+
+    @property
+    def unused(self) -> list[Unused]:
+        """What lay beside the old checkpoint's weights and has no part in the losses."""
+        return [
+            Unused(each["kind"], tuple(each["names"]), each["used"], "baseline")
+            for each in self.about.get("unused", ())
+        ]
 
     def _documents(self) -> bytes:
         rows = (json.dumps(dataclasses.asdict(document), ensure_ascii=False) for document in self.documents)

@@ -195,7 +195,7 @@ def check(
         probes=_probe_changes(scorer, baseline, by_text=bool(other)),
         notes=notes,
         rounded=None if other or read_otherwise else baseline.rounding(scorer.rounded, scorer.dtype),
-        unused=scorer.unused,
+        unused=[*scorer.unused, *baseline.unused],
         provenance={"baseline": {**baseline.about, "settings": baseline.settings}, "candidate": candidate},
     )
 

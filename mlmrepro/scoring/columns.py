@@ -94,6 +94,9 @@ def choose_column(rows: Sequence[dict[str, Any]], source: str) -> str:
         texts = [column for column in usual if column.may_be_text and rivals in ([], [column])]
         if not texts and not any(column.may_be_text for column in usual):
             texts = [column for column in rivals if column.is_text and column.is_varied and len(rivals) == 1]
+    if len(texts) == 1 and not texts[0].is_varied:
+        # The same text in most rows may be an instruction, and another column what it is about.
+        texts += [column for column in columns if column is not texts[0] and column.is_text and column.is_varied]
     if len(texts) == 1:
         return texts[0].name
     listed = "; ".join(column.shown for column in columns[:_LISTED])

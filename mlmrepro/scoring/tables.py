@@ -170,9 +170,18 @@ def _plain(path: Path, column: str | None) -> Iterator[Row]:
     blocks = [list(group) for filled, group in groups if filled]
     if len(blocks) == 1:
         blocks = [[numbered] for numbered in blocks[0]]
+    if blocks and all(_is_object(line) for _, line in blocks[0]):
+        raise UserError(f"{path} holds JSON, one object a line", remedy="rename it to .jsonl")
     for block in blocks:
         n = block[0][0]
         yield Row(f"{path}, line {n}", str(n), {"text": "\n".join(line for _, line in block)})
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _decoded(path: Path) -> str:
@@ -208,7 +217,9 @@ def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{path}, line {n} is no JSON object: {first_line(error)}",
-                remedy="give one object a line; a truncated file has to be copied again",
+                remedy="rename it to .json: it holds one list"
+                if n == 1 and line.lstrip().startswith("[")
+                else "give one object a line; a truncated file has to be copied again",
             ) from error
         yield Row(f"{path}, line {n}", str(n), row)
 
@@ -259,25 +270,25 @@ def _json(path: Path, column: str | None) -> Iterator[Row]:
 def _csv(path: Path, column: str | None) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # else 128 KiB: a document may be longer
     text = _decoded(path)
+    said = re.match(r"sep=([^\n])\n", text)  # Excel's first line
+    text = text[said.end() :] if said else text
     try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(path, text), strict=True)
+        separator = said[1] if said else _separator(path, text)
+        records = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         filled = (record for record in records if record)
         header = next(filled, [])
         looked_at = list(islice(filled, LOOKED_AT))
         _check_header(path, header, looked_at, column)
+        _check_quotes(path, text, separator, len(header))
         for n, record in enumerate((*looked_at, *filled), start=1):
             if len(record) != len(header):
-                raise _uneven(path, n)
+                raise UserError(
+                    f"{path}, row {n} has a different number of cells than the header",
+                    remedy=f"quote texts that hold the separator, which is one of {', '.join(_SEPARATORS.values())}",
+                )
             yield Row(f"{path}, row {n}", str(n), dict(zip(header, record, strict=True)))
     except csv.Error as error:
         raise UserError(f"{path} is no CSV: {first_line(error)}", remedy="give a header and quoted cells") from error
-
-
-def _uneven(path: Path, n: int) -> UserError:
-    return UserError(
-        f"{path}, row {n} has a different number of cells than the header",
-        remedy="quote texts that hold commas or the separator",
-    )
 
 
 def _separator(path: Path, text: str) -> str:
@@ -305,6 +316,19 @@ def _separator(path: Path, text: str) -> str:
     return native if native in found or not found else next(iter(found))
 
 
+def _check_quotes(path: Path, text: str, separator: str, cells: int) -> None:
+    """Raise where quotes join rows of which each has, without them, as many cells as the header."""
+    lines = [line for line in text.split("\n") if line.strip()][: LOOKED_AT + 1]
+    if cells < 2 or any(line.count(separator) != cells - 1 for line in lines):
+        return
+    records = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)
+    if (rows := sum(1 for _ in records)) < len(lines):
+        raise UserError(
+            f"{path} has {len(lines)} lines of {cells} cells each, which quotation marks join to {rows} rows",
+            remedy='write a quotation mark in a text twice, and put the cell into quotes ("a ""b"" c")',
+        )
+
+
 def _check_header(path: Path, header: list[str], records: list[list[str]], column: str | None) -> None:
     """Raise where the first line is no header, or may be none, and where it names two columns alike."""
     if (double := _double(header)) is not None:
@@ -314,6 +338,12 @@ def _check_header(path: Path, header: list[str], records: list[list[str]], colum
         )
     if column in header or any(map(is_usual, header)):
         return
+    if len(header) == 1 and (mark := _other_separator(header[0], [record[0] for record in records])):
+        raise UserError(
+            f"{path} seems to be separated by {mark!r}: its header is {header[0]}",
+            remedy=f"separate the cells by {', '.join(_SEPARATORS.values())}; if it is one column, name it with "
+            "--text-column NAME",
+        )
     for n, name in enumerate(header):
         values = [record[n] for record in records if len(record) > n]
         if name and (_is_value(name) or name in values or _is_like(name, values)):
@@ -322,6 +352,12 @@ def _check_header(path: Path, header: list[str], records: list[list[str]], colum
                 remedy="put a line with the columns' names first, such as text; if it is a header, name the column "
                 "of texts with --text-column NAME",
             )
+
+
+def _other_separator(header: str, lines: list[str]) -> str:
+    """Return what stands between the names of a header, and as often at least in each line below; "" for nothing."""
+    marks = re.findall(r"[^\w\s'\"().-]+|\s{2,}|[\x00-\x1f]+", header.strip())
+    return next((mark for mark in marks if all(line.count(mark) >= header.count(mark) for line in lines)), "")
 
 
 def _is_value(name: str) -> bool:

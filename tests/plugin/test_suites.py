@@ -123,6 +123,22 @@ def test_where_no_project_is_sure_pytest_stops(pytester: pytest.Pytester) -> Non
     assert not list(pytester.path.rglob("golden"))
 
 
+def test_a_configuration_below_a_package_is_refused_at_once(pytester: pytest.Pytester) -> None:
+    """The first run stops, before a second set of goldens is there."""
+    write_tests(pytester, test_a="def test_one(golden): golden.exact('x', 7)")
+    (pytester.path / "tox.ini").write_text("[tox]\n")
+    (pytester.path / "tests" / "pytest.ini").write_text("[pytest]\n")
+    assert run(pytester, "--golden-update").ret == pytest.ExitCode.USAGE_ERROR
+    assert not list(pytester.path.rglob("golden"))
+
+
+def test_another_rootdir_leads_to_the_goldens_of_the_configuration(pytester: pytest.Pytester) -> None:
+    """`--rootdir` moves node ids, not the goldens."""
+    write_tests(pytester, test_a="def test_one(golden): golden.exact('x', 7)")
+    run(pytester, "--golden-update=new", "--rootdir=tests").assert_outcomes(passed=1)
+    assert goldens(pytester) == {"tests/test_a/test_one.json": {"x": [7]}}
+
+
 LEFT_OUT = {
     "a namesake in another file": ("", "def test_one(golden): golden.exact('x', 3)", "test_one"),
     "a method": (

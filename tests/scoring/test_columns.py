@@ -92,6 +92,7 @@ TITLES = ["A light on the cliff", "Rain for three days", "On the quay", "The boa
         (_rows(text=["one", "two"], n=[1, 2]), "text"),
         (_rows(text=["", " "]), "text"),
         (_rows(text=IDS), "text"),
+        (_rows(text=PROSE[:1] * 4, id=IDS), "text"),
         (_rows(message=[*PROSE[:3], "no"], tag=["a", "b", "c", "d"]), "message"),
     ],
 )
@@ -109,6 +110,7 @@ def test_what_is_clearly_the_text_is_taken(rows: list[dict[str, Any]], column: s
         (_rows(label=["good", "bad"]), ["label (str: 'good')"]),
         (_rows(url=URLS, body=[None] * 4), ["url (str: 'https://example.org/0'); body (null)"]),
         (_rows(id=IDS, text=[None, None, None, PROSE[0]]), ["text (str: "]),
+        (_rows(text=["Translate this to German"] * 4, body=PROSE[:4]), ["more than one column that could be the text"]),
         (_rows(text=["good", "bad"], message=PROSE[:2]), ["text (str: 'good'); message (str: "]),
         (_rows(message=PROSE[:2] * 5), ["message (str: "]),
         (_rows(answers=[[{"text": p}] for p in PROSE[:2]], n=[1, 2]), ["answers (list: [{'text': "]),

@@ -258,7 +258,7 @@ REMEDIES = {
     "name the column of texts with --text-column NAME",
     "put a line with the columns' names first, such as text; if it is a header, name the column of texts with "
     "--text-column NAME",
-    "quote texts that hold commas or the separator",
+    "quote texts that hold the separator, which is one of commas, semicolons, tabs, bars",
     "rename the columns so that the header holds only one of them, or give .jsonl",
     "save it as UTF-8",
     "write it as a text, leave the row out, or name another column with --text-column",

@@ -163,6 +163,21 @@ def test_nulls_are_left_out_and_counted(tmp_path: Path) -> None:
     assert text.notes == (f"the text of {path} is its column 'body'", f"2 rows with null in 'body' left out of {path}")
 
 
+@pytest.mark.parametrize("separator", [";", ",", "\t", "^"])
+def test_the_separator_that_excel_writes_is_taken(separator: str, tmp_path: Path) -> None:
+    """The line `sep=;` names the separator and is no header."""
+    rows = _separated([["id", "sentence"], *([str(n), text] for n, text in enumerate(SENTENCES))], separator)
+    text = read_text(_write(tmp_path / "t.csv", f"sep={separator}\n{rows}"))
+    assert _texts(text) == SENTENCES
+    assert "its column 'sentence'" in text.notes[0]
+
+
+def test_a_quoted_cell_of_several_lines_is_one_text(tmp_path: Path) -> None:
+    """Quotes that join lines of unequal numbers of cells are what they seem."""
+    path = _write(tmp_path / "t.csv", 'id,text\n1,"The sea,\nthe salt, and\nthe sky"\n2,"So it is"\n')
+    assert _texts(read_text(path)) == ["The sea,\nthe salt, and\nthe sky", "So it is"]
+
+
 def test_an_object_that_is_null_holds_a_null_text(tmp_path: Path) -> None:
     """However deep the column lies."""
     rows = [{"a": {"b": {"text": SENTENCES[0]}}}, {"a": {"b": None}}, {"a": None}]
@@ -230,6 +245,21 @@ CASES: list[tuple[Callable[[Path], Path], str]] = [
     (
         lambda d: _write(d / "t.csv", "id;text\n1;a b c\n2;d; e\n"),
         "row 2 has a different number of cells than the header",
+    ),
+    (
+        lambda d: _write(d / "t.csv", "id^sentence\n0^The sea is salt.\n1^So it is.\n"),
+        r"separated by '\^'.*commas, semi",
+    ),
+    (lambda d: _write(d / "t.tsv", "id   sentence\n0   The sea.\n1   The sky.\n"), r"separated by '   '"),
+    (lambda d: _write(d / "t.csv", "id\uff1btext\n0\uff1bsalt\n1\uff1bsea\n"), "separated by '\uff1b'"),
+    (
+        lambda d: _write(d / "t.tsv", 'n\ttext\n0\t"Hello there.\n1\tAnd you.\n2\tWell, thank you."\n'),
+        "4 lines of 2 cells each, which quotation marks join to 2 rows",
+    ),
+    (lambda d: _write(d / "t.txt", '{"text": "a b c"}\n{"text": "d e f"}\n'), r"holds JSON.*rename it to \.jsonl"),
+    (
+        lambda d: _write(d / "t.jsonl", '[{"text": "a b c"},\n {"text": "d"}]'),
+        r"line 1 is no JSON .*rename it to \.json",
     ),
     (lambda d: _write(d / "t.csv", 'text\n"a" b\n'), r"t\.csv is no CSV"),
     (lambda d: _write(d / "t.csv", b"text\nGr\xf6\xdfe\n"), r"t\.csv is not UTF-8"),
