@@ -325,7 +325,7 @@ def _check_quotes(path: Path, text: str, separator: str, cells: int) -> None:
     if (rows := sum(1 for _ in records)) < len(lines):
         raise UserError(
             f"{path} has {len(lines)} lines of {cells} cells each, which quotation marks join to {rows} rows",
-            remedy='write a quotation mark in a text twice, and put the cell into quotes ("a ""b"" c")',
+            remedy='double each quotation mark within a quoted cell ("a ""b"" c"), or give .jsonl',
         )
 
 
