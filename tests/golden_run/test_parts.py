@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainingArguments
+from transformers.utils import logging
 
 from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.judge import Expectations, judge_record
 from mlmrepro.config import EMBEDDED, golden_directory
 from mlmrepro.errors import UserError
 from mlmrepro.golden_run import alone, run
-from mlmrepro.golden_run.beside import probe
+from mlmrepro.golden_run.beside import probe, training
 from mlmrepro.golden_run.inputs import check_inputs, load_rows, load_tensors
 from mlmrepro.golden_run.toy import Rows, Toy
 from mlmrepro.guide import blocks
@@ -95,6 +97,25 @@ def test_a_probe_that_raises_is_written_down_and_draws_nothing(tmp_path: Path) -
     assert record["model.beside.b.gone"] == "raises KeyError"
     lanes = {o.name: (o.lane, o.quantity) for o in record}
     assert lanes["beside.b.gone"] == lanes["beside.b.loss"] == (Lane.APPROXIMATE, "nats")
+
+
+def test_the_verbosity_of_the_libraries_decides_no_value(tmp_path: Path) -> None:
+    """TRANSFORMERS_VERBOSITY=error, as many jobs set it, switches Trainer's progress bars off and is no change."""
+
+    def defaults(name: str) -> dict[str, Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        return dict(training.argument_defaults(probe.Bench(EMBEDDED / "checkpoint", INPUTS, folder)))
+
+    before = defaults("before")
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        assert TrainingArguments(output_dir=str(tmp_path)).disable_tqdm
+        assert defaults("after") == before
+        assert logging.get_verbosity() == logging.ERROR
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @pytest.mark.quick

@@ -85,8 +85,14 @@ def _trainer(folder: Path, rows: int = 8, **options: Any) -> Any:
 def argument_defaults(bench: Bench) -> Mapping[str, Any]:
     """Effective values of TrainingArguments that is given its folder only."""
     from transformers import TrainingArguments
+    from transformers.utils import logging
 
-    arguments = TrainingArguments(output_dir=str(bench.new("defaults")))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_warning()  # disable_tqdm hangs on it, and TRANSFORMERS_VERBOSITY may say another
+    try:
+        arguments = TrainingArguments(output_dir=str(bench.new("defaults")))
+    finally:
+        logging.set_verbosity(verbosity)
     values = {name: getattr(arguments, name, "absent") for name in DEFAULTS}
     values["report_to"] = "absent" if values["report_to"] == "absent" else _given("report_to")
     return {name: _plain(value) for name, value in values.items()}
