@@ -70,29 +70,27 @@ class Unused:
 def inspect(folder: Path) -> tuple[Unused, ...]:
     """Return what lies in the folder and is not used.
 
-    Raises UserError where no model can be read (no safetensors, an adapter alone, a damaged or missing shard), and
+    Raises UserError where no model can be read (no configuration, no safetensors, a damaged or missing shard), and
     where loading would give another model than its owner runs (code of its own, names that a wrapper changed).
     """
     check_own_code(_json(folder / "config.json"), folder, "config.json")
     check_own_code_of_tokenizer(folder)
     files = _files(folder)
     used = _used(folder, files)
+    if "config.json" not in files:
+        raise UserError(
+            f"the checkpoint folder {folder} has no config.json", remedy="save the model with save_pretrained"
+        )
     _check_wrappers(folder, used)
     return tuple(_unused(folder, files, used))
 
 
 def check_config(folder: Path) -> None:
-    """Raise UserError where config.json is missing or damaged."""
+    """Raise UserError where config.json is damaged; a folder of a tokenizer alone has none."""
     path = folder / "config.json"
     try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        inner = _inner(folder)
-        raise UserError(
-            f"the checkpoint folder {folder} has no config.json that can be read: {error.strerror}",
-            remedy=f"give one of the folders in it: {few(inner)}" if inner else "save the model with save_pretrained",
-        ) from error
-    except (ValueError, RecursionError) as error:
+        json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {first_line(error)}", remedy="copy the file again") from error
 
 

@@ -72,6 +72,7 @@ def adapter(folder: Path) -> None:
 def adapter_alone(folder: Path) -> None:
     adapter(folder)
     (folder / "model.safetensors").unlink()
+    (folder / "config.json").unlink()
 
 
 def without_tokenizer(folder: Path) -> None:
@@ -154,7 +155,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no tokenizer": (without_tokenizer, "no tokenizer file in the folder"),
     "no vocabulary": (without_vocabulary, r"no tokenizer file in the folder .*vocab\.json|cannot be loaded"),
     "adapter alone": (adapter_alone, r"holds an adapter \(LORA\) of roberta-base and no model.*merge_and_unload"),
-    "no configuration": (without("config.json"), r"has no config\.json that can be read"),
+    "no configuration": (without("config.json"), r"has no config\.json\. Remedy: save the model"),
     "a damaged configuration": (damaged_configuration, r"config\.json is no JSON: "),
     "folders of a training": (training_folder, r"Remedy: give one of the folders in it: checkpoint-1"),
     "another name": (other_name, r"only model\.fp16\.safetensors\. Remedy: .* rename it to model\.safetensors"),
