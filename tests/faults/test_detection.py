@@ -93,7 +93,7 @@ def test_nothing_is_stale_where_nothing_changed(table: BenchResult, copied: Path
             "return [change(each) for each in rows] if",
             "return rows if",
             "fault",
-            lambda case: case.part == "filling",
+            lambda case: case.stage == "fill_mask",
         ),
         ("golden_run/alone.py", '"eval_loss", float(', '"eval_loss", 1 + float(', "alone evaluation", None),
         ("gate/judge.py", "import math", "import math\n\nLIMIT = 3", "statistics", seen_by("statistics")),
