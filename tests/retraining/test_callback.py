@@ -31,6 +31,12 @@ TOKENIZER = tiny.tokenizer()
 TAKES = "processing_class" if "processing_class" in inspect.signature(Trainer).parameters else "tokenizer"
 
 
+@pytest.fixture(autouse=True)
+def own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a training in bfloat16 from deciding later ones: TrainingArguments of transformers 4 leaves this behind."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+
+
 @pytest.fixture(scope="module")
 def baseline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The baseline of the model that every training begins with."""
