@@ -190,7 +190,7 @@ def _names(file: Path) -> list[str]:
 
 
 def _check_wrappers(folder: Path, files: Sequence[str]) -> None:
-    stored = [name for file in files for name in _names(folder / file)]
+    stored = names(folder)
     wrapped = {name: found for name in stored if (found := _wrappers(name))}
     if wrapped:
         prefixes = sorted({f"{part}." for found in wrapped.values() for part in found})

@@ -87,10 +87,8 @@ def faults(
     """
     check_targets(html, output / DETECTION if output else None, beside=[])
     offline_unless(False)
-    from mlmrepro.faults.bench import choose, merged, run_bench
-    from mlmrepro.faults.conditions import all_controls
+    from mlmrepro.faults.bench import case_names, choose, merged, run_bench
     from mlmrepro.faults.digests import stale
-    from mlmrepro.faults.fault import all_faults
     from mlmrepro.faults.result import BenchResult
     from mlmrepro.guide import versions
     from mlmrepro.report.faults_html import write_faults_html
@@ -103,9 +101,8 @@ def faults(
             raise UserError("stale needs the table whose rows are looked at", remedy="give its folder with --output")
         # A row whose fault is gone is left out of the table, and a fault without a row needs one.
         changed, rows = stale(earlier), {case.name for case in earlier.cases}
-        today = [fault.name for fault in all_faults()] + [control.name for control in all_controls()]
         names = [name for name in names or [] if name != "stale"]
-        names += [name for name in today if name in changed or name not in rows]
+        names += [name for name in case_names() if name in changed or name not in rows]
         if not names:
             print(f"{output / DETECTION if output else ''}: every row measured the code of today")
             raise typer.Exit(0)

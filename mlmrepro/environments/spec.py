@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -134,7 +134,7 @@ def _parse(text: str) -> list[Environment]:
     bases: list[Environment] = []
     asked: dict[str, Requirement] = {}
     pythons: list[str] = []
-    items = list(_items(text))
+    items = _items(text)
     for item in items:
         name = re.split(r"[\[=<>~!]", item)[0]
         if item in words:
@@ -157,8 +157,8 @@ def _parse(text: str) -> list[Environment]:
     return [_changed(base, asked, pythons[0] if pythons else "") for base in bases]
 
 
-def _items(text: str) -> Iterator[str]:
-    """Yield the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
+def _items(text: str) -> list[str]:
+    """Return the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
     text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # spaces around an operator are common
     text = re.sub(r"\s*,\s*(?=[<>=!~])", ",", text)  # of one range
     # A comma before an operator continues a range, and one in brackets a list of extras.
@@ -181,7 +181,7 @@ def _items(text: str) -> Iterator[str]:
             f"{conditional[1]!r} has a condition after it",
             remedy=f"write {conditional[1]} and leave out the condition, which begins with the semicolon",
         )
-    yield from items
+    return items
 
 
 def _instead_of(option: str) -> str:

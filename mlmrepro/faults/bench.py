@@ -30,7 +30,7 @@ from mlmrepro.laws.law import Law, all_laws
 from mlmrepro.provenance import collect
 from mlmrepro.record import RunRecord
 
-__all__ = ["Progress", "choose", "merged", "run_bench"]
+__all__ = ["Progress", "case_names", "choose", "merged", "run_bench"]
 
 Progress = Callable[[CaseResult, int, int], None]  # a case is done; how many are, of how many
 
@@ -125,8 +125,12 @@ def merged(earlier: BenchResult, newer: BenchResult) -> BenchResult:
 
     Raises UserError where `BenchResult.updated` does.
     """
-    names = [fault.name for fault in all_faults()] + [control.name for control in all_controls()]
-    return earlier.updated(newer, [*names, *(path.stem for path in _version_records())])
+    return earlier.updated(newer, [*case_names(), *(path.stem for path in _version_records())])
+
+
+def case_names() -> list[str]:
+    """Return the names of today's faults and controls, in the order of the table."""
+    return [fault.name for fault in all_faults()] + [control.name for control in all_controls()]
 
 
 def _held(laws: Sequence[Law], stages: set[str]) -> tuple[str, ...]:

@@ -250,9 +250,9 @@ def _json(path: Path, column: str | None) -> Iterator[Row]:
         raise UserError(f"{path} is no JSON table: {first_line(error)}", remedy="write the file again") from error
     if isinstance(content, dict):
         columns = list(content.values())
-        if columns and all(isinstance(each, dict) and each.keys() == columns[0].keys() for each in columns):
-            # As pandas' to_json writes them, by the number of the row; by names it would be objects of one row each.
-            columns = [list(each.values()) for each in columns if all(map(str.isdigit, each))]
+        same = columns and all(isinstance(each, dict) and each.keys() == columns[0].keys() for each in columns)
+        if same and all(map(str.isdigit, columns[0])):  # as pandas' to_json writes them, by the number of the row
+            columns = [list(each.values()) for each in columns]
         if not (columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns)):
             raise UserError(
                 f"{path} is an object that is no table; it has {', '.join(content)}",
@@ -318,11 +318,10 @@ def _separator(path: Path, text: str) -> str:
 
 def _check_quotes(path: Path, text: str, separator: str, cells: int) -> None:
     """Raise where quotes join rows of which each has, without them, as many cells as the header."""
-    lines = [line for line in text.split("\n") if line.strip()][: LOOKED_AT + 1]
+    lines = list(islice(filter(str.strip, io.StringIO(text)), LOOKED_AT + 1))
     if cells < 2 or any(line.count(separator) != cells - 1 for line in lines):
         return
-    records = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)
-    if (rows := sum(1 for _ in records)) < len(lines):
+    if (rows := sum(1 for _ in csv.reader(lines, delimiter=separator))) < len(lines):
         raise UserError(
             f"{path} has {len(lines)} lines of {cells} cells each, which quotation marks join to {rows} rows",
             remedy='double each quotation mark within a quoted cell ("a ""b"" c"), or give .jsonl',
