@@ -119,10 +119,13 @@ def fill_mask(
 
 def pretrain(
     work: Annotated[Path, typer.Option(help="Working folder: corpus, tokens, state; continues what is there.")],
+    start: Annotated[
+        Path | None, typer.Option(help="A checkpoint of this command to continue from (default: from nothing).")
+    ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Another recipe (default: the shipped recipe.toml).")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Make the embedded checkpoint from nothing: corpus, tokenizer, embeddings, training, export.
+    """Make the embedded checkpoint: corpus, tokenizer, embeddings, training, export.
 
     Example: mlmrepro pretrain --work /tmp/pretrain
     """
@@ -138,7 +141,13 @@ def pretrain(
 
     torch.set_num_threads(threads)
     with PretrainDisplay() as display:
-        figures = steps.pretrain(work, recipe_path=recipe or steps.RECIPE, report=display.report, progress=display.step)
+        figures = steps.pretrain(
+            work,
+            start=start,
+            recipe_path=recipe or steps.RECIPE,
+            report=display.report,
+            progress=display.step,
+        )
     print(json.dumps(figures, indent=1))
 
 

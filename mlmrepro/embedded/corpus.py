@@ -18,7 +18,9 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
@@ -240,6 +242,24 @@ def _summaries(text: str) -> Iterator[list[str]]:
         yield [_squeeze(part) for part in entry["extract"].split("\n")]
 
 
+def _factbook(text: str) -> Iterator[list[str]]:
+    """A country of the World Factbook: every text of its nested fields, without tags; one document a country."""
+
+    def texts(node: Any) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from [value] if key == "text" and isinstance(value, str) else texts(value)
+
+    parts = [part for field in texts(json.loads(text)) for part in re.split(r"<br\s*/?>|</?p>", field)]
+    yield [_squeeze(unescape(re.sub(r"<[^>]+>", "", part))) for part in parts]
+
+
+def _recipes(text: str) -> Iterator[list[str]]:
+    """A JSON object of recipes: the steps of each as one paragraph."""
+    for entry in json.loads(text).values():
+        yield [_squeeze(f"{entry['title']}. " + " ".join(entry["steps"]))]
+
+
 def _mediawiki(text: str) -> Iterator[list[str]]:
     """A MediaWiki dump: each article's wikitext, stripped of its markup."""
     import mwparserfromhell
@@ -259,11 +279,13 @@ def _fortunes(text: str) -> Iterator[list[str]]:
 
 _READERS: dict[str, Callable[[str], Iterator[list[str]]]] = {
     "dictionary": _dictionary,
+    "factbook": _factbook,
     "fortunes": _fortunes,
     "gcide": _gcide,
     "markup": _markup,
     "mediawiki": _mediawiki,
     "plain": _plain,
+    "recipes": _recipes,
     "summaries": _summaries,
     "wordnet": _wordnet,
 }

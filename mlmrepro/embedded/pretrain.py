@@ -10,16 +10,20 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mlmrepro import provenance
 from mlmrepro.config import IGNORE_INDEX
 from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
 from mlmrepro.embedded.corpus import build_corpus, read_sources
+from mlmrepro.embedded.examination import MASK, examine, read_questions
 from mlmrepro.embedded.phases import Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at
 from mlmrepro.embedded.tokenizer import train_tokenizer
 from mlmrepro.errors import UserError
@@ -28,29 +32,38 @@ from mlmrepro.files import atomic_write
 __all__ = ["RECIPE", "pretrain"]
 
 RECIPE = Path(__file__).with_name("recipe.toml")
+_OF_THE_MODEL = ("config.json", "model.safetensors", "pretraining.json")  # the other files are the tokenizer's
 BLOCK = 128  # tokens: the unit of [evaluation] blocks
 
 
 def pretrain(
     work: Path,
     *,
+    start: Path | None = None,
     recipe_path: Path = RECIPE,
     report: Callable[[str], None] = print,
     progress: Callable[[int, int, float], None] = lambda step, total, loss: None,
 ) -> dict[str, Any]:
-    """Make the checkpoint from nothing in the folder `work`; return the final figures.
+    """Make the checkpoint in the folder `work`, from nothing or from the checkpoint `start`; return its figures.
 
-    The result lies in `work/checkpoint` (safetensors in float16, tokenizer, config, `pretraining.json` with the
-    recipe, the corpus and the held-out curve). Raises UserError where a package of the corpus cannot be had.
+    A run from `start` keeps its tokenizer and shape, and its record holds that of `start`. The result lies in
+    `work/checkpoint` (safetensors in float16, tokenizer, config, `pretraining.json` with the recipe, the corpus, the
+    held-out curve and the fill-mask examination). Raises UserError where a package of the corpus cannot be had, or
+    where `start` has no such record or another shape than the recipe.
     """
     try:
         recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"the recipe {recipe_path} is no TOML: {error}", remedy="correct it") from error
-    _keep_settings(work, recipe)
+    earlier = _earlier(start, recipe)
+    _keep_settings(work, {"recipe": recipe, "start": earlier and earlier["weights"]})
     corpus = build_corpus(work / "corpus", report)
     tokenizer_dir = work / "tokenizer"
-    if not (tokenizer_dir / "tokenizer_config.json").exists():
+    if start:
+        for path in sorted(start.iterdir()):
+            if path.name not in _OF_THE_MODEL:
+                atomic_write(tokenizer_dir / path.name, path.read_bytes())
+    elif not (tokenizer_dir / "tokenizer_config.json").exists():
         report("training the tokenizer")
         train_tokenizer(
             _texts(corpus[0]),
@@ -61,17 +74,50 @@ def pretrain(
         )
     tokens, held_out = (_token_file(path, tokenizer_dir, report) for path in corpus)
     phases = [Phase(**entry) for entry in recipe["phase"]]
-    streams = [_token_file(corpus[0], tokenizer_dir, report, phase.sources) for phase in phases]
+    streams = [_stream(corpus[0], tokenizer_dir, report, phase) for phase in phases]
     report(f"{len(tokens):,} tokens to train on, {len(held_out):,} held out")
-    model = _initial_model(recipe, tokens, work, report)
+    model: Any = _load(start, recipe) if start else _initial_model(recipe, tokens, work, report)
     unigram = _unigram(tokens, recipe)
     curve = _train(model, recipe, phases, streams, unigram, held_out, work, report, progress)
-    return _export(model, recipe, curve, unigram, held_out, tokenizer_dir, work / "checkpoint")
+    prose = _token_file(corpus[1], tokenizer_dir, report, phases[-1].sources)
+    content = {
+        **_export(model, recipe, unigram, {"all": held_out, "prose": prose}, tokenizer_dir, work / "checkpoint"),
+        "sentences_in_corpus": _occurrences(corpus[0]),
+        "recipe": recipe,
+        "corpus": [dataclasses.asdict(source) for source in read_sources()],
+        "curve": curve,
+        "provenance": provenance.collect(),
+        "earlier": earlier,
+    }
+    atomic_write(work / "checkpoint" / "pretraining.json", json.dumps(content, indent=1) + "\n")
+    figures: dict[str, Any] = content["figures"]
+    return figures
 
 
-def _keep_settings(work: Path, recipe: dict[str, Any]) -> None:
+def _earlier(start: Path | None, recipe: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the checkpoint to continue from, with the digest of its weights."""
+    if start is None:
+        return None
+    try:
+        record: dict[str, Any] = json.loads((start / "pretraining.json").read_text(encoding="utf-8"))
+        digest = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"{start} was not made by `mlmrepro pretrain`: {error}", remedy="name another folder"
+        ) from error
+    for table in ("tokenizer", "model"):
+        shape = {name: value for name, value in recipe[table].items() if name in record["recipe"][table]}
+        if shape != record["recipe"][table]:
+            raise UserError(
+                f"[{table}] of the recipe is {shape}, but {start} was made with {record['recipe'][table]}",
+                remedy="give the recipe the tokenizer and the shape of the checkpoint that it continues from",
+            )
+    return {"weights": f"sha256:{digest}", **record}
+
+
+def _keep_settings(work: Path, settings: dict[str, Any]) -> None:
     """Store recipe and corpus list in the working folder, or check that its files were made from the same ones."""
-    settings = {"recipe": recipe, "corpus": [dataclasses.asdict(source) for source in read_sources()]}
+    settings = settings | {"corpus": [dataclasses.asdict(source) for source in read_sources()]}
     path = work / "settings.json"
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
         raise UserError(
@@ -89,27 +135,49 @@ def _texts(path: Path, sources: Collection[str] = ()) -> Iterator[str]:
                 yield document["text"]
 
 
-def _token_file(
-    path: Path, tokenizer_dir: Path, report: Callable[[str], None], sources: Collection[str] = ()
-) -> np.ndarray:
-    """Return the documents of these sources (none: all) as one array of ids, shape (tokens,).
+def _sentences(texts: Iterator[str]) -> Iterator[str]:
+    """Each sentence of 6 to 30 words once, in an order that has nothing to do with its neighbours."""
+    found = {
+        sentence
+        for text in texts
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n", text)
+        if 6 <= len(sentence.split()) <= 30 and sentence[0].isupper() and sentence[-1] in ".!?"
+    }
+    return iter(sorted(found, key=lambda sentence: hashlib.blake2b(sentence.encode(), digest_size=8).digest()))
 
-    Each document stands between `<s>` and `</s>`.
+
+def _stream(path: Path, tokenizer_dir: Path, report: Callable[[str], None], phase: Phase) -> np.ndarray:
+    """Return the ids that a phase reads, shape (tokens,): its documents, and where it asks for them their sentences."""
+    documents = _token_file(path, tokenizer_dir, report, phase.sources)
+    if not phase.sentences:
+        return documents
+    return np.concatenate([documents, _token_file(path, tokenizer_dir, report, phase.sources, sentences=True)])
+
+
+def _token_file(
+    path: Path,
+    tokenizer_dir: Path,
+    report: Callable[[str], None],
+    sources: Collection[str] = (),
+    *,
+    sentences: bool = False,
+) -> np.ndarray:
+    """Return the documents of these sources (none: all), or their sentences, as one array of ids, shape (tokens,).
+
+    Each document or sentence stands between `<s>` and `</s>`.
     """
     name = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:8] if sources else "all"
-    target = path.with_name(f"{path.stem}-{name}.npy")
+    target = path.with_name(f"{path.stem}-{name}{'-sentences' * sentences}.npy")
     if not target.exists():
         from tokenizers import Tokenizer
 
-        report(f"tokenising {path.name}")
+        report(f"tokenising {target.stem}")
         tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-        pieces, batch = [], []
-        for text in _texts(path, sources):
-            batch.append(text)
-            if len(batch) == 1000:
-                pieces += [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(batch)]
-                batch = []
-        pieces += [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(batch)]
+        texts = _texts(path, sources)
+        texts = _sentences(texts) if sentences else texts
+        pieces = []
+        while batch := list(islice(texts, 1000)):
+            pieces += [np.array(e.ids, dtype=np.uint16) for e in tokenizer.encode_batch(batch)]
         partial = target.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(pieces))
         partial.rename(target)
@@ -171,15 +239,53 @@ def _initial_model(recipe: dict[str, Any], tokens: np.ndarray, work: Path, repor
     return model
 
 
-def _loss(model: Any, inputs: Any, labels: Any) -> Any:
-    """Mean cross-entropy in nats; the language-model head runs on the masked positions only."""
+def _load(start: Path, recipe: dict[str, Any]) -> Any:
+    from transformers import RobertaForMaskedLM
+
+    dropout = recipe["model"]["dropout"]
+    return RobertaForMaskedLM.from_pretrained(
+        start,
+        use_safetensors=True,
+        attn_implementation="eager",
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    ).float()
+
+
+def _loss(model: Any, inputs: Any, positions: Any, targets: Any) -> Any:
+    """Mean cross-entropy in nats; the language-model head runs on the masked positions of the flattened batch only."""
     import torch
 
-    hidden = model.roberta(inputs)[0]
-    masked = labels != IGNORE_INDEX
+    hidden = model.roberta(inputs)[0].flatten(0, 1)[positions]
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
-        logits = model.lm_head(hidden[masked])
-    return torch.nn.functional.cross_entropy(logits.float(), labels[masked])
+        logits = model.lm_head(hidden)
+    return torch.nn.functional.cross_entropy(logits.float(), targets)
+
+
+def _masked(labels: Any) -> tuple[Any, Any]:
+    """Return (positions in the flattened batch, their labels)."""
+    flat = labels.flatten()
+    positions = (flat != IGNORE_INDEX).nonzero().squeeze(1)
+    return positions, flat[positions]
+
+
+def _optimisers(model: Any, settings: dict[str, Any]) -> list[Any]:
+    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for everything else."""
+    import torch
+
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and ".encoder.layer." in name}
+    others = [p for name, p in model.named_parameters() if name not in matrices]
+    decay = settings["weight_decay"]
+    groups = [
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rate = settings["learning_rate"]
+    return [
+        # With updates of AdamW's size one learning rate serves both.
+        torch.optim.Muon(matrices.values(), lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=rate, betas=tuple(settings["betas"]), fused=True),
+    ]
 
 
 def _evaluate(
@@ -201,7 +307,8 @@ def _evaluate(
             ids = torch.from_numpy(rows[start : start + phase.batch_size].astype(np.int64))
             inputs, labels = corrupt(ids, phase, len(unigram), generator)
             targets = labels[labels != IGNORE_INDEX].numpy()
-            total += float(_loss(model, inputs.to(device), labels.to(device))) * len(targets)
+            positions, masked = _masked(labels.to(device))
+            total += float(_loss(model, inputs.to(device), positions, masked)) * len(targets)
             base -= float(unigram[targets].sum())
             count += len(targets)
     model.train()
@@ -209,6 +316,7 @@ def _evaluate(
         "perplexity": math.exp(total / count),
         "unigram_perplexity": math.exp(base / count),
         "selected_tokens": count,
+        "ratio": math.exp((base - total) / count),
     }
 
 
@@ -228,39 +336,41 @@ def _train(
 
     settings, vocab_size = recipe["optimiser"], recipe["tokenizer"]["vocab_size"]
     total = sum(phase.steps for phase in phases)
+    tokenizer = _tokenizer(work / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device).train()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": settings["weight_decay"]},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=tuple(settings["betas"]), fused=True)
+    optimisers = _optimisers(model, settings)
+    step_loss: Callable[..., Any] = torch.compile(_loss) if recipe["model"]["compile"] else _loss
     state_path, step, curve = work / "state.pt", 0, []
     if state_path.exists():
         # Our own file of this run, read with weights_only: no pickled code is run.
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, stored in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(stored)
         step, curve = state["step"], state["curve"]
         report(f"continuing from step {step:,} of {total:,}")
     losses = []
     while step < total:
         first, phase = phase_at(step, phases)
+        if step == first:
+            torch.compiler.reset()  # a phase has its own shapes, and fixed shapes are faster than dynamic ones
         rows = blocks_of(streams[phases.index(phase)], phase.block_size)
         torch.manual_seed(recipe["seed"] + step)  # dropout, the same after a resume
         generator = torch.Generator().manual_seed(recipe["seed"] + step)
         ids = torch.from_numpy(batch_of(rows, step - first, phase, recipe["seed"]).astype(np.int64))
         inputs, labels = corrupt(ids, phase, vocab_size, generator)
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, phases, settings)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, phases, settings)
+        positions, targets = _masked(labels.to(device))
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = _loss(model, inputs.to(device), labels.to(device))
+            loss = step_loss(model, inputs.to(device), positions, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         step += 1
         losses.append(loss.detach())
         if step % 50 == 0:
@@ -275,16 +385,20 @@ def _train(
             figures = _evaluate(
                 model, held_out, unigram, phase, blocks=recipe["evaluation"]["blocks"], seed=recipe["seed"]
             )
+            examination = examine(model, tokenizer, "open")
+            model.train()
             mean = float(torch.stack(losses).mean())
             losses = []
-            curve.append({"step": step, "phase": phase.name, "train_loss": mean, **figures})
-            state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "curve": curve}
+            curve.append({"step": step, "phase": phase.name, "train_loss": mean, **figures, "examination": examination})
+            stored = [optimiser.state_dict() for optimiser in optimisers]
+            state = {"model": model.state_dict(), "optimisers": stored, "step": step, "curve": curve}
             partial = state_path.with_suffix(".partial")
             torch.save(state, partial)
             partial.replace(state_path)
             report(
                 f"step {step:,} ({phase.name}): train loss {mean:.3f}, "
-                f"held-out perplexity {figures['perplexity']:.2f} (unigram {figures['unigram_perplexity']:.0f})"
+                f"held-out perplexity {figures['perplexity']:.2f} (unigram {figures['unigram_perplexity']:.0f}), "
+                f"examination {examination}"
             )
     return curve
 
@@ -292,17 +406,14 @@ def _train(
 def _export(
     model: Any,
     recipe: dict[str, Any],
-    curve: list[dict[str, Any]],
     unigram: np.ndarray,
-    held_out: np.ndarray,
+    held_out: dict[str, np.ndarray],
     tokenizer_dir: Path,
     target: Path,
 ) -> dict[str, Any]:
-    """Write the checkpoint: weights in float16 (half the size), computed with in float32."""
+    """Write the checkpoint, weights in float16 (half the size), computed with in float32; return its figures."""
     import torch
     from safetensors.torch import save
-
-    from mlmrepro import provenance
 
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(tokenizer_dir.iterdir()):
@@ -326,19 +437,34 @@ def _export(
     atomic_write(target / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     guide = Phase(**recipe["phase"][-1])
     mask_only = dataclasses.replace(guide, mask_share=1.0, random_share=0.0)
+    model.float()
     figures = {
-        name: _evaluate(model.float(), held_out, unigram, phase, blocks=len(held_out), seed=recipe["seed"])
-        for name, phase in (("mask only", mask_only), ("as the guide", guide))
+        part: {
+            name: _evaluate(model, tokens, unigram, phase, blocks=len(tokens), seed=recipe["seed"])
+            for name, phase in (("mask only", mask_only), ("as the guide", guide))
+        }
+        for part, tokens in held_out.items()
     }
-    for figure in figures.values():
-        figure["ratio"] = figure["unigram_perplexity"] / figure["perplexity"]
-    content = {
+    tokenizer = _tokenizer(target)
+    return {
         "figures": figures,
-        "held_out_tokens": len(held_out),
-        "recipe": recipe,
-        "corpus": [dataclasses.asdict(source) for source in read_sources()],
-        "curve": curve,
-        "provenance": provenance.collect(),
+        "held_out_tokens": {part: len(tokens) for part, tokens in held_out.items()},
+        "examination": {half: examine(model, tokenizer, half) for half in ("open", "sealed")},
     }
-    atomic_write(target / "pretraining.json", json.dumps(content, indent=1) + "\n")
-    return figures
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _occurrences(corpus: Path) -> int:
+    """Count the documents that hold a sentence of the examination with its answer."""
+    sentences = [
+        question.sentence.replace(MASK, answer).lower()
+        for half in ("open", "sealed")
+        for question in read_questions(half)
+        for answer in question.accepted
+    ]
+    return sum(any(sentence in text for sentence in sentences) for text in map(str.lower, _texts(corpus)))

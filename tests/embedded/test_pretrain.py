@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mlmrepro.embedded import corpus, phases, pretrain
+from mlmrepro.embedded import corpus, examination, phases, pretrain
 from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
 from mlmrepro.errors import UserError
 
@@ -29,7 +29,8 @@ hidden_size = 12
 num_attention_heads = 2
 intermediate_size = 64
 dropout = 0.0
-block_size = 32
+block_size = 64
+compile = false
 [embeddings]
 window = 3
 smoothing = 0.75
@@ -108,10 +109,79 @@ def test_a_killed_pretraining_resumed_equals_an_unbroken_one(tmp_path: Path) -> 
     one, two = (load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in ("unbroken", "killed"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
-    assert figures["mask only"]["ratio"] > 1.1
+    assert figures["all"]["mask only"]["ratio"] > 1.1
     content = json.loads((tmp_path / "killed" / "checkpoint" / "pretraining.json").read_text())
     assert [point["step"] for point in content["curve"]] == list(range(10, 81, 10))
     assert content["curve"][0]["perplexity"] > content["curve"][5]["perplexity"]
+
+
+def test_pretraining_continues_from_a_checkpoint(tmp_path: Path) -> None:
+    """A run from a checkpoint starts with its weights and tokenizer, and keeps its record."""
+    _pretrain(tmp_path / "first")
+    start = tmp_path / "first" / "checkpoint"
+    work, recipe = _work(tmp_path / "second")
+    recipe.write_text(RECIPE.replace("learning_rate = 3e-3", "learning_rate = 1e-9").replace("as the guide", "more"))
+    pretrain.pretrain(work, start=start, recipe_path=recipe, report=lambda _: None)
+    one, two = (load_file(folder / "model.safetensors") for folder in (start, work / "checkpoint"))
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-3) for name in one)
+    assert (work / "checkpoint" / "tokenizer.json").read_bytes() == (start / "tokenizer.json").read_bytes()
+    content = json.loads((work / "checkpoint" / "pretraining.json").read_text())
+    assert content["earlier"]["recipe"] == json.loads((start / "pretraining.json").read_text())["recipe"]
+    recipe.write_text(RECIPE.replace("hidden_size = 12", "hidden_size = 16"))
+    with pytest.raises(UserError, match=r"\[model\] of the recipe is .* was made with"):
+        pretrain.pretrain(tmp_path / "third", start=start, recipe_path=recipe, report=lambda _: None)
+    with pytest.raises(UserError, match="was not made by `mlmrepro pretrain`"):
+        pretrain.pretrain(tmp_path / "third", start=tmp_path, recipe_path=recipe, report=lambda _: None)
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.quick
+def test_sentences_stand_alone() -> None:
+    """A phase with sentences reads each whole sentence once, and neither headings nor scraps."""
+    texts = [
+        "The river is near the old mill. Two. It turns the heavy wheel day and night!\nHeading of a chapter",
+        "The river is near the old mill.",
+    ]
+    assert set(pretrain._sentences(iter(texts))) == {
+        "The river is near the old mill.",
+        "It turns the heavy wheel day and night!",
+    }
+
+
+@pytest.mark.quick
+def test_the_examination_has_two_halves_of_answerable_questions() -> None:
+    """Each half has 36 different sentences with one mask, and no answer stands in its sentence."""
+    halves = {half: examination.read_questions(half) for half in ("open", "sealed")}
+    assert {half: len(questions) for half, questions in halves.items()} == {"open": 36, "sealed": 36}
+    questions = [question for half in halves.values() for question in half]
+    assert len({question.sentence for question in questions}) == 72
+    for question in questions:
+        assert question.sentence.count(examination.MASK) == 1
+        assert not any(examination.repeats(answer, question.sentence) for answer in question.accepted)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("answer", "expected"), [(" Galaxy", True), ("spiral", False), ("way", True), ("mask", False), ("gal", False)]
+)
+def test_a_repeated_word_is_a_whole_word_of_the_sentence(answer: str, expected: bool) -> None:
+    """Case and blanks do not hide a repetition, and part of a word is none."""
+    assert examination.repeats(answer, "The Milky Way is a <mask> galaxy.") is expected
+
+
+def test_a_model_that_repeats_the_sentence_fails_the_examination(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The figures tell a model that knows the answers from one that repeats a word of the sentence."""
+    questions = examination.read_questions("open")
+    for found, figures in (
+        ([["x", *q.accepted] for q in questions], (0.0, 1.0, 0.0)),
+        ([[*q.accepted, "x"] for q in questions], (1.0, 1.0, 0.0)),
+        ([[q.sentence.split()[0], "x"] for q in questions], (0.0, 0.0, 1.0)),
+    ):
+        monkeypatch.setattr(examination, "answers", lambda *_, found=found: found)
+        figure = examination.examine(None, None, "open")
+        assert (figure["accuracy_at_1"], figure["accuracy_at_5"], figure["repeated_words"]) == figures
 
 
 def test_a_diverging_pretraining_stops(tmp_path: Path) -> None:
@@ -191,6 +261,16 @@ def test_embeddings_have_the_stated_size() -> None:
             "mediawiki",
             "<page><text>'''Air''' is a [[gas mixture|gas]].{{cite}}&lt;ref&gt;x&lt;/ref&gt;</text></page>",
             [["Air is a gas."]],
+        ),
+        (
+            "factbook",
+            '{"Land": {"Area": {"total": {"text": "1 sq km"}}, "Coast": {"text": "<b>Low</b> dunes.<br><br>No cliffs."}}}',
+            [["1 sq km", "Low dunes.", "No cliffs."]],
+        ),
+        (
+            "recipes",
+            '{"Cookbook:Tea": {"title": "Tea", "steps": ["Boil water.", "Pour it."]}}',
+            [["Tea. Boil water. Pour it."]],
         ),
         ("fortunes", "One saying.\n%\nAnother\nsaying.", [["One saying."], ["Another saying."]]),
         (
