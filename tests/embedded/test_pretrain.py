@@ -264,8 +264,8 @@ def test_embeddings_have_the_stated_size() -> None:
         ),
         (
             "factbook",
-            '{"Land": {"Area": {"total": {"text": "1 sq km"}}, "Coast": {"text": "<b>Low</b> dunes.<br><br>No cliffs."}}}',
-            [["1 sq km", "Low dunes.", "No cliffs."]],
+            '{"Land": {"Area": {"total": {"text": "1 sq km"}}, "Coast": {"text": "<b>Low</b> sand.<br>Cliffs."}}}',
+            [["1 sq km", "Low sand.", "Cliffs."]],
         ),
         (
             "recipes",
