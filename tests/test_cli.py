@@ -314,17 +314,3 @@ def test_runs_are_numbered_and_the_newest_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "mlmrepro-runs" / "embedded-old").mkdir()
     assert guide._run_folder("embedded", resume=False).name == "embedded-11"
     assert guide._run_folder("embedded", resume=True).name == "embedded-10"
-
-
-def test_pretrain_refuses_files_of_another_recipe(refused: Callable[..., str], tmp_path: Path) -> None:
-    """A working folder holds the files of one recipe, so that the exported recipe is the one that was followed."""
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "settings.json").write_text('{"recipe": {}, "corpus": []}')
-    assert "another recipe" in refused("pretrain", "--work", "w")
-    (tmp_path / "bad.toml").write_text("[[[")
-    assert "is no TOML" in refused("pretrain", "--work", "v", "--recipe", "bad.toml")
-
-
-def test_pretrain_refuses_an_absent_recipe(refused: Callable[..., str]) -> None:
-    """The recipe is looked for before anything is made."""
-    assert "absent.toml does not exist" in refused("pretrain", "--work", "w", "--recipe", "absent.toml")

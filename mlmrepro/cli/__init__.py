@@ -60,7 +60,6 @@ for command, title in (
     (retrain, "retrain"),
     (laws, "laws"),
     (faults, "faults"),
-    (guide.pretrain, "pretrain"),
 ):
     app.command(title)(command)
 

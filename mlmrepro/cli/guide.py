@@ -1,4 +1,4 @@
-"""Commands that run the guide: reproduce, fill-mask, pretrain."""
+"""Commands that run the guide: reproduce, fill-mask."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from typing import Annotated
 
 import typer
 
-from mlmrepro.errors import UserError
-
-__all__ = ["Json", "fill_mask", "offline_unless", "pretrain", "reproduce", "say_unused"]
+__all__ = ["Json", "fill_mask", "offline_unless", "reproduce", "say_unused"]
 
 RUNS = Path("mlmrepro-runs")
 
@@ -115,40 +113,6 @@ def fill_mask(
         print(json.dumps({"checkpoint": checkpoint, "prompt": own_prompt, **rows}, ensure_ascii=False))
     else:
         print_fill_mask(rows["pipeline"], rows["by_hand"])
-
-
-def pretrain(
-    work: Annotated[Path, typer.Option(help="Working folder: corpus, tokens, state; continues what is there.")],
-    start: Annotated[
-        Path | None, typer.Option(help="A checkpoint of this command to continue from (default: from nothing).")
-    ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="Another recipe (default: the shipped recipe.toml).")] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
-) -> None:
-    """Make the embedded checkpoint: corpus, tokenizer, embeddings, training, export.
-
-    Example: mlmrepro pretrain --work /tmp/pretrain
-    """
-    if recipe is not None and not recipe.is_file():
-        raise UserError(f"the recipe {recipe} does not exist", remedy="give the path of a TOML file")
-    try:
-        import torch
-
-        from mlmrepro.embedded import pretrain as steps
-        from mlmrepro.report.terminal import PretrainDisplay
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed", remedy="pip install 'mlmrepro[pretrain]'") from error
-
-    torch.set_num_threads(threads)
-    with PretrainDisplay() as display:
-        figures = steps.pretrain(
-            work,
-            start=start,
-            recipe_path=recipe or steps.RECIPE,
-            report=display.report,
-            progress=display.step,
-        )
-    print(json.dumps(figures, indent=1))
 
 
 def _run_folder(profile: str, resume: bool) -> Path:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mlmrepro.record import STAGES, RunRecord
 
-__all__ = ["PretrainDisplay", "RunDisplay", "print_fill_mask", "print_summary"]
+__all__ = ["RunDisplay", "print_fill_mask", "print_summary"]
 
 # What happens in a stage, in a few words.
 _ACTIONS = {
@@ -84,40 +84,6 @@ class RunDisplay:
         if self.bars.disable:
             self.console.print(f"{_ACTIONS[self.name]:<{_WIDTH}} {note}", highlight=False)
         self.current = None
-
-
-class PretrainDisplay:
-    """Shows pretraining: reports as lines, the steps as one bar with the time left."""
-
-    def __init__(self) -> None:
-        from rich.progress import TimeRemainingColumn
-
-        self.console = Console(stderr=True, markup=False)
-        self.bars = Progress(
-            TextColumn("{task.completed:,}/{task.total:,} steps"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            console=self.console,
-        )
-        self.task: TaskID | None = None
-
-    def __enter__(self) -> PretrainDisplay:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def report(self, message: str) -> None:
-        """Print one line above the bar."""
-        self.console.print(message, highlight=False)
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """Move the bar; `loss` in nats."""
-        if self.task is None:
-            self.task = self.bars.add_task("", total=total, loss=loss)
-        self.bars.update(self.task, completed=done, loss=loss)
 
 
 def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:

@@ -265,7 +265,7 @@ def test_the_pins_hold_what_is_not_the_subject() -> None:
     assert all(Version(pin["requirement"].partition("==")[2]) and pin["why"] for pin in own)
 
 
-# What only the report and the pretraining import: no environment needs them to take a record.
+# What only the report imports: no environment needs them to take a record.
 NOT_FOR_RECORDS = {"jinja2", "matplotlib", "scipy"}
 
 

@@ -21,13 +21,14 @@ import numpy as np
 
 from mlmrepro import provenance
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
-from mlmrepro.embedded.corpus import build_corpus, read_sources
-from mlmrepro.embedded.examination import MASK, examine, read_questions
-from mlmrepro.embedded.phases import Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at
-from mlmrepro.embedded.tokenizer import train_tokenizer
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
+
+from .cooccurrence import positive_pmi, svd_embeddings
+from .corpus import build_corpus, read_sources
+from .examination import MASK, examine, read_questions
+from .phases import Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at
+from .tokenizer import train_tokenizer
 
 __all__ = ["RECIPE", "pretrain"]
 
@@ -103,7 +104,7 @@ def _earlier(start: Path | None, recipe: dict[str, Any]) -> dict[str, Any] | Non
         digest = hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
     except OSError as error:
         raise UserError(
-            f"{start} was not made by `mlmrepro pretrain`: {error}", remedy="name another folder"
+            f"{start} was not made by `tests.pretraining`: {error}", remedy="name another folder"
         ) from error
     for table in ("tokenizer", "model"):
         shape = {name: value for name, value in recipe[table].items() if name in record["recipe"][table]}

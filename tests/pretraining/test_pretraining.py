@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mlmrepro.embedded import corpus, examination, phases, pretrain
-from mlmrepro.embedded.cooccurrence import positive_pmi, svd_embeddings
 from mlmrepro.errors import UserError
+
+from . import corpus, examination, phases, pretrain
+from .cooccurrence import positive_pmi, svd_embeddings
 
 RECIPE = """
 seed = 1
@@ -130,9 +131,21 @@ def test_pretraining_continues_from_a_checkpoint(tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("hidden_size = 12", "hidden_size = 16"))
     with pytest.raises(UserError, match=r"\[model\] of the recipe is .* was made with"):
         pretrain.pretrain(tmp_path / "third", start=start, recipe_path=recipe, report=lambda _: None)
-    with pytest.raises(UserError, match="was not made by `mlmrepro pretrain`"):
+    with pytest.raises(UserError, match="was not made by"):
         pretrain.pretrain(tmp_path / "third", start=tmp_path, recipe_path=recipe, report=lambda _: None)
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.quick
+def test_files_of_another_recipe_are_refused(tmp_path: Path) -> None:
+    """A working folder holds the files of one recipe, so that the exported recipe is the one that was followed."""
+    (tmp_path / "settings.json").write_text('{"recipe": {}, "corpus": []}')
+    with pytest.raises(UserError, match="another recipe"):
+        pretrain.pretrain(tmp_path)
+    recipe = tmp_path / "bad.toml"
+    recipe.write_text("[[[")
+    with pytest.raises(UserError, match="is no TOML"):
+        pretrain.pretrain(tmp_path / "other", recipe_path=recipe)
 
 
 @pytest.mark.quick
