@@ -1,6 +1,11 @@
 """The environment of every test: offline, deterministic, and named in the header."""
 
 import os
+import sys
+from pathlib import Path
+
+# Last, so that the installed package is tested: children of a test find the tools that live in tests/.
+sys.path.append(str(Path(__file__).parent))
 
 # Before any library is imported: nothing here may reach a hub, and forked map processes must not warn.
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):

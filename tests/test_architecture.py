@@ -25,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    # Of laws and faults what they hand over.
-    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "laws", "faults"},
+    # Of laws what they hand over.
+    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "laws"},
     "environments": {"credentials", "errors", "files", "record", "compare"},
     "checkpoint_folder": {"errors"},
     "loading": {"checkpoint_folder", "errors"},
@@ -48,15 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scoring",
     },
     "laws": {"checkpoint_folder", "compare", "config", "errors", "guide", "loading", "provenance", "record", "scoring"},
-    "faults": {
-        *("compare", "config", "errors", "files", "gate", "golden_run", "guide", "laws", "loading", "provenance"),
-        *("record", "retraining", "scoring"),
-    },
-    "embedded": {"config", "errors", "files", "provenance"},
     "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
     "cli": {
-        *("config", "errors", "guide", "embedded", "report", "record", "compare", "environments", "golden_run"),
-        *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "laws", "faults"),
+        *("config", "errors", "guide", "report", "record", "compare", "environments", "golden_run"),
+        *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "laws"),
     },
     "pytest_plugin": {"compare", "errors", "gate_plugin"},
     "gate_plugin": {"errors", "gate", "report", "retraining"},
@@ -104,13 +99,13 @@ def problems(room: str, source: str) -> list[str]:
 
 
 # Of a room that runs things, what it hands over: plain values that need none of the libraries.
-RESULTS = {"mlmrepro.laws.result", "mlmrepro.faults.result", "mlmrepro.faults.upstream"}
+RESULTS = {"mlmrepro.laws.result"}
 
 
 def beyond_results(source: str) -> list[str]:
-    """Return the modules of laws and faults that a report imports beside their results."""
+    """Return the modules of laws that a report imports besides their results."""
     modules = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    return sorted(m for m in modules if m.startswith(("mlmrepro.laws", "mlmrepro.faults")) and m not in RESULTS)
+    return sorted(m for m in modules if m.startswith("mlmrepro.laws") and m not in RESULTS)
 
 
 def never_training(source: str) -> list[str]:
@@ -142,7 +137,7 @@ def test_a_forbidden_import_is_seen() -> None:
 
 
 def test_reports_read_results_and_laws_train_by_themselves() -> None:
-    """A report imports of laws and faults what they hand over, and a law never the guide's own training."""
+    """A report imports of laws what they hand over, and a law never the guide's own training."""
     reports = [path for path in MODULES if path.parent.name == "report"]
     laws = [path for path in MODULES if path.parent.name == "laws"]
     assert reports

@@ -1,8 +1,7 @@
-"""`mlmrepro laws` and `mlmrepro faults`: what is printed, written and returned, and what is said of bad input."""
+"""`mlmrepro laws`: what is printed, written and returned, and what is said of bad input."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,9 +12,6 @@ from safetensors.torch import load_file, save_file
 
 from mlmrepro import cli
 from mlmrepro.config import EMBEDDED
-from mlmrepro.faults import bench
-from mlmrepro.faults.fault import all_faults
-from mlmrepro.faults.result import Alarm, BenchResult, CaseResult
 
 CHECKPOINT = EMBEDDED / "checkpoint"
 
@@ -70,8 +66,6 @@ def test_a_broken_checkpoint_names_law_numbers_and_cause(broken: Path, capsys: p
         (["laws", "no-such/folder/here"], "does not exist"),
         (["laws", "embedded", "--only", "gravity"], "there is no law or group 'gravity'"),
         (["laws", "embedded", "--text", "absent.txt"], "the text absent.txt does not exist"),
-        (["faults", "gremlin"], "no fault or control is named by 'gremlin'"),
-        (["faults", "model", "--output", "somewhere"], "somewhere/detection.json cannot be read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -106,46 +100,3 @@ def test_short_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code, _, err = main(capsys, "laws", "embedded", "--text", tmp_path / "short.txt")
     assert code == 2
     assert "the laws need 4 texts of 6 words, here are 0" in err
-
-
-def test_faults_writes_table_and_page_and_fails_where_something_is_missed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The table in JSON and Markdown, the page, and exit 1 where a fault was missed, all made of one result."""
-    seen = CaseResult("rate", "masked_batches", "serious", "A story.", "masks", (Alarm("law", "masked_batches", "x"),))
-    missed = dataclasses.replace(seen, name="tie", alarms=())
-    result = BenchResult({"packages": {}}, [seen])
-    monkeypatch.setattr(bench, "run_bench", lambda *args, **kwargs: result)
-    code, out, _ = main(capsys, "faults", "--output", tmp_path / "table", "--html", tmp_path / "page.html")
-    assert code == 0
-    assert "1 of 1 fault detected" in out
-    assert BenchResult.read(tmp_path / "table" / "detection.json") == result
-    assert "| `rate` |" in (tmp_path / "table" / "detection.md").read_text()
-    assert "1 of 1 fault detected" in (tmp_path / "page.html").read_text()
-    result.cases.append(missed)
-    code, out, _ = main(capsys, "faults", "masked_batches", "--json")
-    assert code == 1
-    assert [case["name"] for case in json.loads(out)["cases"]] == ["rate", "tie"]
-    assert main(capsys, "faults", "masked_batches", "--markdown")[1].startswith("### ✗ 1 of 2 faults")
-
-
-def test_names_update_their_rows_of_a_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With names the other rows stay, and a table of other versions is refused rather than mixed."""
-    names = [fault.name for fault in all_faults() if fault.stage == "masked_batches"][:2]
-    first = CaseResult(names[0], "masked_batches", "serious", "A story.", "masks")
-    kept = dataclasses.replace(first, name=names[1], alarms=(Alarm("law", "masked_batches", "x"),))
-    table = tmp_path / "detection.json"
-    told = {"packages": {"torch": "2.13.0"}, "laws": ["padding"]}
-    BenchResult(told, [first, kept]).write(table)
-    seen = dataclasses.replace(first, alarms=kept.alarms)
-    monkeypatch.setattr(bench, "run_bench", lambda *a, **k: BenchResult(told, [seen]))
-    assert main(capsys, "faults", "masked_batches", "--output", tmp_path)[0] == 0
-    assert BenchResult.read(table).cases == [seen, kept]
-    before = table.read_bytes()
-    monkeypatch.setattr(bench, "run_bench", lambda *a, **k: BenchResult({"packages": {"torch": "2.14.0"}}, [seen]))
-    code, _, err = main(capsys, "faults", "masked_batches", "--output", tmp_path)
-    assert code == 2
-    assert "the table was made with other packages than this run" in err
-    assert table.read_bytes() == before

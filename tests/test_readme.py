@@ -30,7 +30,7 @@ SMALL = ["--set", "split=train_asks[:20]", "--set", "num_train_epochs=1", "--set
 # What takes minutes or hours, or needs a change to declare, is only parsed here; other tests run it.
 EXTRA = {"reproduce": SMALL, "laws": ["--only", "steps"]}
 EXTRA |= {name: [] for name in ("fill-mask", "compare", "report", "baseline", "check", "score", "lint")}
-EXTRA |= {name: ["--help"] for name in ("record", "matrix", "expect", "retrain", "faults")}
+EXTRA |= {name: ["--help"] for name in ("record", "matrix", "expect", "retrain")}
 
 
 def _main(arguments: list[str]) -> int:

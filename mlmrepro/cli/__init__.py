@@ -15,7 +15,7 @@ import typer
 import typer.core
 
 from mlmrepro.cli import drift, gate, guide
-from mlmrepro.cli.laws import faults, laws
+from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
 from mlmrepro.errors import UserError, causes, first_line
@@ -59,7 +59,6 @@ for command, title in (
     (gate.score, "score"),
     (retrain, "retrain"),
     (laws, "laws"),
-    (faults, "faults"),
 ):
     app.command(title)(command)
 

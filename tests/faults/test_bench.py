@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from mlmrepro.config import EMBEDDED
 from mlmrepro.errors import UserError
-from mlmrepro.faults import bench, worker
-from mlmrepro.faults.bench import choose, run_bench
-from mlmrepro.faults.conditions import Conditions, all_controls
-from mlmrepro.faults.digests import Sources, stale
-from mlmrepro.faults.fault import all_faults
-from mlmrepro.faults.result import Alarm, BenchResult, CaseResult, Score
-from mlmrepro.faults.worker import Job, Outcome
+from tests.faults import bench, worker
+from tests.faults.bench import choose, run_bench
+from tests.faults.conditions import Conditions, all_controls
+from tests.faults.digests import Sources, stale
+from tests.faults.fault import all_faults
+from tests.faults.result import Alarm, BenchResult, CaseResult, Score
+from tests.faults.worker import Job, Outcome
 
 from ..waiting import until
 
@@ -168,8 +169,8 @@ def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
 
 def test_an_alarm_holds_no_path_of_this_machine() -> None:
     """The case's folder has another name in each run, and the package lies elsewhere on each machine."""
-    moved = worker._placeless(Alarm("law", "model", f"{Path(worker.__file__).parent}/x and /a/y"), Path("/a"))
-    assert moved.what == "mlmrepro/faults/x and y"
+    moved = worker._placeless(Alarm("law", "model", f"{EMBEDDED}/x, {Path(worker.__file__)} and /a/y"), Path("/a"))
+    assert moved.what == "mlmrepro/embedded/x, tests/faults/worker.py and y"
 
 
 def test_a_row_says_what_it_measured_and_at_which_commit() -> None:

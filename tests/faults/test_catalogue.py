@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from mlmrepro import loading
 from mlmrepro.config import EMBEDDED
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue import planting, tokens
-from mlmrepro.faults.fault import Fault, Severity, all_faults, fault, graded
 from mlmrepro.guide import blocks
 from mlmrepro.record import STAGES
+from tests.faults.case import Case
+from tests.faults.catalogue import planting, tokens
+from tests.faults.fault import Fault, Severity, all_faults, fault, graded
 
 pytestmark = pytest.mark.quick
 
@@ -101,8 +101,8 @@ def test_each_size_of_a_graded_fault_is_planted_with_its_own(catalogue: list[Fau
         """A story."""
         seen.append(size)
 
-    some_graded_fault.__module__ = "mlmrepro.faults.catalogue.data"
-    from mlmrepro.faults import fault as registry
+    some_graded_fault.__module__ = "tests.faults.catalogue.data"
+    from tests.faults import fault as registry
 
     before = dict(registry._FAULTS)
     try:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mlmrepro import cli
-from mlmrepro.faults import digests
-from mlmrepro.faults.conditions import all_controls
-from mlmrepro.faults.digests import Sources, code_of, remeasure, stale
-from mlmrepro.faults.fault import all_faults
-from mlmrepro.faults.result import BenchResult, CaseResult, Score
 from mlmrepro.laws.law import all_laws
-from mlmrepro.report.faults_view import faults_markdown
+from tests.faults import __main__ as command
+from tests.faults import digests
+from tests.faults.conditions import all_controls
+from tests.faults.digests import Sources, code_of, remeasure, stale
+from tests.faults.fault import all_faults
+from tests.faults.result import BenchResult, CaseResult, Score
+from tests.faults.view import faults_markdown
 
 FOLDER = Path(__file__).parents[2] / "golden" / "faults"
 
@@ -47,13 +47,15 @@ def test_the_table_is_of_this_catalogue_and_passes(committed: BenchResult) -> No
     assert problems(committed) == []
 
 
-PACKAGE = Path(digests.__file__).parents[1]
+ROOT = Path(digests.__file__).parents[2]
 
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the package's source to change."""
-    return Path(shutil.copytree(PACKAGE, tmp_path / "mlmrepro", ignore=lambda _, names: _no_source(names)))
+    """A copy of the source of the package and of the faults to change."""
+    for part in ("mlmrepro", "tests/faults"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=lambda _, names: _no_source(names))
+    return tmp_path / "mlmrepro"
 
 
 def _no_source(names: list[str]) -> list[str]:
@@ -68,9 +70,10 @@ def table(committed: BenchResult) -> BenchResult:
 
 
 def edited(package: Path, file: str, before: str, after: str) -> Sources:
-    text = (package / file).read_text(encoding="utf-8")
+    path = package.parent / file if file.startswith("tests/") else package / file
+    text = path.read_text(encoding="utf-8")
     assert text.count(before) == 1
-    (package / file).write_text(text.replace(before, after), encoding="utf-8")
+    path.write_text(text.replace(before, after), encoding="utf-8")
     return Sources(package)
 
 
@@ -87,9 +90,15 @@ def test_nothing_is_stale_where_nothing_changed(table: BenchResult, copied: Path
     ("file", "before", "after", "part", "concerned"),
     [
         ("laws/evaluation.py", "range(0, count, 3)", "range(0, count, 4)", "law eval_loss", seen_by("law eval_loss")),
-        ("faults/catalogue/data.py", "(test, train)", "(train, test)", "fault", lambda c: c.name == "splits_swapped"),
         (
-            "faults/catalogue/planting.py",
+            "tests/faults/catalogue/data.py",
+            "(test, train)",
+            "(train, test)",
+            "fault",
+            lambda c: c.name == "splits_swapped",
+        ),
+        (
+            "tests/faults/catalogue/planting.py",
             "return [change(each) for each in rows] if",
             "return rows if",
             "fault",
@@ -115,13 +124,13 @@ def test_changed_code_makes_its_rows_stale_and_no_others(
     assert faults
     assert all(parts == [part] for parts in faults.values())
     expected = {c.name for c in table.cases if not c.is_control and (concerned or seen_by(part))(c)}
-    assert set(faults) == expected if file != "faults/catalogue/planting.py" else set(faults) < expected
+    assert set(faults) == expected if file != "tests/faults/catalogue/planting.py" else set(faults) < expected
     runs = {c.name for c in table.controls if c.part != "versions"}
     touched = {"law eval_loss": ["laws"], "statistics": ["statistics"]}.get(part)
     assert {name: found[name] for name in runs & set(found)} == (dict.fromkeys(runs, touched) if touched else {})
     lines = list(remeasure(found))
     assert len(lines) == len(found) + 1
-    assert lines[-1].startswith(f"mlmrepro faults {next(iter(found))} ")
+    assert lines[-1].startswith(f"python -m tests.faults {next(iter(found))} ")
 
 
 @pytest.mark.parametrize(
@@ -151,8 +160,8 @@ def test_code_that_is_gone_and_rows_without_digests_are_stale(table: BenchResult
 def test_the_command_measures_what_is_stale_again(
     table: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`mlmrepro faults stale` names the rows whose code changed, writes them into the table, and then has none left."""
-    from mlmrepro.faults import bench
+    """`stale` names the rows whose code changed, writes them into the table, and then has none left."""
+    from tests.faults import bench
 
     old = table.faults[3]
     changed = dataclasses.replace(old, code={**old.code, "fault": "0" * 12}, seconds=0.0)
@@ -166,9 +175,7 @@ def test_the_command_measures_what_is_stale_again(
 
     monkeypatch.setattr(bench, "run_bench", run_bench)
     for _ in range(2):
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["faults", "stale", "--output", str(tmp_path)])
-        assert exit_.value.code == 0
+        assert command.measure(["stale"], tmp_path, 1)
     assert asked == [([old.name], [], False)]
     assert "every row measured the code of today" in capsys.readouterr().out
     rows = {case.name: case for case in BenchResult.read(tmp_path / "detection.json").cases}

@@ -12,8 +12,8 @@ import pytest
 
 import mlmrepro
 from mlmrepro.errors import UserError
-from mlmrepro.faults import mutation_results
-from mlmrepro.faults.mutation_results import (
+from tests.faults import mutation_results
+from tests.faults.mutation_results import (
     LEAST_SCORE,
     ROOMS,
     Mutant,

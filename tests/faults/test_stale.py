@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlmrepro.errors import UserError
-from mlmrepro.faults import stale
-from mlmrepro.faults.digests import remeasure
-from mlmrepro.faults.mutation_results import remeasure as remeasure_functions
+from tests.faults import stale
+from tests.faults.digests import remeasure
+from tests.faults.mutation_results import remeasure as remeasure_functions
 
 FOLDER = Path(__file__).parents[2] / "golden" / "faults"
 
@@ -21,7 +21,7 @@ def test_every_row_that_measured_other_code_is_named() -> None:
     named = json.loads((FOLDER / "stale.json").read_text(encoding="utf-8"))
     found = stale.stale_rows(FOLDER)
     lines = [*remeasure(found["detection"]), *remeasure_functions(found["mutation"])]
-    assert found == named, "\n".join([*lines, "or name them: python -m mlmrepro.faults.stale"])
+    assert found == named, "\n".join([*lines, "or name them: python -m tests.faults.stale"])
 
 
 def test_the_program_names_what_changed_and_how_it_is_measured_again(

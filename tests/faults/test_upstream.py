@@ -9,11 +9,11 @@ import pytest
 
 from mlmrepro.compare.golden import read_golden
 from mlmrepro.config import golden_directory
-from mlmrepro.faults.fault import all_faults
-from mlmrepro.faults.result import BenchResult
-from mlmrepro.faults.upstream import Bug, upstream_bugs
 from mlmrepro.record import STAGES
-from mlmrepro.report.upstream_view import caught_by, upstream_markdown
+from tests.faults.fault import all_faults
+from tests.faults.result import BenchResult
+from tests.faults.upstream import Bug, upstream_bugs
+from tests.faults.upstream_view import caught_by, upstream_markdown
 
 FOLDER = Path(__file__).parents[2] / "golden" / "faults"
 BUGS = upstream_bugs()

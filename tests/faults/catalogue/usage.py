@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Trainer
 
 from mlmrepro import loading
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.fault import Severity, fault
+from tests.faults.case import Case
+from tests.faults.fault import Severity, fault
 
 __all__: list[str] = []
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlmrepro.faults.result import BenchResult, CaseResult
-from mlmrepro.faults.upstream import Bug
 from mlmrepro.report import markdown
+from tests.faults.result import BenchResult, CaseResult
+from tests.faults.upstream import Bug
 
 __all__ = ["caught_by", "upstream_markdown"]
 

@@ -10,10 +10,10 @@ import torch
 from transformers import DataCollatorForLanguageModeling
 
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import Masked, change_batches, change_collator, collate_with, draw_masks
-from mlmrepro.faults.fault import Severity, fault, graded
 from mlmrepro.guide import collate
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import Masked, change_batches, change_collator, collate_with, draw_masks
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

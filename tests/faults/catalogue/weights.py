@@ -9,9 +9,9 @@ from torch.nn import functional
 from transformers.models.roberta import modeling_roberta
 
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import change_weight, change_weights, configure, draw_normal
-from mlmrepro.faults.fault import Severity, fault, graded
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import change_weight, change_weights, configure, draw_normal
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

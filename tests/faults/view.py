@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from mlmrepro.faults.result import LAYERS, BenchResult, CaseResult, Score
 from mlmrepro.record import STAGES
 from mlmrepro.report import markdown
 from mlmrepro.report.console import say, standard_output
 from mlmrepro.report.words import clean, count
+from tests.faults.result import LAYERS, BenchResult, CaseResult, Score
 
 __all__ = [
     "FaultsDisplay",

@@ -23,9 +23,9 @@ from transformers.models.roberta import modeling_roberta
 from transformers.pipelines.fill_mask import FillMaskPipeline
 from transformers.trainer_pt_utils import LabelSmoother, LengthGroupedSampler
 
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import change_batches
-from mlmrepro.faults.fault import Severity, fault
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import change_batches
+from tests.faults.fault import Severity, fault
 
 __all__: list[str] = []
 

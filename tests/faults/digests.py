@@ -18,15 +18,15 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mlmrepro.faults.conditions import all_controls
-from mlmrepro.faults.result import BenchResult, CaseResult
+from tests.faults.conditions import all_controls
+from tests.faults.result import BenchResult, CaseResult
 
 __all__ = ["Sources", "code_of", "functions", "remeasure", "stale"]
 
-_FOLLOWED = ("laws", "faults", "golden_run")
+_FOLLOWED = ("laws", "golden_run", "tests")
 _SHARED = (
     *("laws.law", "laws.result", "laws.subject"),
-    *("faults.case", "faults.fault", "golden_run.inputs", "golden_run.beside.probe"),
+    *("tests.faults.case", "tests.faults.fault", "golden_run.inputs", "golden_run.beside.probe"),
 )
 _LENGTH = 12  # hexadecimal digits of a digest: 48 bits
 
@@ -52,10 +52,10 @@ class _Module:
 
 
 class Sources:
-    """The package's modules as text: what digests are made of."""
+    """The modules of the package, and of the tests beside it, as text: what digests are made of."""
 
     def __init__(self, package: Path | None = None) -> None:
-        self.package = package or Path(__file__).resolve().parents[1]
+        self.package = package or Path(__file__).resolve().parents[2] / "mlmrepro"
         self._modules: dict[str, _Module | None] = {}
         self._digests: dict[int, str] = {}  # by the node's identity
         self.digest = cache(self._reached)
@@ -107,7 +107,8 @@ class Sources:
 
     def _module(self, name: str) -> _Module | None:
         if name not in self._modules:
-            path = self.package / Path(*name.split("."))
+            root = self.package.parent if name.startswith("tests.") else self.package
+            path = root / Path(*name.split("."))
             path = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
             self._modules[name] = _read(path) if path.is_file() else None
         return self._modules[name]
@@ -156,9 +157,11 @@ def _read(path: Path) -> _Module:
 
 
 def _imported(node: ast.ImportFrom) -> dict[str, tuple[str, str]]:
-    if node.module != "mlmrepro" and not (node.module or "").startswith("mlmrepro."):
+    package, _, module = (node.module or "").partition(".")
+    if package == "tests":
+        module = str(node.module)
+    elif package != "mlmrepro":
         return {}
-    module = (node.module or "").partition(".")[2]
     return {
         alias.asname or alias.name: (f"{module}.{alias.name}".lstrip("."), "") if not module else (module, alias.name)
         for alias in node.names
@@ -231,7 +234,7 @@ def code_of(case: CaseResult, sources: Sources) -> dict[str, str]:
             "laws": _digest(sorted(sources.laws.items())),
             "statistics": _statistics(sources),
         }
-    found = {"fault": sources.digest(f"faults.catalogue.{case.part}", case.family or case.name)}
+    found = {"fault": sources.digest(f"tests.faults.catalogue.{case.part}", case.family or case.name)}
     for alarm in case.alarms:
         if alarm.layer in ("law", "property"):
             name = alarm.what.split(":")[0]
@@ -276,7 +279,8 @@ def remeasure(changed: Mapping[str, Sequence[str]]) -> Iterator[str]:
     for name, parts in changed.items():
         yield f"{name} has to be measured again: {', '.join(parts)}"
     if changed:
-        yield f"mlmrepro faults {' '.join(changed)} --output golden/faults   (or: mlmrepro faults stale --output ...)"
+        names = " ".join(changed)
+        yield f"python -m tests.faults {names} --output golden/faults   (or: python -m tests.faults stale --output ...)"
 
 
 def functions(sources: Sources, module: str) -> dict[str, str]:

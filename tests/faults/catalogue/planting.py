@@ -12,8 +12,8 @@ from datasets import DatasetDict
 from transformers import DataCollatorForLanguageModeling, Trainer
 from transformers.pipelines.fill_mask import FillMaskPipeline
 
-from mlmrepro.faults.case import Case
 from mlmrepro.guide import blocks, collate, dataset, tokens, train
+from tests.faults.case import Case
 
 __all__ = [
     "before_blocks",

@@ -210,11 +210,13 @@ class BenchResult:
             ]
             return cls(dict(content["provenance"]), cases)
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}", remedy="run mlmrepro faults first") from error
+            raise UserError(
+                f"{path} cannot be read: {error.strerror}", remedy="run python -m tests.faults first"
+            ) from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{path} is no result of the fault bench: {type(error).__name__}: {error}",
-                remedy="make it again with mlmrepro faults",
+                remedy="make it again with python -m tests.faults",
             ) from error
 
 

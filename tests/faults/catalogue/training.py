@@ -11,8 +11,9 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import (
+from mlmrepro.guide import train
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import (
     before_steps,
     change_model,
     change_settings,
@@ -20,8 +21,7 @@ from mlmrepro.faults.catalogue.planting import (
     train_with,
     within,
 )
-from mlmrepro.faults.fault import Severity, fault, graded
-from mlmrepro.guide import train
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

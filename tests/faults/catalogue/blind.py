@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, Trainer
 from transformers.models.roberta import modeling_roberta
 
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import Masked, change_predictions, draw_masks
-from mlmrepro.faults.fault import Severity, fault
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import Masked, change_predictions, draw_masks
+from tests.faults.fault import Severity, fault
 
 __all__: list[str] = []
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlmrepro.faults.conditions import Conditions
-from mlmrepro.faults.result import Alarm
+from mlmrepro.config import EMBEDDED
+from tests.faults.conditions import Conditions
+from tests.faults.result import Alarm
 
 __all__ = ["Job", "Outcome", "perform", "warm_up"]
 
@@ -49,8 +50,8 @@ def warm_up() -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, pipeline
     from transformers.models.roberta import modeling_roberta
 
-    from mlmrepro.faults import layers
     from mlmrepro.laws.law import all_laws
+    from tests.faults import layers
 
     all_laws()
     del scipy, torch, transformers, AutoModelForMaskedLM, AutoTokenizer, Trainer, pipeline, modeling_roberta, layers
@@ -101,18 +102,18 @@ def _prepare(job: Job) -> None:
 
 def _make_reference(job: Job) -> None:
     from mlmrepro.config import EMBEDDED
-    from mlmrepro.faults import layers
+    from tests.faults import layers
 
     layers.clean_record(job.conditions).write(job.reference / "record.json")
     layers.clean_baseline(EMBEDDED / "checkpoint", job.conditions, job.reference / "baseline")
 
 
 def _run_case(job: Job, outcome: Outcome) -> None:
-    from mlmrepro.faults import layers
-    from mlmrepro.faults.case import Case
-    from mlmrepro.faults.fault import all_faults
     from mlmrepro.laws.law import all_laws
     from mlmrepro.record import RunRecord
+    from tests.faults import layers
+    from tests.faults.case import Case
+    from tests.faults.fault import all_faults
 
     case = Case(job.folder)
     laws = [law for law in all_laws() if law.name in job.laws]
@@ -135,9 +136,11 @@ def _run_case(job: Job, outcome: Outcome) -> None:
 
 
 def _placeless(alarm: Alarm, folder: Path) -> Alarm:
-    """Return the alarm with paths from the case's own folder or that of the package on: others differ by machine."""
-    package = Path(__file__).parents[2]
-    return replace(alarm, what=alarm.what.replace(f"{folder}{os.sep}", "").replace(f"{package}{os.sep}", ""))
+    """Return the alarm with paths from the case's folder, the package or these tests on: others differ by machine."""
+    what = alarm.what
+    for root in (folder, EMBEDDED.parents[1], Path(__file__).parents[2]):
+        what = what.replace(f"{root}{os.sep}", "")
+    return replace(alarm, what=what)
 
 
 @contextlib.contextmanager

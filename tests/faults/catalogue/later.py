@@ -19,10 +19,10 @@ from transformers.pipelines.fill_mask import FillMaskPipeline
 
 from mlmrepro import loading
 from mlmrepro.config import IGNORE_INDEX
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue import planting
-from mlmrepro.faults.fault import Severity, fault
 from mlmrepro.guide import blocks, dataset, train
+from tests.faults.case import Case
+from tests.faults.catalogue import planting
+from tests.faults.fault import Severity, fault
 
 __all__: list[str] = []
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from mlmrepro.compare.drift import Outcome, compare_records
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import first_line
-from mlmrepro.faults.conditions import Conditions
-from mlmrepro.faults.result import Alarm
 from mlmrepro.gate.result import Answer
 from mlmrepro.golden_run.run import take_record
 from mlmrepro.laws.law import Law
@@ -19,6 +17,8 @@ from mlmrepro.record import Part, RunRecord
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
 from mlmrepro.scoring.documents import Document, Text, read_text
 from mlmrepro.scoring.scorer import Scorer
+from tests.faults.conditions import Conditions
+from tests.faults.result import Alarm
 
 __all__ = ["clean_baseline", "clean_record", "golden_alarms", "law_alarms", "statistics_alarms"]
 

@@ -13,16 +13,16 @@ from transformers import Trainer
 from transformers.pipelines.fill_mask import FillMaskPipeline
 
 from mlmrepro.config import EMBEDDED
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import (
+from mlmrepro.guide import evaluate, fill_mask, train
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import (
     change_eval_loss,
     change_logits,
     change_predictions,
     eval_loss_of_batches,
     within,
 )
-from mlmrepro.faults.fault import Severity, fault, graded
-from mlmrepro.guide import evaluate, fill_mask, train
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

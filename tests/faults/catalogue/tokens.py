@@ -9,8 +9,9 @@ from typing import Any
 from datasets import arrow_dataset
 from transformers import set_seed
 
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import (
+from mlmrepro.guide import blocks
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import (
     Columns,
     before_blocks,
     call_tokenizer_with,
@@ -19,8 +20,7 @@ from mlmrepro.faults.catalogue.planting import (
     join_answers,
     order_vocabulary,
 )
-from mlmrepro.faults.fault import Severity, fault, graded
-from mlmrepro.guide import blocks
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

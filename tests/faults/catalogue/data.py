@@ -13,10 +13,10 @@ from datasets import Dataset, Value, concatenate_datasets
 from torch.utils.data import ConcatDataset, RandomSampler, Subset
 from transformers import Trainer
 
-from mlmrepro.faults.case import Case
-from mlmrepro.faults.catalogue.planting import change_answers, change_parts, choose_rows
-from mlmrepro.faults.fault import Severity, fault, graded
 from mlmrepro.guide import dataset
+from tests.faults.case import Case
+from tests.faults.catalogue.planting import change_answers, change_parts, choose_rows
+from tests.faults.fault import Severity, fault, graded
 
 __all__: list[str] = []
 

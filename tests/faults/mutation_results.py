@@ -23,9 +23,9 @@ from typing import Any
 from scipy.stats import binomtest
 
 from mlmrepro.errors import UserError
-from mlmrepro.faults.digests import Sources, functions
 from mlmrepro.files import atomic_write
 from mlmrepro.provenance import collect
+from tests.faults.digests import Sources, functions
 
 __all__ = [
     "KINDS",
@@ -365,7 +365,7 @@ def write(folder: Path, file: Path, share: float = 1.0) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prepare a copy or write the results; exit code 1 where a room's score is too low or a survivor has no reason."""
-    parser = argparse.ArgumentParser(prog="python -m mlmrepro.faults.mutation_results")
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.mutation_results")
     parser.add_argument("step", choices=("prepare", "write"))
     parser.add_argument("tree", type=Path, help="the repository")
     parser.add_argument("folder", type=Path, help="where mutmut works")

@@ -21,14 +21,14 @@ from mlmrepro.compare.drift import compare_with
 from mlmrepro.compare.judge import Expectations
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import UserError
-from mlmrepro.faults.conditions import Conditions, Control, all_controls
-from mlmrepro.faults.digests import Sources, code_of
-from mlmrepro.faults.fault import Fault, all_faults
-from mlmrepro.faults.result import Alarm, BenchResult, CaseResult
-from mlmrepro.faults.worker import Job, Outcome, perform
 from mlmrepro.laws.law import Law, all_laws
 from mlmrepro.provenance import collect
 from mlmrepro.record import RunRecord
+from tests.faults.conditions import Conditions, Control, all_controls
+from tests.faults.digests import Sources, code_of
+from tests.faults.fault import Fault, all_faults
+from tests.faults.result import Alarm, BenchResult, CaseResult
+from tests.faults.worker import Job, Outcome, perform
 
 __all__ = ["Progress", "case_names", "choose", "merged", "run_bench"]
 
@@ -152,7 +152,7 @@ def _job(name: str, root: Path, reference: Path, conditions: Conditions, laws: t
 def _workers(jobs: int) -> Iterator[Callable[[Job], Any]]:
     """Start a process for each job, `jobs` at a time, forked from one that has imported the libraries."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the goldens are of the processor
-    multiprocessing.set_forkserver_preload(["mlmrepro.faults.warm"])
+    multiprocessing.set_forkserver_preload(["tests.faults.warm"])
     pool = ThreadPoolExecutor(jobs)
     try:
         yield lambda job: pool.submit(_in_a_process, job)

@@ -1,4 +1,4 @@
-"""The fault bench as it is shown: scores, what failed, the sizes that are seen, in three forms."""
+"""The fault bench as it is shown: scores, what failed, the sizes that are seen, in two forms."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import re
 
 from rich.console import Console
 
-from mlmrepro.faults.result import Alarm, BenchResult, CaseResult
-from mlmrepro.report.faults_html import render_faults_html
-from mlmrepro.report.faults_plots import sensitivity
-from mlmrepro.report.faults_view import FaultsDisplay, faults_headline, faults_markdown, print_faults, smallest_seen
+from tests.faults.result import Alarm, BenchResult, CaseResult
+from tests.faults.view import FaultsDisplay, faults_headline, faults_markdown, print_faults, smallest_seen
 
 
 def case(name: str, stage: str, *alarms: tuple[str, str], part: str = "masks", **fields: object) -> CaseResult:
@@ -58,13 +56,6 @@ def test_the_headline_has_the_three_numbers() -> None:
     assert faults_headline(curve) == "1 of 2 smaller sizes seen, none of which has to be"
 
 
-def test_a_control_that_could_not_be_run_is_told_on_the_page() -> None:
-    """With its name and the reason, as what failed."""
-    page = render_faults_html(BenchResult({}, [*rates(), case("threads-2", "", part="threads", problem="it hung")]))
-    assert 'id="failing"' in page
-    assert "it hung" in page
-
-
 def test_what_failed_is_named() -> None:
     """False alarms, missed, misplaced and unmeasured cases stand under the headline, with why."""
     text = printed(BAD)
@@ -93,25 +84,6 @@ def test_markdown_lists_every_fault() -> None:
     assert "**missed** `tie`" in text
     assert "<details>" not in text
     assert "<details>" in faults_markdown(BAD)
-
-
-def test_the_page_has_a_curve_and_every_case() -> None:
-    """One figure for each graded fault, all cases, no script, and what comes from outside is escaped."""
-    page = render_faults_html(BAD)
-    assert page.count("<svg") > 1
-    assert "<script" not in page
-    assert "counts &lt;b&gt;" in page
-    for name in ("late_one", "tie", "threads-1", "dies"):
-        assert name in page
-    assert render_faults_html(BAD) == page
-
-
-def test_the_curve_shows_which_layer_saw_which_size() -> None:
-    """A row for each size, a column for each layer, and what the suite promises."""
-    (figure,) = sensitivity(GOOD)
-    assert figure.rows[0] == ("0.149", "–", "–", "–", "–", "–")
-    assert figure.rows[1] == ("0.145", "seen", "–", "–", "–", "masked_batches")
-    assert "promises 0.14, 0.12" in figure.description
 
 
 def test_progress_is_a_line_for_each_case() -> None:

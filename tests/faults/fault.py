@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from mlmrepro.faults.case import Case
 from mlmrepro.record import STAGES
+from tests.faults.case import Case
 
 __all__ = ["CATALOGUE", "Fault", "Severity", "all_faults", "fault", "graded"]
 
@@ -100,5 +100,5 @@ def _part(plant: Callable[..., None]) -> str:
 def all_faults() -> list[Fault]:
     """Return the catalogue, part by part, in the order in which it is written."""
     for part in CATALOGUE:
-        importlib.import_module(f"mlmrepro.faults.catalogue.{part}")
+        importlib.import_module(f"tests.faults.catalogue.{part}")
     return sorted(_FAULTS.values(), key=lambda each: CATALOGUE.index(each.part))

@@ -1,6 +1,6 @@
 """Which rows of the two tables measured code that has been rewritten since: golden/faults/stale.json names them.
 
-``python -m mlmrepro.faults.stale`` writes that file and prints what measures the rows again. A test holds the file
+``python -m tests.faults.stale`` writes that file and prints what measures the rows again. A test holds the file
 against the code of today: no row outlives its code unnoticed, and a rewrite does not wait for hours of measuring.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mlmrepro.errors import UserError
-from mlmrepro.faults import digests, mutation_results
-from mlmrepro.faults.result import BenchResult
 from mlmrepro.files import atomic_write
+from tests.faults import digests, mutation_results
+from tests.faults.result import BenchResult
 
 __all__ = ["main", "stale_rows"]
 
@@ -29,7 +29,7 @@ def stale_rows(folder: Path) -> dict[str, dict[str, list[str]]]:
         mutation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", remedy="give the folder of both tables") from error
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2] / "mlmrepro"
     return {
         "detection": digests.stale(BenchResult.read(folder / "detection.json")),
         "mutation": mutation_results.stale(mutation, mutation_results.digests(package)),
@@ -38,7 +38,7 @@ def stale_rows(folder: Path) -> dict[str, dict[str, list[str]]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write stale.json, and print what measures its rows again."""
-    parser = argparse.ArgumentParser(prog="python -m mlmrepro.faults.stale", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.stale", description=main.__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("golden/faults"), help="where the tables are")
     folder = parser.parse_args(arguments).folder
     found = stale_rows(folder)

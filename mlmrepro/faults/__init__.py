@@ -1,1 +1,0 @@
-"""The gate measured: faults planted from outside, clean controls, and what of them the suite detects."""
