@@ -1,6 +1,6 @@
 """The mean of paired differences and its interval, where documents, not tokens, are what varies independently.
 
-Every choice here was made by simulation; `mlmrepro.gate.simulation` measures the promises again, and where they end:
+Every choice here was made by simulation; `tests.gate.simulation` measures the promises again, and where they end:
 documents that themselves have a long tail to one side must be many hundreds (`cautions`).
 """
 

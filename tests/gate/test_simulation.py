@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlmrepro.gate import simulation
-from mlmrepro.gate.simulation import FIRST, LIMITS, SCENARIOS, SEEDS, SeedScenario
+from tests.gate import simulation
+from tests.gate.simulation import FIRST, LIMITS, SCENARIOS, SEEDS, SeedScenario
 
 RESULTS = Path(__file__).parents[2] / "golden/gate/simulation.json"
 FOUND: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Whether the statistics keep their promises: ``python -m mlmrepro.gate.simulation golden/gate/simulation.json``.
+"""Whether the statistics keep their promises: ``python -m tests.gate.simulation golden/gate/simulation.json``.
 
 Texts of known true difference are drawn and judged. Counted are false alarms and false assurances, how often the
 interval covers the truth, and how often a difference as small as promised is seen. Beside the promises stand their
@@ -309,7 +309,7 @@ def _holds_from(rows: Sequence[dict[str, Any]], family: str) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the results; exit code 1 where a promise does not hold."""
-    parser = argparse.ArgumentParser(prog="python -m mlmrepro.gate.simulation", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.gate.simulation", description=__doc__.split("\n")[0])
     parser.add_argument("output", type=Path, help="the JSON file to write")
     output = parser.parse_args(arguments).output
     found = {"provenance": collect()} | simulate()
