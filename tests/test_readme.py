@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from mlmrepro import cli
-from mlmrepro.compare.golden import read_golden
 from mlmrepro.config import EMBEDDED
 from mlmrepro.environments.spec import catalogue
-from mlmrepro.record import STAGES, RunRecord
+from mlmrepro.record import RunRecord
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -77,26 +76,6 @@ def test_every_tox_environment_it_names_exists() -> None:
         <= named - records
         <= known
     )
-
-
-FINDINGS = re.findall(r"^\| (transformers|datasets) ([^|]+) \| `(\w+)\.([^`]+)` \|", README, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize(("package", "since", "stage", "name"), FINDINGS)
-def test_every_finding_is_what_a_golden_declares(package: str, since: str, stage: str, name: str) -> None:
-    """The golden's variants change at each release that the table names, and every variant has a link."""
-    entry = read_golden(ROOT / "golden" / "embedded" / f"{stage}.json").entries[name]
-    bounds = {bound for variant in entry.variants for bound in variant.when}
-    for release in re.findall(r"\d+(?:\.\d+)+", since):
-        assert f"{package}>={release}" in bounds
-    assert all(variant.link.startswith("https://") for variant in entry.variants)
-
-
-def test_there_are_findings() -> None:
-    """The table is not empty, and covers every stage but none twice for one release."""
-    assert len(FINDINGS) > 12
-    assert {stage for _, _, stage, _ in FINDINGS} == set(STAGES)
-    assert len(set(FINDINGS)) == len(FINDINGS)
 
 
 def test_every_file_it_points_to_exists() -> None:

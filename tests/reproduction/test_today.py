@@ -1,4 +1,4 @@
-"""What is wrong in today's libraries, each in about ten lines: README lists them under its findings.
+"""What is wrong in today's libraries, each in about ten lines; golden/FINDINGS.md lists them.
 
 A test here fails when upstream mends the fault: then the finding gets the release that did, and the test its bound.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from mlmrepro.config import EMBEDDED
 from mlmrepro.golden_run.beside.model import batch, small_model
 from mlmrepro.laws.two_processes import in_two_processes
 
+from .. import findings
 from ..installed import needs
 
 CHECKPOINT = str(EMBEDDED / "checkpoint")
@@ -63,7 +63,10 @@ def labels(collator: Any, rows: list[dict[str, Any]]) -> Any:
 
 @since("transformers>=4.57")
 def test_whole_word_masking_takes_a_text_for_one_word() -> None:
-    """Where byte-level offsets hold the space, as with a template post-processor, all of a row is masked or nothing."""
+    """`whole_word_mask=True` masks all of a row or nothing where the offsets include the space before a word.
+
+    Affected: byte-level tokenizers with a template post-processor, transformers 4.57 and later.
+    """
     tok = tokenizer()
     tok.backend_tokenizer.post_processor = TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -77,7 +80,10 @@ def test_whole_word_masking_takes_a_text_for_one_word() -> None:
 
 @since("transformers>=4.57")
 def test_whole_word_masking_fails_behind_trainer() -> None:
-    """Trainer removes the column that the collator needs, and the IndexError does not name it."""
+    """Trainer removes the column `offset_mapping` that the collator needs, and the IndexError does not name it.
+
+    Affected: `whole_word_mask=True` with Trainer's defaults.
+    """
     rows = [{"input_ids": tokenizer()(TEXT)["input_ids"]}] * 2  # what is left of a row with offset_mapping
     with pytest.raises(IndexError, match="array is 0-dimensional"):
         DataCollatorForLanguageModeling(tokenizer(), whole_word_mask=True)(rows)
@@ -85,7 +91,10 @@ def test_whole_word_masking_fails_behind_trainer() -> None:
 
 @since("transformers>=4.50")
 def test_a_seeded_collator_repeats_its_masks_with_workers() -> None:
-    """With seed= and DataLoader workers every epoch has the masks of the first: dynamic masking is gone."""
+    """With `seed=` and DataLoader workers every epoch has the masks of the first one: masking is no longer dynamic.
+
+    Affected: the collator's `seed=` with `dataloader_num_workers`, transformers 4.50 and later.
+    """
     rows = [{"input_ids": tokenizer()(TEXT)["input_ids"]}] * 16
 
     def epochs(seed: int | None) -> list[torch.Tensor]:
@@ -100,7 +109,10 @@ def test_a_seeded_collator_repeats_its_masks_with_workers() -> None:
 
 @since("transformers>=5.23")
 def test_eval_loss_leaves_out_batches_that_are_not_a_number(tmp_path: Path) -> None:
-    """Three of four batches give NaN, and eval_loss is a healthy number."""
+    """Batches with a loss of NaN are left out of `eval_loss`, so perplexity looks healthy (5.12.1 gave NaN).
+
+    Affected: half-precision evaluations that overflow.
+    """
     from transformers import Trainer, TrainingArguments
 
     whole = batch(8)
@@ -121,7 +133,12 @@ def test_eval_loss_leaves_out_batches_that_are_not_a_number(tmp_path: Path) -> N
 
 
 def test_the_tokenizers_own_mask_lets_special_tokens_be_selected() -> None:
-    """return_special_tokens_mask=True marks what the tokenizer added; a <pad> in the text is selected as words are."""
+    """Special tokens written in a text are masked as words are.
+
+    See [tokenizers 790](https://github.com/huggingface/tokenizers/issues/790).
+
+    Affected: rows with `return_special_tokens_mask=True`.
+    """
     tok = tokenizer()
     row = dict(tok("Water is made of hydrogen.<pad>", return_special_tokens_mask=True))
     place = row["input_ids"].index(tok.pad_token_id)
@@ -132,7 +149,10 @@ def test_the_tokenizers_own_mask_lets_special_tokens_be_selected() -> None:
 
 
 def test_naming_the_mask_token_again_takes_its_space() -> None:
-    """add_special_tokens with the mask token that is there already: the space before it becomes a token of its own."""
+    """`add_special_tokens({"mask_token": "<mask>"})` drops `lstrip`: the space before the mask becomes a token.
+
+    Affected: fill-mask with RoBERTa and its relatives, all versions since 4.41 at least.
+    """
     tok, sentence = tokenizer(), "Water is made of hydrogen and <mask>."
     before = len(tok(sentence)["input_ids"])
     tok.add_special_tokens({"mask_token": "<mask>"})
@@ -140,7 +160,12 @@ def test_naming_the_mask_token_again_takes_its_space() -> None:
 
 
 def test_an_added_token_with_an_accent_is_decoded_as_bytes() -> None:
-    """A token added to a byte-level vocabulary comes back damaged."""
+    """An added token with an accent, such as `caffè`, is decoded as damaged bytes.
+
+    See [tokenizers 1392](https://github.com/huggingface/tokenizers/issues/1392).
+
+    Affected: byte-level vocabularies with added words.
+    """
     tok = tokenizer()
     tok.add_tokens(["caffè"])
     ids = tok("un caffè nero", add_special_tokens=False)["input_ids"]
@@ -169,7 +194,12 @@ def cached() -> Any:
 
 @pytest.mark.usefixtures("cached")
 def test_map_serves_the_old_result_of_an_edited_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function that is imported from a module is known by its name alone: after an edit its old rows come back."""
+    """`map` caches an imported function by its name: after an edit it returns the old rows.
+
+    See [datasets 3297](https://github.com/huggingface/datasets/issues/3297).
+
+    Affected: functions imported from a module, in a running process.
+    """
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     rows, module = _mapped(tmp_path), tmp_path / "edited_functions.py"
@@ -187,7 +217,12 @@ def test_map_serves_the_old_result_of_an_edited_import(tmp_path: Path, monkeypat
 @since("datasets>=4.7")
 @pytest.mark.usefixtures("cached")
 def test_map_serves_ids_from_before_a_truncation(tmp_path: Path) -> None:
-    """Truncation that is set on a tokenizer's backend is no part of the fingerprint."""
+    """Truncation set on a tokenizer's backend does not change the fingerprint: `map` returns the old ids.
+
+    See [datasets 7982](https://github.com/huggingface/datasets/pull/7982).
+
+    Affected: `enable_truncation` on a tokenizer's backend, datasets 4.7 and later.
+    """
     tok = tokenizer()
 
     def encode(row: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +236,10 @@ def test_map_serves_ids_from_before_a_truncation(tmp_path: Path) -> None:
 
 
 def test_more_than_five_targets_are_cut_to_five() -> None:
-    """fill-mask's default top_k cuts the words that were asked for, without a word."""
+    """The default `top_k=5` silently cuts the `targets` that were asked for.
+
+    Affected: fill-mask with more than five `targets`.
+    """
     fill = pipeline("fill-mask", model=CHECKPOINT, device="cpu")
     targets = [" galaxy", " star", " planet", " sun", " moon", " sky", " water"]
     assert len(fill("The Milky Way is a <mask>.", targets=targets)) == 5
@@ -210,7 +248,10 @@ def test_more_than_five_targets_are_cut_to_five() -> None:
 
 @since("transformers>=5.0")
 def test_loading_a_funnel_zeroes_a_row(tmp_path: Path) -> None:
-    """The pad token's stored embedding is lost when a Funnel is loaded."""
+    """The pad token's stored embedding is set to zero when the model is loaded.
+
+    Affected: Funnel, transformers 5.0 and later.
+    """
     sizes: dict[str, Any] = {
         "vocab_size": 50,
         "d_model": 16,
@@ -249,7 +290,10 @@ def _gradient_norm(folder: Path, rows: int) -> dict[str, torch.Tensor]:
 
 @since("transformers>=5.0")
 def test_two_processes_double_the_gradient(tmp_path: Path) -> None:
-    """Trainer multiplies the loss by the processes for a division that RoBERTa's own loss leaves out."""
+    """Two processes give twice the gradient and the logged loss, n processes n times.
+
+    Affected: models whose loss ignores `num_items_in_batch` (BERT, RoBERTa and most others), transformers 5.0 on.
+    """
     (tmp_path / "two").mkdir()
     both = in_two_processes(_gradient_norm, (tmp_path / "two", 4), tmp_path)
     alone = _gradient_norm(tmp_path / "one", 8)["norm"]
@@ -258,7 +302,12 @@ def test_two_processes_double_the_gradient(tmp_path: Path) -> None:
 
 @since("transformers>=5.0")
 def test_an_esm_is_resumed_with_other_weights(tmp_path: Path) -> None:
-    """Nothing is left to train, and yet the resumed model is another one: layer norms are not loaded."""
+    """`resume_from_checkpoint` does not load the layer norms.
+
+    See [transformers 48805](https://github.com/huggingface/transformers/issues/48805).
+
+    Affected: ESM, GTE and Jina v3, transformers 5.0 and later.
+    """
     torch.manual_seed(0)
     config = EsmConfig(vocab_size=33, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", **SMALL)
     EsmForMaskedLM(config).save_pretrained(tmp_path / "esm")
@@ -274,7 +323,10 @@ def test_an_esm_is_resumed_with_other_weights(tmp_path: Path) -> None:
 
 @since("transformers>=5.0")
 def test_a_saved_bertweet_has_lost_its_merges(tmp_path: Path) -> None:
-    """Saved and loaded, the tokenizer spells words letter by letter."""
+    """A tokenizer that was saved and loaded splits words into letters.
+
+    Affected: BERTweet, transformers 5.0 and later.
+    """
     (tmp_path / "vocab.txt").write_text("m@@ 9\noo@@ 9\no@@ 9\nn 9\nmoon 9\n")
     (tmp_path / "bpe.codes").write_text("o o 9\nm oo 8\nmoo n</w> 7\n")
     first = BertweetTokenizer(str(tmp_path / "vocab.txt"), str(tmp_path / "bpe.codes"))
@@ -286,17 +338,18 @@ def test_a_saved_bertweet_has_lost_its_merges(tmp_path: Path) -> None:
 
 @since("transformers>=5.0")
 def test_a_luke_has_an_output_embedding_of_its_own() -> None:
-    """A checkpoint that 4.x saved holds the shared matrix once: its output embedding comes back random."""
+    """The output embedding of a checkpoint saved by 4.x is drawn at random at each load.
+
+    Affected: LUKE, transformers 5.0 and later.
+    """
     model = LukeForMaskedLM(LukeConfig(vocab_size=20, entity_vocab_size=4, entity_emb_size=16, **SMALL))
     assert model.config.tie_word_embeddings
     assert model.lm_head.decoder.weight is not model.get_input_embeddings().weight
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-FINDINGS: list[Callable[..., Any]] = [found for name, found in list(globals().items()) if name.startswith("test_")]
-
-
-def test_the_readme_lists_each_of_them() -> None:
-    """Each finding of this file is named in the README's table, and the table has no other."""
-    named = {line.split("`")[1] for line in README.splitlines() if line.startswith("| `test_")}
-    assert named == {found.__name__ for found in FINDINGS}
+def test_each_finding_says_what_happens_and_who_is_affected() -> None:
+    """The page of findings has a row for each test of this file, with both."""
+    rows = list(findings._today())
+    tests = [name for name in globals() if name.startswith("test_")]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in tests[:-1]]
+    assert all(what and who for _, what, who in rows)
