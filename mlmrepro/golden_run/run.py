@@ -1,4 +1,4 @@
-"""The golden run: the guide on few rows, each stage once more on its stored input, and what lies beside."""
+"""The golden run: the guide on a few rows, each stage again in isolation, and the off-path probes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, TRAINER_SEED, RunConfig, resolve
 from mlmrepro.golden_run import alone, inputs
 from mlmrepro.golden_run.beside.probe import Bench, all_probes, observe_probes
-from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, versions
+from mlmrepro.guide import fill_mask, versions
+from mlmrepro.guide.prepare import prepare
 from mlmrepro.guide.run import Progress
 from mlmrepro.guide.run import run as run_guide
 from mlmrepro.record import Lane, RunRecord
 
 __all__ = ["golden_config", "store_inputs", "take_record"]
 
-# Few rows keep it within half a minute; everything else is the embedded profile.
+# Few rows keep the run within half a minute; everything else is the embedded profile.
 SPLIT = ("split", "train_asks[:32]", "golden run: few rows, so that it is quick")
 
 
@@ -35,10 +36,10 @@ def take_record(
     beside: bool = True,
     progress: Progress | None = None,
 ) -> RunRecord:
-    """Run the guide, every stage alone and, with `beside`, the probes; return the record of all.
+    """Run the guide, every stage in isolation and, with `beside`, the off-path probes; return one record.
 
     `stored` is the goldens' folder of stored inputs, `changes` are deliberate faults or other settings. Raises
-    UserError where an input is missing.
+    UserError if an input is missing.
     """
     inputs.check_inputs(stored)
     folder = Path(tempfile.mkdtemp(prefix="mlmrepro-"))
@@ -56,7 +57,7 @@ def take_record(
 
 
 def store_inputs(target: Path) -> None:
-    """Write what each stage of the golden run is given. The checkpoints of other versions are written by those.
+    """Write the input of each stage of the golden run, but not the checkpoints of other versions, which those write.
 
     Raises UserError as the guide's own steps do.
     """
@@ -68,22 +69,16 @@ def store_inputs(target: Path) -> None:
         config = golden_config(Path(folder) / "run")
         guide = config.guide
         set_seed(TRAINER_SEED)
-        split = dataset.split(dataset.load(config.dataset, guide.split, Path(folder) / "cache"), guide.test_size)
-        inputs.store_rows(target / "flatten.arrow", split["train"])
-        flat = dataset.flatten(split)
-        inputs.store_rows(target / "input_ids.arrow", flat["train"])
-        tokenizer = loading.load_tokenizer(config.checkpoint)
-        tokenized = tokens.tokenize(
-            flat, tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
-        )
-        inputs.store_rows(target / "blocks.arrow", tokenized["train"])
-        grouped = blocks.group(
-            tokenized, block_size=guide.block_size, num_proc=guide.num_proc, batch_size=guide.map_batch_size
-        )["train"]
+        made = prepare(config, Path(folder) / "cache")
+        tokenizer, grouped = made.tokenizer, made.blocks["train"]
+        inputs.store_rows(target / "flatten.arrow", made.split["train"])
+        inputs.store_rows(target / "input_ids.arrow", made.flat["train"])
+        inputs.store_rows(target / "blocks.arrow", made.tokenized["train"])
         inputs.store_rows(target / "masked_batches.arrow", grouped)
-        collator = collate.data_collator(tokenizer, mlm_probability=guide.mlm_probability, pad_token=guide.pad_token)
         torch.manual_seed(TRAINER_SEED)
-        batches = {name: tensor.int() for name, tensor in collator([grouped[i] for i in range(len(grouped))]).items()}
+        batches = {
+            name: tensor.int() for name, tensor in made.collator([grouped[i] for i in range(len(grouped))]).items()
+        }
         inputs.store_tensors(target / "batches.safetensors", batches)
         prompt = fill_mask.check_prompt(tokenizer, guide.prompt, tokenizer.model_max_length)
         ids = tokenizer(prompt, return_tensors="pt")

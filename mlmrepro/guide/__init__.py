@@ -1,1 +1,1 @@
-"""The guide "Masked language modeling", one module a step, in its order; `run.py` is the whole."""
+"""The guide "Masked language modeling", one module per step; `run.py` runs the whole."""

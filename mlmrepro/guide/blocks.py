@@ -30,7 +30,7 @@ def group(dataset: DatasetDict, *, block_size: int, num_proc: int, batch_size: i
     """Map group_texts over every split.
 
     Each process and each batch of `batch_size` rows drops a remainder of its own, so both numbers change the number
-    of blocks. Raises UserError where a split has no block.
+    of blocks. Raises UserError if a split has no block.
     """
     blocks = dataset.map(
         partial(group_texts, block_size=block_size), batched=True, num_proc=num_proc, batch_size=batch_size

@@ -17,8 +17,8 @@ def data_collator(
 ) -> DataCollatorForLanguageModeling:
     """Set the padding token as the guide does (it changes `tokenizer`) and return the collator.
 
-    A batch has `input_ids`, `attention_mask` and `labels`, each (rows, longest row); it is drawn afresh from torch's
-    global generator at every call.
+    A batch has `input_ids`, `attention_mask` and `labels`, each (rows, longest row); its masks are drawn afresh from
+    torch's global generator at every call.
     """
     from transformers import DataCollatorForLanguageModeling
 

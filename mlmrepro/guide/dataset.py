@@ -27,9 +27,9 @@ _BUILDERS = {
 def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
     """Return the rows of one split slice, such as ``train_asks[:5000]``.
 
-    `name` is a hub name or a data file; a file's rows take the split's own name. A fresh `cache_dir` keeps leftovers
-    of other runs out (datasets 5.2 was seen taking `num_proc` over from them). Raises UserError where it cannot be
-    reached or read.
+    `name` is a hub name or a data file; a file counts as the split that `split` names. A fresh `cache_dir` keeps
+    leftovers of other runs out (datasets 5.2 was seen to take `num_proc` from them). Raises UserError if the data
+    cannot be reached or read.
     """
     from datasets import load_dataset
 
@@ -38,7 +38,7 @@ def load(name: str, split: str, cache_dir: Path | None = None) -> Dataset:
     ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     if ending not in _BUILDERS and path.exists():
         raise UserError(
-            f"the data file {name} is of no known kind", remedy=f"give a file that ends in {', '.join(_BUILDERS)}"
+            f"the data file {name} has an unknown format", remedy=f"give a file that ends in {', '.join(_BUILDERS)}"
         )
     if ending not in _BUILDERS:
         try:
@@ -80,7 +80,7 @@ def _hub_error(name: str, split: str, error: Exception) -> UserError:
 
 
 def split(dataset: Dataset, test_size: float) -> DatasetDict:
-    """Return ``train`` and ``test``; drawn from numpy's global generator, as the guide gives no seed."""
+    """Return ``train`` and ``test``; drawn from numpy's global generator, since the guide gives no seed."""
     try:
         return dataset.train_test_split(test_size=test_size)
     except ValueError as error:

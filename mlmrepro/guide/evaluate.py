@@ -17,7 +17,7 @@ def evaluate(trainer: Trainer) -> float:
 
 
 def perplexity(eval_loss: float) -> float:
-    """Return ``exp(eval_loss)``; infinite where a float cannot hold it."""
+    """Return ``exp(eval_loss)``; infinite if a float cannot hold it."""
     try:
         return math.exp(eval_loss)
     except OverflowError:

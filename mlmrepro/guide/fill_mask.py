@@ -34,7 +34,7 @@ def check_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, limit: int) ->
 def with_pipeline(checkpoint: str, prompt: str, top_k: int, **parts: Any) -> list[dict[str, Any]]:
     """Return the pipeline's rows, best first: `score`, `token`, `token_str`, `sequence`.
 
-    `parts`, a model and a tokenizer, stand in for what it would load from the checkpoint.
+    `parts`, a model and a tokenizer, replace what it would load from the checkpoint.
     """
     from transformers import pipeline
 
@@ -81,6 +81,6 @@ def by_hand(
 
 
 def check_top_k(vocab_size: int, top_k: int) -> None:
-    """Raise UserError where more predictions are asked for than the vocabulary has."""
+    """Raise UserError if more predictions are requested than the vocabulary has tokens."""
     if top_k > vocab_size:
         raise UserError(f"top_k is {top_k}, but the vocabulary has {vocab_size} tokens", remedy="ask for fewer")

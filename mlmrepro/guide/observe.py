@@ -1,4 +1,4 @@
-"""What the record keeps of each stage: digests, counts and figures. Looks only; changes nothing, draws nothing."""
+"""Record each stage: digests, counts and figures. Observing changes nothing and leaves the generators as they were."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.guide import evaluate
 from mlmrepro.record import Lane, RunRecord
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
+
+    from mlmrepro.guide.prepare import Prepared
 
 __all__ = [
     "DrawnMasks",
@@ -26,11 +29,14 @@ __all__ = [
     "generator_states",
     "observe_batches",
     "observe_blocks",
+    "observe_evaluation",
     "observe_flatten",
     "observe_forward",
     "observe_input_ids",
     "observe_model",
+    "observe_prepared",
     "observe_split",
+    "observe_training",
     "preserved_generators",
 ]
 
@@ -42,6 +48,22 @@ def digest(rows: Iterable[Any]) -> str:
         sha.update(json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr).encode())
         sha.update(b"\n")
     return sha.hexdigest()[:16]
+
+
+def observe_prepared(record: RunRecord, stage: str, made: Prepared, *, batch_size: int, seed: int) -> None:
+    """Observe what one stage of the preparation made."""
+    if stage == "dataset":
+        observe_split(record, made.split)
+    elif stage == "flatten":
+        observe_flatten(record, made.flat)
+    elif stage == "input_ids":
+        observe_input_ids(record, made.tokenized, made.tokenizer.all_special_ids)
+    elif stage == "blocks":
+        observe_blocks(record, made.tokenized, made.blocks)
+    else:
+        mask = made.tokenizer.mask_token_id
+        rows = made.blocks["train"]
+        observe_batches(record, rows, made.collator, batch_size=batch_size, mask_token_id=mask, seed=seed)
 
 
 def observe_split(record: RunRecord, dataset: DatasetDict) -> None:
@@ -97,7 +119,7 @@ class DrawnMasks:
 
 
 def drawn_masks(blocks: Any, collator: Any, *, batch_size: int, mask_token_id: int, seed: int) -> DrawnMasks:
-    """Collate all blocks once, drawn from `seed` apart from the run.
+    """Collate all blocks once, with masks drawn from `seed`, independently of the run.
 
     The counts are of the selected positions: those that became the mask token, another token, or stayed.
     """
@@ -126,7 +148,7 @@ def drawn_masks(blocks: Any, collator: Any, *, batch_size: int, mask_token_id: i
 def observe_batches(
     record: RunRecord, blocks: Dataset, collator: Any, *, batch_size: int, mask_token_id: int, seed: int
 ) -> None:
-    """What the collator selects and puts in, over all training blocks once."""
+    """What the collator selects and inserts, over all training blocks once."""
     drawn = drawn_masks(blocks, collator, batch_size=batch_size, mask_token_id=mask_token_id, seed=seed)
     record.observe("masked_batches", "seed", seed, Lane.EXACT)
     record.observe("masked_batches", "counts", drawn.counts, Lane.EXACT)
@@ -149,7 +171,7 @@ def observe_model(record: RunRecord, model: Any) -> None:
 
 
 def observe_forward(record: RunRecord, model: Any, blocks: Any, collator: Any, *, rows: int, seed: int) -> None:
-    """The loss of the first training batch before anything is learnt, on masks drawn from `seed` apart from the run."""
+    """The loss of the first training batch before anything is learnt, on masks drawn from `seed`."""
     import torch
 
     with preserved_generators(), torch.no_grad():
@@ -161,8 +183,25 @@ def observe_forward(record: RunRecord, model: Any, blocks: Any, collator: Any, *
     record.observe("model", "first_loss", loss, Lane.APPROXIMATE)
 
 
+def observe_training(record: RunRecord, trainer: Any, losses: list[float]) -> None:
+    """Steps, the loss of each in nats, and the evaluation after each epoch."""
+    record.observe("loss", "steps", trainer.state.global_step, Lane.EXACT)
+    record.observe("loss", "step_losses", losses, Lane.APPROXIMATE)
+    epochs = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    record.observe("evaluation", "epoch_eval_losses", epochs, Lane.APPROXIMATE)
+
+
+def observe_evaluation(record: RunRecord, eval_loss: float, before: float, after: float) -> None:
+    """The guide's evaluation, and those before and after training on the same masks, in nats and as perplexity."""
+    record.observe("evaluation", "eval_loss", eval_loss, Lane.APPROXIMATE)
+    record.observe("evaluation", "perplexity", evaluate.perplexity(eval_loss), Lane.STATISTICAL)
+    record.observe("evaluation", "same_masks_eval_loss", after, Lane.INFO)
+    pair = {"before": evaluate.perplexity(before), "after": evaluate.perplexity(after)}
+    record.observe("evaluation", "same_masks_perplexity", pair, Lane.STATISTICAL)
+
+
 def generator_states() -> tuple[Any, ...]:
-    """Return the states of the global generators (python, numpy, torch), as values that compare."""
+    """Return the states of the global generators (python, numpy, torch), as comparable values."""
     import random
 
     import numpy as np
@@ -173,7 +212,7 @@ def generator_states() -> tuple[Any, ...]:
 
 @contextmanager
 def preserved_generators() -> Iterator[None]:
-    """Give back every global generator (python, numpy, torch, CUDA) as it was."""
+    """Restore every global generator (python, numpy, torch, CUDA) afterwards."""
     import random
 
     import numpy as np
@@ -201,7 +240,7 @@ class _Collect(logging.Handler):
 def captured_warnings(
     record: RunRecord, stage: str, name: str = "warnings", keep: Callable[[str], bool] = lambda _: True
 ) -> Iterator[None]:
-    """Write down what the libraries warn of during a stage, in place of printing it: each message once, in order."""
+    """Record the libraries' warnings during a stage instead of printing them: each message once, in order."""
     messages: list[str] = []
     handler = _Collect(messages)
     loggers = [logging.getLogger(name) for name in ("transformers", "datasets", "accelerate", "huggingface_hub")]

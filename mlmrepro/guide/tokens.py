@@ -30,7 +30,7 @@ def tokenize(
 ) -> DatasetDict:
     """Map preprocess_function over every split and drop the text columns.
 
-    Raises UserError where `column` is absent or is not a list of strings: joining a plain string would put the
+    Raises UserError if `column` is absent or is not a list of strings: joining a plain string would put the
     separator between its characters, and nothing downstream would complain.
     """
     import pyarrow as pa
@@ -48,7 +48,7 @@ def tokenize(
     ):
         raise UserError(
             f"the column {column!r} holds {kind}, not lists of strings",
-            remedy="give each row a list of texts, even of one",
+            remedy="give each row a list of texts, even if it holds only one",
         )
     texts = dataset["train"].data.column(column)
     if texts.null_count or pc.list_flatten(texts).null_count:

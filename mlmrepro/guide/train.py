@@ -52,7 +52,7 @@ def trainer(
     """Return the guide's Trainer; `before_step()`, `on_step(step, total)`, `on_save(checkpoint folder)` only watch.
 
     Its constructor sets every global generator to `arguments.seed`; with `push_to_hub` it creates the repository,
-    and a UserError says why it could not.
+    and raises UserError if it cannot.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback
 
@@ -82,7 +82,7 @@ def trainer(
     except Exception as error:
         if not arguments.push_to_hub:
             raise
-        raise unpushable(arguments.hub_model_id, error) from error  # it makes the repository
+        raise unpushable(arguments.hub_model_id, error) from error  # Trainer creates the repository
     built.remove_callback(PrinterCallback)  # it prints every log entry
     return built
 
@@ -98,7 +98,7 @@ def unpushable(repository: str | None, error: Exception) -> UserError:
 def last_checkpoint(output_dir: Path, needed: str) -> Path | None:
     """Return the newest of Trainer's checkpoint folders that holds `needed`, the file written last, or None.
 
-    A checkpoint of the last step is passed over: resumed from it, Trainer would train no step and would not restore
+    A checkpoint of the last step is skipped: resumed from it, Trainer would train no step and would not restore
     the random generators either, and the evaluation after it would draw other masks.
     """
     found = []

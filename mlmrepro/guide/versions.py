@@ -11,7 +11,7 @@ def allow_generator_state() -> None:
     """Let torch's safe loader read the numpy generator state in Trainer's checkpoints.
 
     torch 2.6 and later unpickle nothing but tensors unless a type is allowed; transformers 4.41 does not
-    allow these four itself, so that its Trainer could not resume. They hold numbers and run no code.
+    allow these four itself, so its Trainer could not resume. They hold numbers and run no code.
     """
     import numpy as np
     import torch
@@ -23,7 +23,7 @@ def allow_generator_state() -> None:
 
 
 def never_run_scripts() -> dict[str, bool]:
-    """Return what load_dataset has to be given so that it runs no loading script of a data set.
+    """Return the arguments that keep load_dataset from running a data set's loading script.
 
     datasets before 2.20 runs one unasked, 2.20 to 3.6 ask on the terminal, 4.0 and later have no such option.
     """
@@ -33,7 +33,7 @@ def never_run_scripts() -> dict[str, bool]:
 
 
 def set_up() -> None:
-    """Switch the libraries' progress bars off, and the reuse of mapped data.
+    """Switch off the libraries' progress bars and the reuse of mapped data.
 
     datasets 5 takes the number of processes, and with it the blocks, from files that an earlier run left.
     """
@@ -46,7 +46,7 @@ def set_up() -> None:
 
 
 def trainer_takes(tokenizer: Any) -> dict[str, Any]:
-    """Return what Trainer is to be given so that it saves the tokenizer: transformers 4.46 renamed the argument."""
+    """Return the argument that makes Trainer save the tokenizer: transformers 4.46 renamed it."""
     import inspect
 
     from transformers import Trainer

@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from mlmrepro import loading, provenance
 from mlmrepro.config import RunConfig
 from mlmrepro.errors import UserError
-from mlmrepro.guide import blocks, collate, dataset, evaluate, observe, tokens, train, versions
+from mlmrepro.guide import evaluate, observe, train, versions
+from mlmrepro.guide.prepare import prepare
 from mlmrepro.guide.run import Progress, Silent
 from mlmrepro.record import RunRecord
 from mlmrepro.retraining.runs import FILE, HeldOut, Retraining, SeedRun, Start, check_comparable, settings_of
@@ -28,7 +29,7 @@ from mlmrepro.scoring.scorer import Scorer
 
 __all__ = ["OURS", "parse_seeds", "retrain"]
 
-# What differs from `reproduce`; the first two can be changed in no retraining.
+# What differs from `reproduce`; neither can be changed.
 OURS: tuple[tuple[str, Any, str], ...] = (
     ("save_strategy", "no", "a killed retraining continues with its next seed"),
     ("push_to_hub", False, "nothing leaves the machine"),
@@ -38,24 +39,24 @@ _MASKS_SEED = 0
 
 
 def parse_seeds(text: str, first: int) -> tuple[int, ...]:
-    """Return the seeds that ``--seeds`` means: a number says how many, from `first` on; with a comma it is a list.
+    """Return the seeds that ``--seeds`` gives: a number says how many, from `first` on; a comma makes it a list.
 
-    So ``5`` is 42 to 46, ``1,2,3`` is what it says, and ``43,`` is that one seed. Raises UserError for none, for a
-    repeated one, and for what is no seed.
+    So ``5`` means 42 to 46, ``1,2,3`` these three, and ``43,`` one seed. Raises UserError for no seed, a repeated one,
+    and an invalid one.
     """
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise _no_seeds(text, "is no number and no list of numbers") from None
+        raise _no_seeds(text, "is neither a number nor a list of numbers") from None
     if "," not in text and numbers:
         if not 1 <= numbers[0] <= 2**32 - first:
-            raise _no_seeds(text, "is no number of seeds")
+            raise _no_seeds(text, "is not a valid number of seeds")
         return tuple(range(first, first + numbers[0]))
     if not numbers:
         raise _no_seeds(text, "names no seed")
     for number in numbers:
         if not 0 <= number < 2**32:
-            raise _no_seeds(text, f"holds {number}, which is no seed")
+            raise _no_seeds(text, f"holds {number}, which is not a valid seed")
         if numbers.count(number) > 1:
             raise _no_seeds(text, f"holds {number} twice, and the same seed gives the same training")
     return tuple(numbers)
@@ -75,15 +76,15 @@ def retrain(
     save_models: bool = False,
     progress: Progress | None = None,
 ) -> Retraining:
-    """Fine-tune the recipe once for each seed and return all seeds that lie in the output folder afterwards.
+    """Fine-tune the recipe once for each seed and return all seeds in the output folder.
 
-    The data are loaded, split and cut into blocks once, with the recipe's own seed: a seed decides only what training
-    draws (order, masks, dropout), and equals a run of `reproduce` whose seed it is where the split is the same. Each
-    model is scored on the held-out documents with every token masked once; the file is written after each seed, and
-    seeds that it holds are not trained again.
+    The data are loaded, split and cut into blocks once, with the recipe's own seed. A seed decides only what training
+    draws (order, masks, dropout); its run equals `reproduce` with that seed if the split is the same. Each model is
+    scored on the held-out documents with every token masked once. The file is written after each seed, and seeds that
+    it holds are not trained again.
 
-    Raises UserError for bad input, a folder of other settings or versions, and before any training where
-    `against` (its name, and its content) was not scored on the same text.
+    Raises UserError for bad input, a folder of other settings or versions, and, before any training, if `against` (its
+    name, and its content) was not scored on the same text.
     """
     progress = progress or Silent()
     _check(config)
@@ -113,7 +114,7 @@ def retrain(
 
 
 class _Recipe:
-    """The data, prepared once as the guide prepares them, and the text that all seeds are scored on."""
+    """The data, prepared once as in the guide, and the text that all seeds are scored on."""
 
     def __init__(self, config: RunConfig, work: Path) -> None:
         import torch
@@ -128,25 +129,10 @@ class _Recipe:
             set_seed(guide.seed)  # the split draws from it
             # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
             cache = work / "cache" if config.profile == "embedded" else None
-            flat = dataset.flatten(dataset.split(dataset.load(config.dataset, guide.split, cache), guide.test_size))
-            self.tokenizer = loading.load_tokenizer(config.checkpoint)
-            limit = loading.max_block_size(config.checkpoint, self.tokenizer.model_max_length)
-            if guide.block_size > limit:
-                raise UserError(
-                    f"block_size is {guide.block_size}, but {guide.checkpoint!r} takes at most {limit} tokens",
-                    remedy=f"use --set block_size={limit} or less",
-                )
-            tokenized = tokens.tokenize(
-                flat, self.tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
-            )
-            self.blocks = blocks.group(
-                tokenized, block_size=guide.block_size, num_proc=guide.num_proc, batch_size=guide.map_batch_size
-            )
-            self.collator = collate.data_collator(
-                self.tokenizer, mlm_probability=guide.mlm_probability, pad_token=guide.pad_token
-            )
-            self.texts = [guide.separator.join(answers) for answers in flat["test"][guide.text_column]]
-            # Of its own: the collator changes the other's padding, and what is special is never masked.
+            made = prepare(config, cache)
+            self.tokenizer, self.blocks, self.collator = made.tokenizer, made.blocks, made.collator
+            self.texts = [guide.separator.join(answers) for answers in made.flat["test"][guide.text_column]]
+            # A second one: the collator changes the padding token of the first, and special tokens are never masked.
             self.scoring_tokenizer = loading.load_tokenizer(config.checkpoint)
             model = loading.load_model(config.checkpoint)
             scorer = Scorer(model.to(self._arguments(guide.seed).device), self.scoring_tokenizer)  # type: ignore[arg-type]
@@ -155,7 +141,7 @@ class _Recipe:
         self.begun = self._begun(scorer)
 
     def _begun(self, start: Scorer) -> Retraining:
-        """Return what all seeds share, with the start's loss and no seed yet."""
+        """Return what all seeds share, with the loss before training and no seed yet."""
         scores = start.score(self.plan, self.encoded)
         if not math.isfinite(scores.mean_loss):
             raise UserError(
@@ -233,12 +219,12 @@ def _check(config: RunConfig) -> None:
     for name, value, reason in OURS:
         if getattr(config.guide, name) != value:
             raise UserError(
-                f"{name} is {getattr(config.guide, name)!r}, and here it has to be {value!r}: {reason}",
+                f"{name} is {getattr(config.guide, name)!r}, but here it must be {value!r}: {reason}",
                 remedy=f"leave --set {name} out; --save-models keeps the models",
             )
     if config.guide.seed is None:
         raise UserError(
-            "without a seed each run would hold out another text", remedy="leave --set seed out, or give a number"
+            "without a seed each run would hold out a different text", remedy="leave --set seed out, or give a number"
         )
 
 
@@ -246,14 +232,14 @@ def _check_models(output: Path, seeds: Sequence[int]) -> None:
     for seed in seeds:
         if not (output / f"seed-{seed}" / "config.json").is_file():
             raise UserError(
-                f"seed {seed} in {output} is trained already, and its model was not saved",
+                f"seed {seed} in {output} is already trained, and its model was not saved",
                 remedy="leave --save-models out, or give another --output",
             )
 
 
 @contextmanager
 def _claimed(output: Path) -> Iterator[Path]:
-    """Keep the output folder from other processes and yield a folder for files that nobody needs afterwards."""
+    """Lock the output folder against other processes and yield a folder for temporary files."""
     if output.exists() and not output.is_dir():
         raise UserError(f"the output folder {output} is a file", remedy="give --output another path")
     work = output / _WORK
@@ -268,7 +254,7 @@ def _claimed(output: Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another retraining is at work in {output}", remedy="wait for it, or give another --output"
+            f"another retraining is running in {output}", remedy="wait for it, or give another --output"
         ) from None
     try:
         for leftover in ("cache", "trainer"):  # of a killed run
@@ -277,13 +263,13 @@ def _claimed(output: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(work, ignore_errors=True)
         lock.release()
-        with suppress(OSError):  # which it raises unless the folder is empty: a refused run leaves none behind
+        with suppress(OSError):  # raised unless empty: a refused run leaves no folder behind
             output.rmdir()
 
 
 @contextmanager
 def _quiet() -> Iterator[list[str]]:
-    """Yield a list that afterwards holds what the libraries warned of, in place of printing it."""
+    """Yield a list that collects the libraries' warnings, which are not printed."""
     record, messages = RunRecord({}, {}), list[str]()
     with observe.captured_warnings(record, "loss"):
         yield messages

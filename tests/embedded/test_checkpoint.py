@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlmrepro import loading
 from mlmrepro.config import EMBEDDED, GuideConfig
-from mlmrepro.embedded.phases import Phase, corrupt
 from mlmrepro.guide import fill_mask
+from tests.pretraining.examination import examine
+from tests.pretraining.phases import Phase, corrupt
 
 CHECKPOINT = EMBEDDED / "checkpoint"
 
@@ -28,9 +30,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="module")
-def figures() -> dict[str, dict[str, float]]:
-    content: dict[str, dict[str, dict[str, float]]] = json.loads((CHECKPOINT / "pretraining.json").read_text())
-    return content["figures"]
+def record() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((CHECKPOINT / "pretraining.json").read_text())
+    return content
 
 
 def test_it_is_small_and_holds_no_pickle() -> None:
@@ -70,16 +72,24 @@ def test_its_tokenizer_gives_the_same_ids_under_every_version(tokenizer: PreTrai
     assert sha.hexdigest()[:16] == IDS_DIGEST
 
 
-def test_it_has_learnt_a_fortieth_of_the_unigram_perplexity(figures: dict[str, dict[str, float]]) -> None:
+def test_it_has_learnt_a_fortieth_of_the_unigram_perplexity(record: dict[str, Any]) -> None:
     """The figures of the pretraining, on held-out documents with the selected tokens replaced by <mask>."""
-    assert figures["mask only"]["ratio"] >= 40
-    for figure in figures.values():
-        assert figure["ratio"] == pytest.approx(figure["unigram_perplexity"] / figure["perplexity"])
+    for figures in record["figures"].values():
+        assert figures["mask only"]["ratio"] >= 40
+        for figure in figures.values():
+            assert figure["ratio"] == pytest.approx(figure["unigram_perplexity"] / figure["perplexity"])
 
 
-def test_the_figures_are_of_this_model(
-    tokenizer: PreTrainedTokenizerBase, figures: dict[str, dict[str, float]]
+@pytest.mark.parametrize("half", ["open", "sealed"])
+def test_its_examination_is_the_stated_one(
+    tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], half: str
 ) -> None:
+    """The shipped weights give the stated share of right answers, and no sentence was in the corpus."""
+    assert examine(loading.load_model(str(CHECKPOINT)), tokenizer, half) == pytest.approx(record["examination"][half])
+    assert record["sentences_in_corpus"] == 0
+
+
+def test_the_figures_are_of_this_model(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> None:
     """On the embedded data, which it has never seen, it predicts about as well as on its held-out documents.
 
     The corpus itself is not shipped; a checkpoint that was exchanged or damaged is far from its stated figure.
@@ -97,7 +107,7 @@ def test_the_figures_are_of_this_model(
         losses = [
             model(input_ids=i, labels=wanted).loss for i, wanted in zip(inputs.split(16), labels.split(16), strict=True)
         ]
-    ratio = math.exp(float(torch.stack(losses).mean())) / figures["mask only"]["perplexity"]
+    ratio = math.exp(float(torch.stack(losses).mean())) / record["figures"]["prose"]["mask only"]["perplexity"]
     assert 0.5 < ratio < 3
 
 

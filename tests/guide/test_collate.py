@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-import mlmrepro.embedded
-from mlmrepro.config import IGNORE_INDEX
+from mlmrepro.config import EMBEDDED, IGNORE_INDEX
 from mlmrepro.guide.collate import data_collator
 from mlmrepro.laws.masking import Drawn, mask_breaches, replacement_shares, share, uniformity
 
 Batch = dict[str, torch.Tensor]
 Row = dict[str, list[int]]
 
-CHECKPOINT = Path(mlmrepro.embedded.__file__).parent / "checkpoint"
+CHECKPOINT = EMBEDDED / "checkpoint"
 PROBABILITY = 0.15
 PAD_TOKENS = ("eos_token", "pad_token")  # the guide's own choice first
 
