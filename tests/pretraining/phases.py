@@ -26,7 +26,7 @@ class Phase:
     mask_share: float
     random_share: float
     sources: tuple[str, ...] = ()  # packages of the corpus that it reads; none means all
-    sentences: bool = False  # also read each sentence by itself: next to nothing in it repeats a word
+    sentences: int = 0  # times that each sentence is read by itself, next to the documents: few of them repeat a word
 
 
 def corrupt(ids: Any, phase: Phase, vocab_size: int, generator: Any) -> tuple[Any, Any]:

@@ -152,7 +152,8 @@ def _stream(path: Path, tokenizer_dir: Path, report: Callable[[str], None], phas
     documents = _token_file(path, tokenizer_dir, report, phase.sources)
     if not phase.sentences:
         return documents
-    return np.concatenate([documents, _token_file(path, tokenizer_dir, report, phase.sources, sentences=True)])
+    sentences = _token_file(path, tokenizer_dir, report, phase.sources, sentences=True)
+    return np.concatenate([documents, *[sentences] * phase.sentences])
 
 
 def _token_file(
