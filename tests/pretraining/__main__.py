@@ -35,7 +35,7 @@ def main(
         TextColumn("loss {task.fields[loss]:.3f}"),
     )
     with Progress(*columns, console=console) as bars:
-        task = bars.add_task("", total=None, loss=float("nan"))
+        task = bars.add_task("", total=1, loss=float("nan"))
         try:
             figures = pretrain(
                 work,
