@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's folder: which weights are read, what is not used, and what makes it another model.
+"""Inspect a checkpoint's folder: which weights are read, what is not used, and what would load as another model.
 
 Only names, shapes and JSON are read, never a weight, a pickle or code; neither torch nor transformers is needed.
 """
@@ -39,9 +39,9 @@ _PICKLE = re.compile(r"\.(bin|pt|pth|ckpt|pkl)$")
 _POINTER = b"version https://git-lfs"
 _OTHER_FORMAT = re.compile(r"\.(h5|msgpack|onnx|ot|gguf)$")
 _OF_ADAPTER = re.compile(r"^adapter_|^pytorch_adapter")
-# Classes whose own code would be run in the place of those that mlmrepro loads.
+# Classes in whose place custom code would be run.
 _LOADED_CLASSES = ("AutoConfig", "AutoModelForMaskedLM", "AutoTokenizer")
-# Components that torch.compile, data parallelism, FSDP and activation checkpointing put into the names of weights.
+# Components that torch.compile, data parallelism, FSDP and activation checkpointing add to the names of weights.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _DATA_PARALLEL = "module"
 # Parts of a checkpoint that never take part in masked language modelling: pooled output, the sentence heads of BERT and
@@ -54,7 +54,7 @@ _HARMLESS = re.compile(
 
 @dataclass(frozen=True)
 class Unused:
-    """Something that lies in the checkpoint's folder and has no part in any result.
+    """Something in the checkpoint's folder that is not used for any result.
 
     `kind` is "adapter", "format" (weights in another format, equal or not), "weights" (another safetensors file),
     "pickle", "code", "class" (that config.json names and transformers does not have), "head" (stored weights of another
@@ -63,15 +63,15 @@ class Unused:
 
     kind: str
     names: tuple[str, ...]
-    used: str = ""  # what is read in its place
-    side: str = ""  # "baseline" where it lies beside the baseline's model, else beside the model at hand
+    used: str = ""  # what is read instead
+    side: str = ""  # "baseline" if it is in the baseline's folder, "" for the checkpoint at hand
 
 
 def inspect(folder: Path) -> tuple[Unused, ...]:
-    """Return what lies in the folder and is not used.
+    """Return what is in the folder but not used.
 
-    Raises UserError where no model can be read (no configuration, no safetensors, a damaged or missing shard), and
-    where loading would give another model than its owner runs (code of its own, names that a wrapper changed).
+    Raises UserError if no model can be read (no configuration, no safetensors, a damaged or missing shard), and if
+    loading would give another model than its owner runs (custom code, names that a wrapper changed).
     """
     check_own_code(_json(folder / "config.json"), folder, "config.json")
     check_own_code_of_tokenizer(folder)
@@ -86,21 +86,21 @@ def inspect(folder: Path) -> tuple[Unused, ...]:
 
 
 def check_config(folder: Path) -> None:
-    """Raise UserError where config.json is damaged; a folder of a tokenizer alone has none."""
+    """Raise UserError if config.json is damaged; a folder with only a tokenizer has none."""
     path = folder / "config.json"
     try:
         json.loads(path.read_text(encoding="utf-8") if path.exists() else "{}")
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {first_line(error)}", remedy="copy the file again") from error
+        raise UserError(f"{path} is not valid JSON: {first_line(error)}", remedy="copy the file again") from error
 
 
 def check_own_code_of_tokenizer(folder: Path) -> None:
-    """Raise UserError where tokenizer_config.json names own code."""
+    """Raise UserError if tokenizer_config.json names custom code."""
     check_own_code(_json(folder / "tokenizer_config.json"), folder, "tokenizer_config.json")
 
 
 def names(folder: Path) -> list[str]:
-    """Return the names of the weights that are read, as they stand in the files; UserError as `inspect`."""
+    """Return the names of the weights that are read, as stored in the files; raises UserError as `inspect` does."""
     return [name for file in _used(folder, _files(folder)) for name in _names(folder / file)]
 
 
@@ -109,7 +109,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def check_own_code(config: Mapping[str, Any], checkpoint: object, file: str) -> None:
-    """Raise UserError where a configuration names own code for a class that is loaded here."""
+    """Raise UserError if a configuration names custom code for a class that is loaded here."""
     classes = config.get("auto_map")
     if isinstance(classes, list):  # the old form of tokenizer_config.json: (slow, fast)
         classes = {"AutoTokenizer": classes} if any(classes) else {}
@@ -118,14 +118,14 @@ def check_own_code(config: Mapping[str, Any], checkpoint: object, file: str) -> 
         code = classes[named[0]]  # type: ignore[index]
         code = next((part for part in code if part), code) if isinstance(code, list) else code
         raise UserError(
-            f"the checkpoint {str(checkpoint)!r} cannot be loaded: its {file} names code of its own for {named[0]} "
+            f"the checkpoint {str(checkpoint)!r} cannot be loaded: its {file} names custom code for {named[0]} "
             f"({code}), which is never run, and the built-in class may compute something else",
-            remedy=f"where the built-in class is the one that you run, remove auto_map from {file} in a copy",
+            remedy=f"if you use the built-in class yourself, remove auto_map from {file} in a copy",
         )
 
 
 def _used(folder: Path, files: Collection[str]) -> list[str]:
-    """Return the weight files that transformers reads: one file goes before shards."""
+    """Return the weight files that transformers reads: a single file takes precedence over shards."""
     if WEIGHTS in files:
         return [WEIGHTS]
     if INDEX in files:
@@ -144,14 +144,14 @@ def _used(folder: Path, files: Collection[str]) -> list[str]:
         adapter = _json(folder / ADAPTER)
         base = adapter.get("base_model_name_or_path") or "a base model that it does not name"
         raise UserError(
-            f"{folder} holds an adapter ({adapter.get('peft_type') or 'of unknown type'}) of {base} and no model",
+            f"{folder} holds an adapter ({adapter.get('peft_type') or 'of unknown type'}) of {base}, but no model",
             remedy=_merge(str(adapter.get("base_model_name_or_path") or "BASE"), str(folder)),
         )
     pickles = sorted(name for name in files if _PICKLE.search(name) and not _OF_TRAINING.search(name))
     others = sorted(name for name in files if name.endswith(".safetensors"))
     remedy = "save the model as safetensors (save_pretrained with safe_serialization): pickles are not read"
     if others:
-        remedy = f"where it is the whole model, rename it to {WEIGHTS}; else save the model with save_pretrained"
+        remedy = f"if it is the whole model, rename it to {WEIGHTS}; otherwise save the model with save_pretrained"
     elif not pickles and (inner := _inner(folder)):
         remedy = f"give one of the folders in it: {few(inner)}"
     found = others or pickles
@@ -162,13 +162,13 @@ def _used(folder: Path, files: Collection[str]) -> list[str]:
 
 def _merge(base: str, folder: str) -> str:
     return (
-        f"merge it where PEFT is installed, PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), "
+        f"merge it with PEFT installed: PeftModel.from_pretrained(AutoModelForMaskedLM.from_pretrained({base!r}), "
         f"{folder!r}).merge_and_unload().save_pretrained('merged'), save the tokenizer there too, and give that folder"
     )
 
 
 def _names(file: Path) -> list[str]:
-    """Return the names of the tensors in a safetensors file; raises UserError where it is damaged."""
+    """Return the names of the tensors in a safetensors file; raises UserError if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -178,7 +178,7 @@ def _names(file: Path) -> list[str]:
         with file.open("rb") as opened:
             if opened.read(len(_POINTER)) == _POINTER:
                 raise UserError(
-                    f"the checkpoint {str(file.parent)!r} cannot be loaded: {file.name} is a pointer of Git LFS, "
+                    f"the checkpoint {str(file.parent)!r} cannot be loaded: {file.name} is a Git LFS pointer, "
                     "not the weights",
                     remedy="fetch them with git lfs pull",
                 ) from error
@@ -198,20 +198,20 @@ def _check_wrappers(folder: Path, files: Sequence[str]) -> None:
         inner = "|".join(_WRAPPERS)
         pattern = rf"^(({_DATA_PARALLEL}|{inner})\.)+|\b({inner})\."
         whole = len(wrapped) == len(stored)
-        who = "every name" if whole else f"a part ({len(wrapped)} of {len(stored)}) of the names"
+        who = "all names" if whole else f"{len(wrapped)} of {len(stored)} names"
         raise UserError(
-            f"{who} of the weights in {folder} holds {' and '.join(prefixes)} (such as {first}), which torch.compile "
-            "or distributed training puts there: loading would leave these weights out",
+            f"{who} of the weights in {folder} contain {' and '.join(prefixes)} (such as {first}), which torch.compile "
+            "or distributed training adds: loading would leave these weights out",
             remedy="save the model inside the wrapper (model._orig_mod or model.module), or strip the names: "
             f"import re; from safetensors.torch import load_file, save_file; weights = load_file({files[0]!r}); "
             f"save_file({{re.sub(r'{pattern}', '', n): w for n, w in weights.items()}}, {files[0]!r}, "
             "metadata={'format': 'pt'})"
-            + (f"; so for each of the {len(files)} files, and in {INDEX}" if len(files) > 1 else ""),
+            + (f"; do so for each of the {len(files)} files, and in {INDEX}" if len(files) > 1 else ""),
         )
 
 
 def _wrappers(name: str) -> list[str]:
-    """Return the components of a weight's name that are a wrapper's; `module` counts at the beginning only."""
+    """Return the components of a weight's name that come from a wrapper; `module` counts only at the beginning."""
     found = []
     leading = True
     for part in name.split("."):
@@ -244,17 +244,17 @@ def _unused(folder: Path, files: Collection[str], used: Collection[str]) -> Iter
 
 
 def _inner(folder: Path) -> list[str]:
-    """Return the folders within this one that hold weights, at whatever depth."""
+    """Return the folders within this one that hold weights, at any depth."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and any(path.rglob("*.safetensors")))
 
 
 def sort_unexpected(unexpected: Iterable[str], model: Collection[str], encoder: str) -> tuple[list[str], list[str]]:
-    """Sort stored weights that found no place in the model: (those it was trained with, those of other heads).
+    """Sort stored weights that have no place in the model: (those it was trained with, those of other heads).
 
     `model` holds the names of the loaded model's weights and `encoder` is the prefix of its encoder's, such as
-    "roberta". The model was trained with a weight that differs from one of its own by an index alone (another layer),
-    and with one that lies in the encoder or in its own head; but for parts that have no say in masked language
-    modelling, such as a pooler.
+    "roberta". The model was trained with a weight that differs from one of its own only by an index (another layer),
+    and with one of the encoder or of its own head, except for parts without a role in masked language modelling, such
+    as a pooler.
     """
     kinds = {star(name) for name in model}
     parts = {name.partition(".")[0] for name in model} | {encoder}
@@ -280,9 +280,9 @@ def few(names: Iterable[str]) -> str:
 
 @contextmanager
 def without_adapter(checkpoint: str) -> Iterator[str]:
-    """Give a place to load from where no adapter lies: transformers applies one wherever PEFT is installed.
+    """Yield a place to load from without an adapter: transformers would apply one if PEFT is installed.
 
-    A folder with an adapter is stood in for by links to its other files; everything else is given as it is.
+    For a folder with an adapter this is a folder of links to its other files; otherwise it is the checkpoint itself.
     """
     folder = Path(checkpoint)
     if not (folder / ADAPTER).is_file():
@@ -299,7 +299,7 @@ def without_adapter(checkpoint: str) -> Iterator[str]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """Return a JSON object; an empty one where the file is missing or damaged, which transformers says better."""
+    """Return a JSON object; an empty one if the file is missing or damaged, which transformers reports better."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Every literal of the guide with its place and reason, and what a profile changes in them.
+"""Every literal of the guide, with its place and reason, and what each profile changes.
 
 The guide is "Masked language modeling" of the Hugging Face documentation. A field of `GuideConfig` is either a
 literal of the guide's code or a default of the libraries that the guide leaves alone but that decides the result.
@@ -34,7 +34,7 @@ EMBEDDED = Path(__file__).parent / "embedded"
 
 
 def golden_directory(profile: str = "embedded") -> Path:
-    """Return the goldens of a profile: as they are shipped in the package, or beside it in a checkout."""
+    """Return the folder of a profile's goldens: in the package if shipped, or next to it in a checkout."""
     package = Path(__file__).parent
     for folder in (package / "golden" / profile, package.parent / "golden" / profile):
         if folder.is_dir():
@@ -59,7 +59,7 @@ def _literal(default: Any, place: str, reason: str) -> Any:
 
 @dataclass(frozen=True)
 class GuideConfig:
-    """What the guide's code says, in the guide's order."""
+    """The settings in the guide's code, in its order."""
 
     dataset: str = _literal("eli5", LOAD, "the hub name, or a .jsonl, .json, .csv or .parquet file with its columns")
     split: str = _literal("train_asks[:5000]", LOAD, "the first 5,000 rows: a small subset to try everything on")
@@ -110,7 +110,7 @@ class Profile:
     changes: tuple[tuple[str, Any, str], ...]  # (field, value, reason)
 
 
-# What every run of ours changes, so that a run can be watched, repeated and resumed.
+# What every profile changes, so that a run can be watched, repeated and resumed.
 OURS: tuple[tuple[str, Any, str], ...] = (
     ("inference_model", "this run's", "the mask is filled by the model that the run has just trained"),
     ("disable_tqdm", True, "the run shows its own progress"),
@@ -182,7 +182,7 @@ class RunConfig:
 
     @property
     def needs_hub(self) -> bool:
-        """Tell whether something has to be fetched or pushed: all else stays on this machine."""
+        """Return whether something must be fetched from the hub or pushed to it."""
         return self.guide.push_to_hub or not (Path(self.checkpoint).is_dir() and Path(self.dataset).is_file())
 
     def to_dict(self) -> dict[str, Any]:
@@ -241,12 +241,12 @@ def resolve(
     guide = dataclasses.replace(original, **{o.name: o.value for o in latest.values()})
     _check(guide)
     if threads < 1:
-        raise UserError(f"--threads {threads} is no number of threads", remedy="give 1 or more")
+        raise UserError(f"--threads is {threads}", remedy="give 1 or more")
     return RunConfig(profile, guide, overrides, Path(output_dir), threads, resume)
 
 
 def _check(guide: GuideConfig) -> None:
-    """Refuse values that no run can use; what depends on the model or the data is checked where it is loaded."""
+    """Refuse invalid values; what depends on the model or the data is checked when these are loaded."""
     choices = {
         "pad_token": ("eos_token", "pad_token"),
         "eval_strategy": ("epoch", "no"),

@@ -1,4 +1,4 @@
-"""Take passwords and tokens out of text: the addresses of package indexes and proxies often hold them."""
+"""Remove passwords and tokens from text: the addresses of package indexes and proxies often hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ADDRESSES = re.compile(r"(?i)^(?!no_proxy$).*(url|index|links|proxy|endpoint)(_
 _SECRETS = re.compile(r"(?i)(token|password|passwd|secret|(api|access|private)_?key)$")
 _PASSWORDS = re.compile(r"(?i)passw(or)?d$")
 _HOST = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]*://)?[^\s:@/]+:\d{1,5}/?")  # such as a proxy's, without credentials
-_SHORT = 4  # a secret with fewer characters is replaced only where it stands as a word: else no text could be read
+_SHORT = 4  # a shorter secret is replaced only as a whole word, to keep the text readable
 
 _AT = r"(?:@|%40)"
 _SCHEME = r"\b[a-z][a-z0-9+.-]*:(?:/|\\/|%2f)+"
@@ -41,8 +41,8 @@ _IN_TEXT = re.compile(
 def without_credentials(text: str, variables: Mapping[str, str] | None = None) -> str:
     """Return the text with ``***`` for the user, password or token of each address.
 
-    The secrets that `variables` (default: the environment's) hold are removed wherever they stand, also in pieces: a
-    malformed address is taken apart by the libraries that complain about it.
+    The secrets in `variables` (default: the environment) are removed wherever they occur, also in pieces: libraries
+    that complain about a malformed address quote pieces of it.
     """
     variables = os.environ if variables is None else variables
     held = tuple(sorted({(name, value) for name, value in variables.items() if _ADDRESSES.search(name) and value}))
@@ -60,9 +60,9 @@ def _is_secret(name: str, value: str) -> bool:
 
 
 def address_problem(value: str) -> str:
-    """Return what is wrong with the addresses, separated by blanks, of an index; "" where nothing is.
+    """Return what is wrong with the addresses, separated by blanks, of an index; "" if nothing is.
 
-    The answer holds no part of the value.
+    The message contains no part of the value.
     """
     return next(filter(None, map(_problem, value.split())), "")
 
@@ -92,10 +92,10 @@ def _is_path(word: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _known(addresses: tuple[str, ...], whole: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Return what finds every secret of these values; None where they hold none."""
+    """Return a pattern that finds every secret in these values; None if there are none."""
     secrets = {form for value in addresses for secret in _held_by(value) for form in _forms(secret)}
     secrets |= {form for value in whole for form in _forms(value)}
-    # The longest first: of a password, its first half may be a secret too.
+    # Longest first: the beginning of a password may be a secret too.
     patterns = [
         re.escape(secret) if len(secret) >= _SHORT else rf"(?<!\w){re.escape(secret)}(?!\w)"
         for secret in sorted(secrets, key=lambda secret: (-len(secret), secret))
@@ -111,7 +111,7 @@ def _held_by(value: str) -> Iterator[str]:
             if not _is_path(word):
                 yield from _of_user(urlsplit(word).netloc.rpartition("@")[0])
         return
-    # Malformed: whatever stands between the scheme and the last @ may be a secret, and each piece of it.
+    # Malformed: anything between the scheme and the last @ may be a secret, and so may each piece of it.
     start = re.match(r"(?:[\w-]+=)?(?:[a-z][a-z0-9+.-]*:)?/*", value, flags=re.IGNORECASE)
     body = value[start.end() :] if start else value
     ends = [match.start() for match in re.finditer(_AT, body)]
@@ -125,7 +125,7 @@ def _held_by(value: str) -> Iterator[str]:
 
 
 def _is_torn(word: str) -> bool:
-    """Tell whether an unescaped / ? # cuts an address in two before its @."""
+    """Return whether an unescaped / ? # cuts an address in two before its @."""
     parts = urlsplit(word)
     return "@" not in parts.netloc and bool(re.search(_AT, word))
 
@@ -134,7 +134,7 @@ def _of_user(userinfo: str) -> Iterator[str]:
     user, _, password = userinfo.partition(":")
     if password:
         yield password
-        # The value of a header.
+        # As in the header of a request.
         yield base64.b64encode(f"{unquote(user)}:{unquote(password)}".encode("utf-8", "surrogateescape")).decode()
     if user and (password in ("", "x-oauth-basic") or len(user) >= 16):  # a token in the place of the user
         yield user

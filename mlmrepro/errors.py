@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each says what is wrong, where, and the remedy."""
+"""Errors that a user can fix: each says what is wrong, where, and the remedy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["UserError", "causes", "first_line"]
 
 
 class UserError(Exception):
-    """Bad input or a missing outside thing; the command line prints it in one line and exits with 2.
+    """Bad input or a missing resource; the command line prints it in one line and exits with 2.
 
-    It often quotes the input, so credentials are removed here, whoever raises it and wherever it is shown.
+    The message often quotes the input, so credentials are removed here, for every caller.
     """
 
     exit_code = 2
@@ -24,7 +24,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class name: enough to recognise it in one line.
+    """Return the first line of an error's message, or its class name: enough to recognise it.
 
     Credentials are removed.
     """
@@ -33,7 +33,7 @@ def first_line(error: BaseException) -> str:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Iterate over an error and what it was raised from: the libraries wrap a full disk in errors of their own."""
+    """Iterate over an error and its causes: the libraries wrap a full disk in errors of their own."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""Writing files so that a killed process leaves the old one or the new one, never a half."""
+"""Writing files so that a killed process leaves the old file or the new one, never half of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["atomic_write", "check_writable"]
 
 
 def check_writable(path: Path) -> None:
-    """Raise the OSError that writing `path` would end in, before the work whose result it is to hold."""
+    """Raise the OSError that writing `path` would raise, before the work whose result goes there."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     above = next(folder for folder in path.absolute().parents if folder.exists())

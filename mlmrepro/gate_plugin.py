@@ -1,6 +1,6 @@
-"""The retraining gate in pytest: each check of a checkpoint is one test beside the project's own.
+"""The retraining gate in pytest: each check of a checkpoint is one test, next to the project's own.
 
-Imported when its options are given only; what it checks with is imported when the first of its tests runs.
+Imported only if its options are given; the scoring code is imported when the first of its tests runs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Check:
 
 
 def checks_of(checkpoints: Sequence[str], baselines: Sequence[str], pages: Sequence[str] = ()) -> list[Check]:
-    """Return the checks: the n-th checkpoint against the n-th baseline; where one side has one, it is everyone's.
+    """Return the checks: the n-th checkpoint against the n-th baseline; a single one on either side serves all.
 
-    A name is the checkpoint's, with its baseline in brackets where it has several. Raises pytest.UsageError where
-    one side is absent or the numbers do not fit.
+    A check has the checkpoint's name, with the baseline in brackets if there are several. Raises pytest.UsageError if
+    one side is absent or the numbers do not match.
     """
     if not checkpoints:
         raise pytest.UsageError("--mlm-baseline and --mlm-html need --mlm-checkpoint DIR, the checkpoint to check")
@@ -46,11 +46,11 @@ def checks_of(checkpoints: Sequence[str], baselines: Sequence[str], pages: Seque
     for option, given in (("--mlm-checkpoint", checkpoints), ("--mlm-baseline", baselines)):
         if len(given) not in (1, count):
             raise pytest.UsageError(
-                f"{option} is given {len(given)} times, for {count} checks: give it once or for each"
+                f"{option} is given {len(given)} times, for {count} checks: give it once, or once for each check"
             )
     if pages and len(pages) != count:
         raise pytest.UsageError(
-            f"--mlm-html is given {len(pages)} times, for {count} checks: each has a page of its own"
+            f"--mlm-html is given {len(pages)} times, for {count} checks: give it once for each check"
         )
     own: Sequence[str | None] = pages or [None] * count
     pairs = zip(_each(checkpoints, count), _each(baselines, count), own, strict=True)
@@ -67,7 +67,7 @@ def _each(given: Sequence[str], count: int) -> Sequence[str]:
 
 
 class GateSession:
-    """Adds the checks to what is collected, and sums their answers up."""
+    """Adds the checks to the collected tests, and lists their answers at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         names = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
@@ -78,7 +78,7 @@ class GateSession:
     def pytest_make_collect_report(
         self, collector: pytest.Collector
     ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Put the gate behind whatever the arguments name, also where they name nothing."""
+        """Put the gate after the tests that the arguments name, even if they name none."""
         report = yield
         if isinstance(collector, pytest.Session) and report.passed:
             gate = Gate.from_parent(collector, name="mlm-gate", nodeid="mlm-gate", checks=self.checks)
@@ -86,13 +86,13 @@ class GateSession:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note each answer; under pytest-xdist it came from a worker, with its report."""
+        """Note each answer; under pytest-xdist it comes with a worker's report."""
         properties = dict(report.user_properties)
         if "mlm_answer" in properties:
             self.answers[report.nodeid] = properties
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Give each answer a line, and one to what lies in the checkpoint's folder and was not used."""
+        """Print a line for each answer, and one for files of the checkpoint that were not used."""
         if self.answers:
             terminalreporter.section("retraining gate")
         for node, properties in self.answers.items():
@@ -104,14 +104,14 @@ class GateSession:
 
 
 class Gate(pytest.Collector):
-    """What the checks stand under: no file, only a name."""
+    """Collects the checks; it has a name but no file."""
 
     def __init__(self, *, checks: Sequence[Check], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.checks = checks
 
     def collect(self) -> Iterator[pytest.Item]:
-        """Iterate over one test a check."""
+        """Iterate over the checks, one test each."""
         for check in self.checks:
             yield CheckItem.from_parent(self, name=check.name, check=check)
 
@@ -125,7 +125,7 @@ class CheckItem(pytest.Item):
         self.result: CheckResult | None = None
 
     def setup(self) -> None:
-        """Check the checkpoint, and write the page that was asked for."""
+        """Check the checkpoint, and write the page if requested."""
         from mlmrepro.errors import UserError
         from mlmrepro.report.check_words import said, unused_line
 
@@ -146,13 +146,13 @@ class CheckItem(pytest.Item):
         self.user_properties = [(f"mlm_{name}", value) for name, value in properties.items()]
 
     def runtest(self) -> None:
-        """Fail with the whole answer where it is neither better nor the same."""
+        """Fail with the whole answer unless it is better or the same."""
         assert self.result is not None
         if self.result.exit_code:
             _fail(_in_words(self.result))
 
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        """Return what stands above a failure: no file and no line, but what was checked."""
+        """Return the headline of a failure: what was checked, without a line number."""
         return self.path, None, f"check of {self.name}"
 
     def _checked(self) -> CheckResult:
@@ -163,7 +163,7 @@ class CheckItem(pytest.Item):
 
         here = self.config.invocation_params.dir
         folder = here / self.check.checkpoint
-        # A name that is no folder is the hub's.
+        # A name that is not a folder is a hub name.
         place = str(folder) if folder.is_dir() else self.check.checkpoint
         settings = Settings.find(self.config.rootpath)
         result = check_checkpoint(place, here / self.check.baseline, settings, name=self.check.checkpoint)

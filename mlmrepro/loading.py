@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer and model, from a folder or the hub: safetensors only, and none of its code is run."""
+"""Load a checkpoint's tokenizer and model, from a folder or the hub: only safetensors, and never custom code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["check_folder", "inspect", "load_model", "load_tokenizer", "max_block
 
 _TOKENIZER_FILE = re.compile(r"^tokenizer|vocab|^merges\.txt$|\.model$|^bpe\.|^dict\.txt$|\.tiktoken$|^tekken\.json$")
 
-# How transformers 4 and 5 begin what they say of weights that did not find their place.
+# How transformers 4 and 5 begin their messages about weights that do not fit.
 _REPORTS = ("Some weights of", "This checkpoint seem")
 # RoBERTa and what was built on it count positions from padding_idx + 1.
 _POSITIONS_AFTER_PADDING = (
@@ -39,7 +39,7 @@ _POSITIONS_AFTER_PADDING = (
 
 
 def check_folder(checkpoint: str) -> None:
-    """Raise UserError where a folder is meant that is not there, or has no configuration that can be read."""
+    """Raise UserError for a folder that does not exist, or whose configuration cannot be read."""
     # A hub name is "name" or "owner/name"; anything else is meant as a folder.
     meant_as_folder = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if meant_as_folder and not Path(checkpoint).is_dir():
@@ -49,7 +49,7 @@ def check_folder(checkpoint: str) -> None:
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """Return the checkpoint's tokenizer; raises UserError where there is none or it has no mask token."""
+    """Return the checkpoint's tokenizer; raises UserError if there is none or it has no mask token."""
     from transformers import AutoTokenizer
 
     check_folder(checkpoint)
@@ -59,8 +59,8 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # the libraries raise a dozen kinds for an unreadable tokenizer
         raise UserError(
             f"the tokenizer of {checkpoint!r} cannot be loaded: {first_line(error)}",
-            remedy="give a folder that holds tokenizer.json, or a name that the hub can be reached for; "
-            "the embedded one works offline",
+            remedy="give a folder with tokenizer.json, or a hub name if the hub can be reached; "
+            "the embedded checkpoint works offline",
         ) from error
     _check_vocabulary(Path(checkpoint), tokenizer)
     if tokenizer.mask_token is None:
@@ -83,7 +83,7 @@ def _check_tokenizer_files(folder: Path) -> None:
 
 
 def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
-    """Raise UserError where files of the vocabulary are missing: transformers 5 goes on with special tokens alone."""
+    """Raise UserError if vocabulary files are missing: transformers 5 goes on with only the special tokens."""
     if not folder.is_dir() or any(folder.glob("tokenizer.*json")):
         return
     files = {name: file for name, file in tokenizer.vocab_files_names.items() if name != "tokenizer_file"}
@@ -97,7 +97,7 @@ def _check_vocabulary(folder: Path, tokenizer: Any) -> None:
 
 
 def max_block_size(checkpoint: str, model_max_length: int) -> int:
-    """Return how many tokens a row may have: the tokenizer's limit or the model's positions, the smaller one."""
+    """Return how many tokens a row may have: the smaller of the tokenizer's limit and the model's positions."""
     from transformers import AutoConfig
 
     try:
@@ -116,9 +116,9 @@ def positions(config: Any, model_max_length: int) -> int:
 
 
 def inspect(checkpoint: str) -> tuple[Unused, ...]:
-    """Return what lies in a checkpoint's folder and is not used; nothing of a hub name.
+    """Return what is in a checkpoint's folder but not used; nothing for a hub name.
 
-    Raises UserError where a folder is meant that is not there, or whose weights cannot be read as its owner reads them.
+    Raises UserError for a folder that does not exist, or whose weights cannot be read as its owner reads them.
     """
     check_folder(checkpoint)
     return checkpoint_folder.inspect(Path(checkpoint)) if Path(checkpoint).is_dir() else ()
@@ -127,10 +127,10 @@ def inspect(checkpoint: str) -> tuple[Unused, ...]:
 def load_model(checkpoint: str, *, unused: list[Unused] | None = None, refuse_unread: bool = True) -> PreTrainedModel:
     """Return the masked language model of a hub name or folder, from safetensors only.
 
-    What lies in the folder and is not used joins `unused`. Raises UserError where the model cannot be read, is of
-    another kind (a causal model), lacks weights, which the library would fill with random numbers and a warning (an
-    encoder without its language-model head), or was trained with weights that its configuration has no room for:
-    without `refuse_unread` the caller has to name these.
+    Unused things in the folder are added to `unused`. Raises UserError if the model cannot be read, is of another kind
+    (a causal model), lacks weights (an encoder without its language-model head; the library would only warn and fill
+    them with random numbers), or was trained with weights that its configuration has no place for; without
+    `refuse_unread` the caller must report the latter.
     """
     import transformers
 
@@ -142,13 +142,13 @@ def load_model(checkpoint: str, *, unused: list[Unused] | None = None, refuse_un
             _refuse_shapes(checkpoint, place, error)
             raise _unloadable(checkpoint, error) from error
     model.config._name_or_path = checkpoint
-    checkpoint_folder.check_own_code(vars(model.config), checkpoint, "config.json")  # of a hub name
+    checkpoint_folder.check_own_code(vars(model.config), checkpoint, "config.json")  # for a hub name
     _refuse_missing(checkpoint, info["missing_keys"], info["unexpected_keys"])
     names = model.state_dict()
     trained, others = checkpoint_folder.sort_unexpected(info["unexpected_keys"], names, model.base_model_prefix)
     if trained and refuse_unread:
         raise UserError(
-            f"the checkpoint {checkpoint!r} holds weights that its config.json has no room for: {few(trained)}",
+            f"the checkpoint {checkpoint!r} holds weights that its config.json has no place for: {few(trained)}",
             remedy="give the config.json that the weights were saved with (num_hidden_layers among others), or save "
             "the model again with save_pretrained",
         )
@@ -173,9 +173,9 @@ def _loaded(place: str, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Keep transformers' own account of missing and unused weights off standard error: the result or the error says it.
+    """Keep transformers' report of missing and unused weights off standard error: the result or the error has it.
 
-    Other warnings pass, and so does everything where a caller collects the messages with handlers of its own.
+    Other warnings pass, and so does everything if a caller collects the messages with handlers of its own.
     """
     import logging
 
@@ -214,18 +214,18 @@ def _stored(checkpoint: str) -> list[str]:
 
 
 def _refuse_shapes(checkpoint: str, place: str, error: Exception) -> None:
-    """Raise UserError with the tensors whose shapes do not fit, where that is why the model was not loaded."""
+    """Raise UserError with the tensors whose shapes do not fit, if that is why the model was not loaded."""
     if not isinstance(error, RuntimeError):
         return
     try:
         _, info = _loaded(place, ignore_mismatched_sizes=True)
-    except Exception:  # something else is wrong as well: the first error says it
+    except Exception:  # something else is wrong as well: the first error is reported
         return
     wrong = sorted((name, tuple(stored), tuple(wanted)) for name, stored, wanted in info["mismatched_keys"])
     if wrong:
-        told = [f"{name} is {stored} in the file and {wanted} by config.json" for name, stored, wanted in wrong]
+        told = [f"{name} is {stored} in the file, but {wanted} by config.json" for name, stored, wanted in wrong]
         raise UserError(
-            f"the checkpoint {checkpoint!r} cannot be loaded, shapes do not fit: {'; '.join(told[:3])}"
+            f"the checkpoint {checkpoint!r} cannot be loaded because shapes do not fit: {'; '.join(told[:3])}"
             + (f"; and {len(told) - 3} more" if len(told) > 3 else ""),
             remedy="give the config.json that the weights were saved with",
         ) from error
@@ -237,6 +237,6 @@ def _unloadable(checkpoint: str, error: Exception) -> UserError:
         reason = "its architecture has no masked-language-model head"
     return UserError(
         f"the checkpoint {checkpoint!r} cannot be loaded: {reason}",
-        remedy="give a folder with config.json and model.safetensors of a masked language model, or a name that the "
-        "hub can be reached for; the embedded one works offline",
+        remedy="give a folder with config.json and model.safetensors of a masked language model, or a hub name if the "
+        "hub can be reached; the embedded checkpoint works offline",
     )

@@ -1,7 +1,7 @@
 """Where a record comes from: versions, platform, device, threads, commit and a digest of the package's source.
 
-``python -m mlmrepro.provenance`` prints the commit and exits with 2 where it is unknown or has uncommitted changes:
-what makes goldens and tables runs it first.
+``python -m mlmrepro.provenance`` prints the commit and exits with 2 if it is unknown or has uncommitted changes:
+the tools that make goldens and tables run it first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlmrepro.errors import UserError
 
 __all__ = ["PACKAGES", "clean_commit", "collect", "origin_problems", "package_versions", "source_digest"]
 
-# What can change a result of the guide, directly or underneath.
+# What can change a result of the guide, directly or indirectly.
 PACKAGES = (
     "mlmrepro",
     "transformers",
@@ -41,12 +41,12 @@ PACKAGES = (
     "fsspec",
 )
 
-# A wheel does not know its commit: whoever builds it from a checkout names that checkout here.
+# A wheel does not know its commit: this variable names the checkout that it was built from.
 CHECKOUT = "MLMREPRO_CHECKOUT"
-# What decides a golden or a table, besides the goldens themselves, which are written while a run is under way.
+# What decides a golden or a table; not the goldens themselves, which are written during a run.
 _DECISIVE = ("mlmrepro", "tests", "conftest.py", "pyproject.toml", "tox.ini", ".ci")
 
-# The page that this package follows, as it was when its literals were read off.
+# The page that this package follows, as it was when its literals were copied.
 GUIDE = {
     "page": "transformers: docs/source/ja/tasks/masked_language_modeling.md",
     "sha256": "833d30240676388ac5e7eed4356763ad897e1ad686cd8ceb424fa82aad7f713b",
@@ -55,7 +55,7 @@ GUIDE = {
 
 @cache
 def package_versions() -> dict[str, str | None]:
-    """Return the installed version of each package that matters, None where it is absent; our own is always known."""
+    """Return the installed version of each package that matters, None if it is absent; our own is always known."""
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -66,7 +66,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def source_digest(package: Path | None = None) -> str:
-    """Return a digest (SHA-256, hexadecimal) of all Python and TOML files of a package's folder, by default of ours.
+    """Return a digest (SHA-256, hexadecimal) of all Python and TOML files of a package's folder, by default this one's.
 
     It is the same for a checkout, a wheel and an editable installation of one commit, and needs no git.
     """
@@ -102,7 +102,7 @@ def collect() -> dict[str, Any]:
 
 
 def origin_problems(provenance: Mapping[str, Any]) -> list[str]:
-    """Return what keeps anybody from making it again: no version, source or commit, or uncommitted changes."""
+    """Return why something cannot be made again: no version, source or commit, or uncommitted changes."""
     problems = []
     packages, commit = provenance.get("packages"), provenance.get("commit")
     if not isinstance(packages, dict) or not packages.get("mlmrepro"):
@@ -117,18 +117,18 @@ def origin_problems(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def clean_commit() -> str:
-    """Return the commit of the running code; raises UserError where it is unknown or has uncommitted changes."""
+    """Return the commit of the running code; raises UserError if it is unknown or has uncommitted changes."""
     commit = _commit()
     if commit is None:
         raise UserError(
-            "the commit of this mlmrepro is unknown: it runs outside of a checkout that git can read, "
+            "the commit of this mlmrepro is unknown: it runs outside a checkout that git can read, "
             "or was built from another state",
             remedy=f"run it in a checkout, or build it from the checkout that {CHECKOUT} names",
         )
     if commit["dirty"]:
         raise UserError(
             f"the checkout has uncommitted changes on top of {commit['id'][:7]}: {_shown(commit['changes'])}",
-            remedy="commit or stash them first: what is committed has to be made from a commit",
+            remedy="commit or stash them first: committed results must be made from a commit",
         )
     return str(commit["id"])
 
@@ -144,9 +144,9 @@ def _own_source() -> str:
 
 @cache  # a process keeps the code that it has imported, whatever happens to the checkout meanwhile
 def _commit() -> dict[str, Any] | None:
-    """Return the checkout's commit and whether what decides a result has uncommitted changes, and which.
+    """Return the checkout's commit, and the uncommitted changes of files that decide a result.
 
-    None outside of a checkout, and where the checkout that CHECKOUT names holds another source than the one that runs.
+    None outside a checkout, and if the checkout that CHECKOUT names holds another source than the one that runs.
     """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

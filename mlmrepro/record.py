@@ -1,4 +1,4 @@
-"""The record of a run: what every stage did, in one JSON file that needs none of the libraries to be read."""
+"""The record of a run: what every stage did, in one JSON file that can be read without any of the libraries."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ STAGES = ("dataset", "flatten", "input_ids", "blocks", "masked_batches", "model"
 
 
 class Lane(str, Enum):
-    """How two values of one observation are to be compared."""
+    """How two values of one observation are compared."""
 
     EXACT = "exact"  # ids, orders, counts, draws
     APPROXIMATE = "approximate"  # floats, within a tolerance that has a reason
     RANKING = "ranking"  # orders by score, with their margins
-    STATISTICAL = "statistical"  # perplexity, which masks and seeds move
-    INFO = "info"  # times, warnings and what has a bound (compare.bounds): never compared with another record
+    STATISTICAL = "statistical"  # perplexity, which depends on masks and seeds
+    INFO = "info"  # times, warnings and values with a bound (compare.bounds): never compared with another record
 
 
 class Part(str, Enum):
     """Where in a stage a value was observed; the prefix of its name says so."""
 
-    FLOW = "flow"  # on what the stage before really gave: no prefix
-    ALONE = "alone"  # on the stored input of the goldens, so that no stage before has a say
-    BESIDE = "beside"  # what the guide's own run does not touch: other arguments, files and defaults
+    FLOW = "flow"  # on what the previous stage really produced: no prefix
+    ALONE = "alone"  # isolated, on the goldens' stored input, so that no earlier stage matters
+    BESIDE = "beside"  # off-path: arguments, files and defaults that the guide's run does not use
 
 
-# What the tolerance of a lane applies to, where an observation does not say otherwise.
+# What the tolerance of a lane applies to, unless an observation says otherwise.
 _QUANTITIES = {Lane.APPROXIMATE: "nats", Lane.RANKING: "probability", Lane.STATISTICAL: "perplexity"}
 
 
@@ -85,7 +85,7 @@ class RunRecord:
     stages: dict[str, dict[str, Observation]] = field(default_factory=dict)
 
     def observe(self, stage: str, name: str, value: Any, lane: Lane, quantity: str = "") -> None:
-        """Write one value down; a second one under the same name is an error of ours."""
+        """Record one value; a second one under the same name is a bug."""
         if stage not in STAGES:
             raise KeyError(stage)
         names = self.stages.setdefault(stage, {})
@@ -121,7 +121,7 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
-        """Read a record; raises UserError where the file is absent, damaged or of another schema."""
+        """Read a record; raises UserError if the file is absent, damaged or of another schema."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if "unfinished" in content:
@@ -131,12 +131,12 @@ class RunRecord:
                 )
             if content["schema"] != SCHEMA:
                 raise UserError(
-                    f"{path} is a record of schema {content['schema']}, this version reads schema {SCHEMA}",
+                    f"{path} is a record of schema {content['schema']}, but this version reads schema {SCHEMA}",
                     remedy="make the record again with this version",
                 )
             sides = content["provenance"], content["config"], content["provenance"].get("packages", {})
             if not all(isinstance(side, dict) for side in sides):
-                raise TypeError("provenance, its packages and config have to be objects")
+                raise TypeError("provenance, its packages and config must be objects")
             if unknown := set(content["stages"]) - set(STAGES):
                 raise ValueError(f"unknown stages {sorted(unknown)}: another version of mlmrepro may have written it")
             record = cls(content["provenance"], content["config"])
@@ -149,13 +149,13 @@ class RunRecord:
             raise UserError(f"the record {path} cannot be read: {error.strerror}", remedy="check the path") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
-                f"{path} is not a whole record: {type(error).__name__}: {error}", remedy="make the record again"
+                f"{path} is not a complete record: {type(error).__name__}: {error}", remedy="make the record again"
             ) from error
         return record
 
 
 def write_unfinished(path: Path, problem: str) -> None:
-    """Say in the record's place that its run did not finish; reading it as a record raises UserError with that."""
+    """Write a note in place of the record that its run did not finish; reading it raises UserError with the note."""
     content = {"schema": SCHEMA, "stages": {}, "unfinished": problem}
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 

@@ -33,7 +33,7 @@ class Scores:
 
     @classmethod
     def empty(cls) -> Scores:
-        """Return the scores of no unit."""
+        """Return scores without any unit."""
         whole, real = np.array([], dtype=np.int32), np.array([], dtype=np.float32)
         return cls(whole, whole, whole, real, whole, real.astype(bool), real)
 
@@ -42,12 +42,12 @@ class Scores:
 
     @property
     def mean_loss(self) -> float:
-        """Nats a token (micro-average over masked tokens), or nats a byte where the units are words."""
+        """Nats per token (micro-average over masked tokens), or nats per byte if the units are words."""
         return float(self.loss.sum(dtype=np.float64) / self.size.sum(dtype=np.int64))
 
     @property
     def perplexity(self) -> float:
-        """``exp(mean_loss)`` of tokens; infinite where a float cannot hold it."""
+        """``exp(mean_loss)`` of tokens; infinite if a float cannot hold it."""
         try:
             return math.exp(self.mean_loss)
         except OverflowError:
@@ -55,5 +55,5 @@ class Scores:
 
     @property
     def bits_per_byte(self) -> float:
-        """Mean loss of words in bits a byte."""
+        """Mean loss of words in bits per byte."""
         return self.mean_loss / math.log(2)

@@ -133,36 +133,36 @@ OWN = {"AutoModelForMaskedLM": "modeling_own.OwnForMaskedLM"}
 TOKENIZER = {"AutoTokenizer": ["own.Tokenizer", None]}
 WIDE = {"intermediate_size": 32}
 REFUSED: dict[str, tuple[Change, str]] = {
-    "a layer too many": (rewritten(one_more_layer), r"no room for: roberta\.encoder\.layer\.1\..* and 13 more"),
-    "a part that the encoder lacks": (rewritten(one_more_part), r"no room for: .*rel_pos_bias"),
+    "a layer too many": (rewritten(one_more_layer), r"no place for: roberta\.encoder\.layer\.1\..* and 13 more"),
+    "a part that the encoder lacks": (rewritten(one_more_part), r"no place for: .*rel_pos_bias"),
     "a layer too few": (configured(num_hidden_layers=2), r"no weights for roberta\.encoder\.layer\.1\..*num_hidden"),
-    "own model": (configured(auto_map=OWN), r"code of its own for AutoModelForMaskedLM \(modeling_own\.OwnFor"),
+    "own model": (configured(auto_map=OWN), r"custom code for AutoModelForMaskedLM \(modeling_own\.OwnFor"),
     "own tokenizer": (configured("tokenizer_config.json", auto_map=TOKENIZER), r"tokenizer_config\.json names code"),
     "own tokenizer, in the old form": (
         configured("tokenizer_config.json", auto_map=["own.Tokenizer", None]),
-        r"tokenizer_config\.json names code of its own for AutoTokenizer \(own\.Tokenizer\)",
+        r"tokenizer_config\.json names custom code for AutoTokenizer \(own\.Tokenizer\)",
     ),
-    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"every name of the weights .* holds _orig_mod\. "),
+    "compiled": (renamed(lambda name: f"_orig_mod.{name}"), r"all names of the weights .* contain _orig_mod\. "),
     "distributed": (
         renamed(lambda name: f"module.{name}"),
-        r"every name .* holds module\. .*load_file\('model\.safetensors'\)",
+        r"all names .* contain module\. .*load_file\('model\.safetensors'\)",
     ),
-    "both": (renamed(lambda name: f"module._orig_mod.{name}"), r"every name .* holds _orig_mod\. and module\. "),
+    "both": (renamed(lambda name: f"module._orig_mod.{name}"), r"all names .* contain _orig_mod\. and module\. "),
     "a part compiled": (
         renamed(lambda name: name.replace("encoder.", "encoder._orig_mod.")),
-        r"a part \(16 of \d\d\) of the names .* holds _orig_mod\. ",
+        r"16 of \d\d names of the weights .* contain _orig_mod\. ",
     ),
     "no tokenizer": (without_tokenizer, "no tokenizer file in the folder"),
     "no vocabulary": (without_vocabulary, r"no tokenizer file in the folder .*vocab\.json|cannot be loaded"),
-    "adapter alone": (adapter_alone, r"holds an adapter \(LORA\) of roberta-base and no model.*merge_and_unload"),
+    "adapter alone": (adapter_alone, r"holds an adapter \(LORA\) of roberta-base, but no model.*merge_and_unload"),
     "no configuration": (without("config.json"), r"has no config\.json\. Remedy: save the model"),
-    "a damaged configuration": (damaged_configuration, r"config\.json is no JSON: "),
+    "a damaged configuration": (damaged_configuration, r"config\.json is not valid JSON: "),
     "folders of a training": (training_folder, r"Remedy: give one of the folders in it: checkpoint-1"),
     "another name": (other_name, r"only model\.fp16\.safetensors\. Remedy: .* rename it to model\.safetensors"),
-    "a pointer": (pointer, r"is a pointer of Git LFS.*git lfs pull"),
+    "a pointer": (pointer, r"is a Git LFS pointer.*git lfs pull"),
     "shapes": (
         configured(**WIDE),
-        r"0\.intermediate\.dense\.bias is \(16,\) in the file and \(32,\) by config\.json; .*weight is \(16, 16\)",
+        r"0\.intermediate\.dense\.bias is \(16,\) in the file, but \(32,\) by config\.json; .*weight is \(16, 16\)",
     ),
     "a shard missing": (shard_missing, r"names model-00002-of-\d+\.safetensors, which is not in the folder"),
 }
@@ -348,7 +348,7 @@ def test_other_commands_say_what_is_not_used(
     say_unused(str(folder))
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "an adapter lies here and is not applied: adapter_config.json, adapter_model.safetensors" in printed.err
+    assert "the adapter is not applied: adapter_config.json, adapter_model.safetensors" in printed.err
     assert "merge_and_unload" in printed.err
 
 
@@ -363,7 +363,7 @@ def test_a_check_says_what_is_not_used(
     assert (ended.value.code, result["answer"]) == (0, "same")
     assert [unused["kind"] for unused in result["unused"]] == ["adapter"]
     for name in ("page.html", "junit.xml"):
-        assert "an adapter lies here and is not applied" in (tmp_path / name).read_text()
+        assert "the adapter is not applied" in (tmp_path / name).read_text()
 
 
 def test_a_check_says_what_lay_beside_the_baselines_model(changed: Callable[[Change], Path], tmp_path: Path) -> None:

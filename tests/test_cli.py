@@ -217,7 +217,7 @@ def _no_config(tmp_path: Path) -> Path:
         (_pickled, "has no model.safetensors"),
         (_truncated, "cannot be loaded"),
         (_other_shape, "cannot be loaded"),
-        (_no_config, "config.json is no JSON"),
+        (_no_config, "config.json is not valid JSON"),
         (_remote_code, "cannot be loaded"),
     ],
 )

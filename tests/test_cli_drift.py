@@ -1,4 +1,4 @@
-"""compare, report and expect on the command line: exit codes, formats, errors, and what they cost."""
+"""compare, report and expect on the command line: exit codes, formats, errors and imports."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(*arguments: str) -> int:
 def test_compare_exits_with_0_1_or_2(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int
 ) -> None:
-    """0 for the same, 1 for a regression in any of several records, 2 and one line for bad input."""
+    """0 if nothing changed, 1 for a regression in any record, 2 and one line for bad input."""
     assert run("compare", *arguments) == code
     captured = capsys.readouterr()
     if code == 2:
@@ -64,13 +64,13 @@ def test_compare_exits_with_0_1_or_2(
 
 
 def test_compare_takes_the_folder_of_a_run(folder: Path) -> None:
-    """A folder with a record.json stands for that record."""
+    """A folder with a record.json can be given instead of the record."""
     record().write(folder / "run" / "record.json")
     assert run("compare", "run", "same.json") == 0
 
 
 def test_json_and_markdown_say_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON is all of standard output and names the first divergence; Markdown names it too."""
+    """Standard output is JSON only and names the first divergence; Markdown names it, too."""
     assert run("compare", "old.json", "new.json", "--json") == 1
     (content,) = json.loads(capsys.readouterr().out)
     assert (content["verdict"], content["first_divergence"]) == ("REGRESSION", "loss.step_losses")
@@ -82,7 +82,7 @@ def test_json_and_markdown_say_the_same(folder: Path, capsys: pytest.CaptureFixt
 def test_on_github_there_are_annotations_and_a_summary(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each cause is a workflow command on standard output, beside JSON on standard error; the summary is written."""
+    """Each cause is a workflow command, on standard error if JSON is printed; the summary is written."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     assert run("compare", "old.json", "new.json", "--junit", "junit.xml") == 1
@@ -96,7 +96,7 @@ def test_on_github_there_are_annotations_and_a_summary(
 
 
 def test_report_joins_a_folder_and_keeps_what_failed_as_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The page is written; a run that did not finish and a truncated record are rows, and the exit code is 1."""
+    """The page is written; an unfinished run and a truncated record have rows, and the exit code is 1."""
     matrix = folder / "records"
     record().write(matrix / "a.json")
     assert run("report", "records", "--goldens", "goldens") == 0
@@ -116,7 +116,7 @@ def test_report_joins_a_folder_and_keeps_what_failed_as_a_row(folder: Path, caps
 def test_report_of_nothing_is_bad_input(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
-    """A folder that is not there, and one without goldens, end in one line and exit code 2."""
+    """A missing folder and a folder without goldens give one line and exit code 2."""
     assert run("report", *arguments) == 2
     assert "Remedy: " in capsys.readouterr().err
 
@@ -124,7 +124,7 @@ def test_report_of_nothing_is_bad_input(
 def test_expect_declares_a_change_and_the_comparison_then_passes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What failed before is an expected change after, with its reason; the old record still passes."""
+    """A failure becomes an expected change with its reason; the old record still passes."""
     assert run("compare", "goldens", "new.json") == 1
     declaration = ["expect", "loss.step_*", "--when", "transformers>=5.0", "--from", "new.json"]
     declaration += ["--reason", "another optimiser", "--link", "https://example.org", "--goldens", "goldens"]
@@ -151,7 +151,7 @@ def test_expect_declares_a_change_and_the_comparison_then_passes(
 def test_a_wrong_declaration_changes_no_golden(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, when: str, problem: str
 ) -> None:
-    """A wrong name or range ends in one line and exit code 2, and the goldens stay as they are."""
+    """A wrong name or range gives one line and exit code 2, and the goldens do not change."""
     before = {path: path.read_bytes() for path in (folder / "goldens").iterdir()}
     arguments = ["--from", "new.json", "--reason", "r", "--link", "https://example.org", "--goldens", "goldens"]
     assert run("expect", name, "--when", when, *arguments) == 2
@@ -162,7 +162,7 @@ def test_a_wrong_declaration_changes_no_golden(
 def test_record_says_in_its_place_that_it_did_not_finish(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run that crashes leaves neither an old record nor half of one, but the reason."""
+    """A crashed run replaces an old record with the reason, and leaves no partial record."""
     from mlmrepro.golden_run import run as golden_run
 
     def crash(*_: Any, **__: Any) -> None:
@@ -180,26 +180,26 @@ def test_record_says_in_its_place_that_it_did_not_finish(
 
 
 def test_comparing_needs_no_heavy_library(folder: Path) -> None:
-    """`mlmrepro compare` loads none of the libraries that take a part of a second to import."""
+    """`mlmrepro compare` imports none of the slow libraries."""
     code, loaded = loaded_by("-m", "mlmrepro", "compare", "old.json", "new.json", "same.json", directory=folder)
     assert code == 1
     assert loaded & HEAVY == set()
 
 
 def test_other_settings_are_told_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A record of another seed is held against goldens: the seed is named, and is what to mend first."""
+    """A record with another seed is compared with goldens: the advice is to fix the seed first."""
     other = record(loss__step_losses=[9.0] * 6)
     other.config["guide"]["seed"] = 7
     other.write(folder / "other.json")
     assert run("compare", "goldens", "other.json") == 1
     out = " ".join(capsys.readouterr().out.split())
     assert "settings seed 42 → 7" in out
-    assert "make both records with the same settings first: seed" in out
+    assert "make the records again with the same settings. They differ in seed" in out
 
 
 def test_report_names_the_environments_that_are_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An environment that was asked for and left no record is a row, and the gate is shut."""
-    record().write(folder / "records" / "record-t4.41.2-d2.19.2.json")
+    """A requested environment without a record has a row, and the report fails."""
+    record().write(folder / "records" / "t4.41.2-d2.19.2.json")
     arguments = ["report", "records", "--goldens", "goldens", "--envs"]
     assert run(*arguments, "oldest") == 0
     capsys.readouterr()
@@ -209,7 +209,7 @@ def test_report_names_the_environments_that_are_missing(folder: Path, capsys: py
 
 
 def test_a_version_that_is_none_loses_no_page(folder: Path) -> None:
-    """A record of a development branch is a row like any other."""
+    """A record of a development branch has a row like any other."""
     record("main").write(folder / "records" / "a.json")
     record().write(folder / "records" / "b.json")
     assert run("report", "records", "--goldens", "goldens") == 0

@@ -151,7 +151,7 @@ def test_the_column_that_was_taken_is_named_wherever_a_result_is_shown(run: Run,
     texts = [None, "The sea is salt because rivers carry it there.", "Water boils at a lower temperature up here."]
     rows = [{"url": f"https://example.org/{n}", "body": text} for n, text in enumerate(texts)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    notes = ["the text of a.jsonl is its column 'body'", "1 row with null in 'body' left out of a.jsonl"]
+    notes = ["the text of a.jsonl is in its column 'body'", "1 row with null in 'body' left out of a.jsonl"]
     code, out, _ = run("score", "embedded", "--text", "a.jsonl")
     assert code == 0
     assert set(notes) <= set(out.splitlines())
@@ -169,7 +169,7 @@ def test_the_column_that_was_taken_is_named_wherever_a_result_is_shown(run: Run,
     pages = [out, (tmp_path / "b.html").read_text()]
     pages += [run("check", "embedded", "--baseline", "b", form)[1] for form in ("--json", "--markdown")]
     for page in pages:
-        assert "the text of a.jsonl is its column" in " ".join(html.unescape(page).split()).replace(
+        assert "the text of a.jsonl is in its column" in " ".join(html.unescape(page).split()).replace(
             "The text", "the text"
         )
     assert json.loads(pages[2])["provenance"]["baseline"]["text_column"] == "body"
@@ -180,32 +180,32 @@ def test_the_column_that_was_taken_is_named_wherever_a_result_is_shown(run: Run,
     [
         (["baseline", "embedded", "--text", "absent.txt", "-o", "b"], "absent.txt does not exist"),
         (["baseline", "embedded", "--text", "empty.txt", "-o", "b"], "empty.txt is empty"),
-        (["baseline", "embedded", "--text", "one.txt", "-o", "b"], "is one document"),
-        (["baseline", "embedded", "--text", "a.pdf", "-o", "b"], "of no known kind"),
+        (["baseline", "embedded", "--text", "one.txt", "-o", "b"], "is a single document"),
+        (["baseline", "embedded", "--text", "a.pdf", "-o", "b"], "has an unknown format"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--mask-rate", "0"], "mask rate is 0"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "used"], "something other than a baseline"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "/proc/x/b"], "No such file"),
         (["baseline", "embedded", "--text", "special.txt", "-o", "b"], "only one document"),
-        (["baseline", "embedded", "--text", "deep.jsonl", "-o", "b"], "line 1 is no JSON object"),
-        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--text-column", "x"], "two.txt is no table"),
+        (["baseline", "embedded", "--text", "deep.jsonl", "-o", "b"], "line 1 is not a JSON object"),
+        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--text-column", "x"], "two.txt is not a table"),
         (
             ["baseline", "embedded", "--text", "two.jsonl", "-o", "b"],
             "it has left (str: 'The sea is salt.'); right (str",
         ),
         (["score", "embedded", "--text", "two.jsonl"], "it has left (str: 'The sea is salt.'); right (str: 'The sky"),
-        (["score", "embedded", "--text", "no_header.csv"], "first line of no_header.csv may be no header"),
+        (["score", "embedded", "--text", "no_header.csv"], "first line of no_header.csv may not be a header"),
         (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--prompts", "two.txt"], "holds no <mask>"),
-        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--device", "cuda:7"], "cannot be put on"),
+        (["baseline", "embedded", "--text", "two.txt", "-o", "b", "--device", "cuda:7"], "cannot be moved to"),
         (["baseline", "./absent", "--text", "two.txt", "-o", "b"], "./absent does not exist"),
         (["check", "embedded", "--baseline", "absent"], "the baseline absent does not exist"),
         (["check", "embedded", "--baseline", "used"], "used holds no baseline"),
         (["check", "embedded", "--baseline", "used", "--margin", "-1"], "margin is -1"),
         (["check", "embedded", "--baseline", "used", "--alpha", "0.7"], "alpha is 0.7"),
-        (["check", "embedded", "--baseline", "used", "--html", "used/x.html"], "would replace what is read"),
-        (["check", "embedded", "--baseline", "used", "--junit", "used"], "would replace what is read"),
+        (["check", "embedded", "--baseline", "used", "--html", "used/x.html"], "would overwrite the input used"),
+        (["check", "embedded", "--baseline", "used", "--junit", "used"], "would overwrite"),
         (["check", "embedded", "--baseline", "used", "--html", "."], "Is a directory"),
         (["score", "embedded", "--text", "absent.txt"], "absent.txt does not exist"),
-        (["score", "embedded", "--text", "two.txt", "-o", "./two.txt"], "would replace what is read"),
+        (["score", "embedded", "--text", "two.txt", "-o", "./two.txt"], "would overwrite"),
     ],
 )
 def test_bad_input_is_one_line(run: Run, tmp_path: Path, arguments: list[str], problem: str) -> None:

@@ -88,10 +88,10 @@ def test_the_column_of_the_text_is_named(tmp_path: Path, capsys: pytest.CaptureF
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = ("laws", "embedded", "--only", "saving_twice", "--text", path)
     _, out, _ = main(capsys, *arguments)
-    assert "is its column 'body'" in " ".join(out.split())
+    assert "is in its column 'body'" in " ".join(out.split())
     _, out, err = main(capsys, *arguments, "--json")
     assert isinstance(json.loads(out), list)
-    assert f"note: the text of {path} is its column 'body'" in err
+    assert f"note: the text of {path} is in its column 'body'" in err
 
 
 def test_short_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,4 +99,4 @@ def test_short_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "short.txt").write_text("One.\n\nTwo.\n")
     code, _, err = main(capsys, "laws", "embedded", "--text", tmp_path / "short.txt")
     assert code == 2
-    assert "the laws need 4 texts of 6 words, here are 0" in err
+    assert "the laws need at least 4 texts of at least 6 words, but got 0" in err

@@ -5,22 +5,31 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlmrepro import cli
-from mlmrepro.config import EMBEDDED
-from mlmrepro.environments.spec import catalogue
 from mlmrepro.record import RunRecord
+
+from . import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [
+ROOMS = [ROOT / "mlmrepro" / room / "README.md" for room in ("gate", "guide", "laws", "report")]
+COMMANDS = [command for command, _ in readme.examples(README)]
+COMMANDS += [
     line.split("  #")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for line in block.splitlines()
+]
+# The READMEs of the rooms: an indented line that starts with a command.
+COMMANDS += [
+    line.strip()
+    for path in ROOMS
+    for line in path.read_text(encoding="utf-8").splitlines()
+    if line.lstrip() != line and line.lstrip().startswith("mlmrepro ")
 ]
 
 # Few rows and one epoch: what is tested is the command, not the result.
@@ -45,19 +54,67 @@ def test_every_mlmrepro_command_runs(
     monkeypatch.chdir(tmp_path)
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
-    shutil.copytree(ROOT / "golden", tmp_path / "golden")
-    for name in ("before", "today"):  # what `record` writes; test_goldens runs it
-        shutil.copy(ROOT / "golden" / "matrix" / "t5.23.0-d5.2.0.json", tmp_path / f"{name}.json")
-    for name in ("old-model", "new-model", "my-model"):
-        shutil.copytree(EMBEDDED / "checkpoint", tmp_path / name)
-    lines = [f"The sea is salt, and the sky above it is blue, on day {n} of the voyage." for n in range(6)]
-    (tmp_path / "eval.jsonl").write_text("".join(f'{{"text": "{line}"}}\n' for line in lines))
+    readme.prepare(tmp_path)
     commands = [shlex.split(command)[1:] for command in COMMANDS if command.startswith("mlmrepro ")]
     assert {arguments[0] for arguments in commands} == EXTRA.keys()
     for arguments in commands:
-        assert _main([*arguments, *EXTRA[arguments[0]]]) == 0, capsys.readouterr().err
+        worse = arguments[0] == "check"  # the README's new model is a worse one
+        assert _main([*arguments, *EXTRA[arguments[0]]]) == int(worse), capsys.readouterr().err
         assert capsys.readouterr().out
     assert RunRecord.read(tmp_path / "run-1" / "record.json")["loss.steps"] > 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("readme")
+    readme.prepare(made)
+    return made
+
+
+def differences(shown: list[str], obtained: list[str]) -> list[str]:
+    """Return the shown lines that a command does not print: other words, or numbers more than 1 % off."""
+    more = shown[-1:] == [readme.MORE]
+    found = [] if more or len(shown) == len(obtained) else [f"{len(shown)} lines are shown, {len(obtained)} printed"]
+    for old, new in zip(shown[:-1] if more else shown, [*obtained, *[""] * len(shown)], strict=False):
+        near = (
+            np.allclose(readme.numbers(old), readme.numbers(new), rtol=0.01, atol=0.011)
+            if (len(readme.numbers(old)) == len(readme.numbers(new)))
+            else False
+        )
+        if readme.words(old) != readme.words(new) or not near:
+            found.append(f"{old!r} is shown, {new!r} printed")
+    return found
+
+
+def test_the_output_that_it_shows_is_the_real_one(folder: Path) -> None:
+    """Below a command stands what it prints: `python -m tests.readme` writes it."""
+    shown = 0
+    for command, lines in readme.examples(README):
+        if lines or command.startswith("mlmrepro baseline"):
+            obtained = readme.output(command, folder)
+            assert differences(lines, obtained) == [] if lines else True, command
+            shown += bool(lines)
+    assert shown == 3
+
+
+@pytest.mark.quick
+def test_output_that_is_not_the_shown_one_is_a_difference() -> None:
+    """Other words, a number far off, a line too few or too many."""
+    shown = ["same: 10.00 and 3", "two"]
+    assert differences(shown, ["same:  10.05 and 3", "two"]) == []
+    assert differences(shown, ["same: 10.50 and 3", "two"])
+    assert differences(shown, ["REGRESSION: 10.00 and 3", "two"])
+    assert differences(shown, ["same: 10.00 and 3"])
+    assert differences(shown, ["same: 10.00 and 3", "two", "three"])
+    assert differences(["same: 10.00 and 3", readme.MORE], ["same: 10.00 and 3", "two"]) == []
+
+
+@pytest.mark.quick
+def test_it_is_short() -> None:
+    """A newcomer reads it in two minutes: at most 120 lines, and lines of at most 125 characters outside of tables."""
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert [line for line in lines if len(line) > 125 and "|" not in line] == []
 
 
 def test_every_tox_environment_it_names_exists() -> None:
@@ -66,23 +123,19 @@ def test_every_tox_environment_it_names_exists() -> None:
     tox.read(ROOT / "tox.ini")
     known = {section.removeprefix("testenv:") for section in tox.sections()}
     known |= {name.strip() for name in re.split(r"[,\n]", tox["tox"]["env_list"])}
-    named = {name for names in re.findall(r"tox run -e ([\w.,-]+)", README) for name in names.split(",")}
-    records = {name for name in named if name.startswith("record-")}
-    catalogued = {f"record-{environment.name}" for environment in catalogue().pairs}
-    assert records
-    assert records <= catalogued
-    assert (
-        {"reproduce", "tests", "matrix", "report", "benchmarks", "third-party", "simulation"}
-        <= named - records
-        <= known
-    )
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "CONTRIBUTING.md", *ROOMS))
+    named = {name for names in re.findall(r"tox run -e ([\w.,-]+)", README + text) for name in names.split(",")}
+    assert {"reproduce", "tests", "matrix", "tests-oldest"} <= named <= known
 
 
 def test_every_file_it_points_to_exists() -> None:
-    """Relative links lead to files of the repository."""
-    links = [target for target in re.findall(r"\]\(([^)]+)\)", README) if "://" not in target]
-    assert links
-    assert [target for target in links if not (ROOT / target).is_file()] == []
+    """Relative links of the READMEs lead to files of the repository."""
+    pages = [ROOT / "README.md", ROOT / "golden" / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *ROOMS]
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        links = [target.split("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+        assert links or page in ROOMS
+        assert [target for target in links if target and not (page.parent / target).exists()] == []
 
 
 def test_help_has_an_example_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:

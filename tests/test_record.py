@@ -53,9 +53,9 @@ def test_an_observation_is_written_once() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"schema": 1', "not a whole record"),
-        ("[]", "not a whole record"),
-        ('{"schema": 2, "provenance": {}, "config": {}, "stages": {"x": {"y": {}}}}', "not a whole record"),
+        ('{"schema": 1', "not a complete record"),
+        ("[]", "not a complete record"),
+        ('{"schema": 2, "provenance": {}, "config": {}, "stages": {"x": {"y": {}}}}', "not a complete record"),
         ('{"schema": 99}', "schema 99"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_record_of_another_form_is_bad_input(tmp_path: Path, change: dict[str,
     """What a comparison would stumble over is refused when it is read; so is a stage of another version."""
     path = tmp_path / "record.json"
     path.write_text(json.dumps({"schema": 2, "provenance": {}, "config": {}, "stages": {}} | change))
-    with pytest.raises(UserError, match="not a whole record"):
+    with pytest.raises(UserError, match="not a complete record"):
         RunRecord.read(path)
 
 

@@ -1,4 +1,4 @@
-"""The summary shows what the user wrote as it was written."""
+"""The summary prints user text unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlmrepro.report.terminal import print_fill_mask
 
 
 def test_square_brackets_are_no_markup() -> None:
-    """A prompt and a token with square brackets are printed as they are."""
+    """Prompts and tokens with square brackets are printed unchanged."""
     row = {"sequence": "[/i] a [b]c[/b]", "score": 0.5}
     out = io.StringIO()
     print_fill_mask([row], [row], prompt="[/i] <mask>", console=Console(file=out, markup=False, width=120))

@@ -24,13 +24,13 @@ __all__ = ["app", "main"]
 
 
 class _Group(typer.core.TyperGroup):
-    """The commands; what is wrong in their arguments is said without the credentials that these may hold."""
+    """The commands; keeps credentials out of error messages about their arguments."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            message = getattr(error, "message", None)  # of a usage error, whose class depends on the version of typer
+            message = getattr(error, "message", None)  # set on a usage error, whose class depends on typer's version
             if isinstance(message, str):
                 error.message = without_credentials(message)  # type: ignore[attr-defined]
             raise
@@ -43,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Run the Hugging Face guide “Masked language modeling” exactly, write down everything it did, and compare.",
+    help="Run the Hugging Face guide “Masked language modeling”, record what it does, and compare.",
 )
 for command, title in (
     (guide.reproduce, "reproduce"),
@@ -79,14 +79,14 @@ def _errors_in_one_line() -> Iterator[None]:
         _fail(str(error))
     except Exception as error:
         for cause in causes(error):
-            if isinstance(cause, BrokenPipeError):  # whoever read the output has gone
+            if isinstance(cause, BrokenPipeError):  # the reader of the output has exited
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise SystemExit(1) from None
             if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
                 where = f" ({cause.filename})" if cause.filename else ""
-                _fail(f"{cause.strerror}{where}. Remedy: give a place that can be written and has room.")
-            if re.search(r"No space left|Not enough disk space", str(cause)):  # what the libraries make of ENOSPC
-                _fail(f"{first_line(cause)}. Remedy: give an output that has room.")
+                _fail(f"{cause.strerror}{where}. Remedy: choose a writable place with enough free space.")
+            if re.search(r"No space left|Not enough disk space", str(cause)):  # how the libraries report ENOSPC
+                _fail(f"{first_line(cause)}. Remedy: choose an output place with enough free space.")
         print(without_credentials("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         _fail("this is a bug in mlmrepro, not a verdict. Remedy: report it with the lines above.")
 
@@ -97,6 +97,6 @@ def _fail(message: str) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Run the command line; exits with 2 after one line on standard error where the input is bad."""
+    """Run the command line; for bad input, print one line on standard error and exit with 2."""
     with _errors_in_one_line():
         app(arguments, prog_name="mlmrepro")

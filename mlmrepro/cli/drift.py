@@ -1,4 +1,4 @@
-"""Commands that compare: record, compare, matrix, report, expect, lint. None but record needs torch."""
+"""Commands that compare: record, compare, matrix, report, expect, lint. Only record needs torch."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ MATRIX = Path("mlmrepro-runs") / "matrix"
 Goldens = Annotated[Path | None, typer.Option(help="Folder of goldens (default: golden/embedded, as shipped).")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
 JUnit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
-Html = Annotated[Path | None, typer.Option(help="Where the page goes (default: report.html in the folder).")]
+Html = Annotated[Path | None, typer.Option(help="Where to write the HTML page (default: report.html in the folder).")]
 
 
 def record(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("record.json"),
     goldens: Goldens = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; exact values need equal numbers.")] = 2,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; records agree exactly only for the same number.")
+    ] = 2,
     as_json: Json = False,
 ) -> None:
-    """Take the record of the installed versions: the golden run, each stage alone, and what lies beside the guide.
+    """Record what the installed versions do: the golden run, each stage in isolation, and off-path behaviour.
 
     Example: mlmrepro record --output today.json
     """
     if output.is_dir():
         raise UserError(f"{output} is a folder", remedy="give --output a file")
     offline_unless(False)
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens are of the processor
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens were made on the CPU
     from mlmrepro.config import golden_directory
     from mlmrepro.golden_run.run import take_record
     from mlmrepro.record import write_unfinished
     from mlmrepro.report.terminal import RunDisplay
 
     stored = (goldens or golden_directory()) / "inputs"
-    write_unfinished(output, "it was killed")  # an old record here would be taken for this run's
+    write_unfinished(output, "it was killed")  # so that an old record is not mistaken for this run's
     try:
         with RunDisplay(quiet=as_json) as display:
             taken = take_record(stored, threads=threads, progress=display)
@@ -63,17 +65,17 @@ def record(
 
 
 def compare(
-    reference: Annotated[Path, typer.Argument(help="A record, a run's folder, or a folder of goldens.")],
-    candidates: Annotated[list[Path], typer.Argument(help="Records or runs' folders to hold against it.")],
+    reference: Annotated[Path, typer.Argument(help="The reference: a record, a run folder, or a folder of goldens.")],
+    candidates: Annotated[list[Path], typer.Argument(help="Records or run folders to compare with it.")],
     goldens: Goldens = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
 ) -> None:
-    """Compare records: which stage changed by itself, what follows from it, and whether it was expected.
+    """Compare records: which stages changed by themselves, which inherited a change, and what was expected.
 
-    Exits with 0 where nothing changed but what is declared, 1 for a regression or something unmeasured, 2 for bad
-    input. Example: mlmrepro compare golden/embedded today.json
+    Exits with 0 if every change is declared or an improvement, 1 for a regression or a value that was not measured,
+    2 for bad input. Example: mlmrepro compare golden/embedded today.json
     """
     from mlmrepro.compare.drift import Outcome, compare_with
     from mlmrepro.compare.judge import Expectations
@@ -102,18 +104,18 @@ def matrix(
         list[str] | None,
         typer.Option(help="pairs, all, oldest, newest, a name, or e.g. 'transformers==4.50.0 datasets==3.5.0'."),
     ] = None,
-    directory: Annotated[Path, typer.Option(help="Where records, logs and the page go.")] = MATRIX,
-    jobs: Annotated[int, typer.Option(min=1, help="Environments at work at the same time.")] = 1,
+    directory: Annotated[Path, typer.Option(help="Where to write records, logs and the page.")] = MATRIX,
+    jobs: Annotated[int, typer.Option(min=1, help="Environments to run at the same time.")] = 1,
     goldens: Goldens = None,
     html: Html = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
 ) -> None:
-    """Make an environment for each pair of versions (default: pairs), take its record, and report on all of them.
+    """Make an environment for each pair of versions (default: pairs), record a run in it, and report on all of them.
 
-    A version that cannot be installed, or crashes, is a row that says so. A killed matrix is continued by the same
-    command. Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
+    A version that cannot be installed or crashes is listed with the reason. To continue a killed matrix, run the same
+    command again. Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
     """
     from mlmrepro.config import golden_directory
     from mlmrepro.environments.matrix import run_matrix
@@ -128,15 +130,19 @@ def matrix(
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(help="A folder with records, such as a matrix leaves.")] = MATRIX,
-    envs: Annotated[list[str] | None, typer.Option(help="Environments that must be there, as for matrix.")] = None,
+    directory: Annotated[
+        Path, typer.Argument(help="A folder of records, such as the one that matrix writes.")
+    ] = MATRIX,
+    envs: Annotated[
+        list[str] | None, typer.Option(help="Environments that must have a record, named as for matrix.")
+    ] = None,
     goldens: Goldens = None,
     html: Html = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
 ) -> None:
-    """Join the records of many versions into one page: what changed, in which stage, since which version.
+    """Combine the records of many versions in one page: what changed, in which stage, since which version.
 
     Example: mlmrepro report mlmrepro-runs/matrix --html drift.html
     """
@@ -146,9 +152,9 @@ def report(
     from mlmrepro.environments.spec import parse_environments
 
     outcomes = read_outcomes(directory)
-    found = {outcome.name.removeprefix("record-") for outcome in outcomes}  # tox puts its environment's kind first
+    found = {outcome.name for outcome in outcomes}
     outcomes += [
-        Outcome(environment.name, None, "there is no record: its environment was not made, or not run")
+        Outcome(environment.name, None, "there is no record: the environment was not made or not run")
         for environment in (parse_environments(envs) if envs else [])
         if environment.name not in found
     ]
@@ -156,14 +162,14 @@ def report(
 
 
 def expect(
-    name: Annotated[str, typer.Argument(help="STAGE.NAME, as a report shows it; * stands for any letters.")],
-    when: Annotated[str, typer.Option(help="The versions that change it, such as 'transformers>=5.0'.")],
+    name: Annotated[str, typer.Argument(help="STAGE.NAME as shown in a report; * matches any characters.")],
+    when: Annotated[str, typer.Option(help="The versions with the new value, such as 'transformers>=5.0'.")],
     source: Annotated[Path, typer.Option("--from", help="A record that holds the new value.")],
-    reason: Annotated[str, typer.Option(help="Why it changes, in one line.")],
-    link: Annotated[str, typer.Option(help="Where that is documented.")],
+    reason: Annotated[str, typer.Option(help="Why it changed, in one line.")],
+    link: Annotated[str, typer.Option(help="Address of a page that documents the change.")],
     goldens: Annotated[Path, typer.Option(help="Folder of goldens to write to.")] = Path("golden/embedded"),
 ) -> None:
-    """Declare an expected change: the record's value holds for these versions, the golden's for all others.
+    """Declare an expected change: these versions get the record's value, all others keep the golden's.
 
     Example: mlmrepro expect model.attention --when 'transformers>=4.45' --from new.json --reason '...' --link https://...
     """
@@ -187,12 +193,12 @@ def expect(
         try:
             golden.entries[each] = declare(entry, when, obtained[each], versions, reason=reason, link=link)
             (variant,) = golden.entries[each].matching(versions)
-            changed.append(f"{stage}.{each}: expected where {' and '.join(variant.when)}")
+            changed.append(f"{stage}.{each}: expected for {' and '.join(variant.when)}")
         except UserError as error:
-            if len(names) == 1 or "already" not in error.problem:  # a pattern may match what has not changed
+            if len(names) == 1 or "already" not in error.problem:  # a pattern may also match unchanged values
                 raise
     if not changed:
-        raise UserError(f"{source} has what {path} expects of {name!r}", remedy="there is nothing to declare")
+        raise UserError(f"{source} and {path} have the same value for {name!r}", remedy="there is nothing to declare")
     write_golden(path, golden)
     print("\n".join(changed))
 
@@ -202,9 +208,9 @@ def lint(
         list[Path] | None, typer.Argument(help="Files or folders of goldens, records and tables (default: golden).")
     ] = None,
 ) -> None:
-    """Check committed goldens, records and tables: sound entries, and a clean commit, version and source behind each.
+    """Check committed goldens, records and tables: valid entries, and a clean commit, version and source for each.
 
-    Exits with 0 where nothing is wrong, 1 with a line for each problem, 2 for bad input. Example: mlmrepro lint golden
+    Exits with 0 if nothing is wrong, 1 with a line for each problem, 2 for bad input. Example: mlmrepro lint golden
     """
     from mlmrepro.compare.lint import lint_all
 
@@ -255,7 +261,7 @@ def _drift_content(drift: Drift, html: Path) -> dict[str, Any]:
 
 
 def _tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path | None, *, quiet: bool) -> None:
-    """Write JUnit XML where it is asked for, and GitHub's annotations where its runner reads standard output."""
+    """Write JUnit XML if requested, and print annotations on GitHub Actions."""
     if junit is None and not os.environ.get("GITHUB_ACTIONS"):
         return
     from mlmrepro.report.ci import github_annotations, write_junit
@@ -272,7 +278,7 @@ def _tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path 
 
 
 def _declared(goldens: Path | None) -> Expectations | None:
-    """Return the goldens that declare expected changes; none where none are shipped or given."""
+    """Return the goldens that declare expected changes, None if none are shipped or given."""
     from mlmrepro.compare.judge import Expectations
     from mlmrepro.config import golden_directory
 
@@ -285,7 +291,7 @@ def _declared(goldens: Path | None) -> Expectations | None:
 
 
 def _record_path(path: Path) -> Path | None:
-    """Return the record that a path means; None for a folder of goldens."""
+    """Return the path of the record, None for a folder of goldens."""
     if path.is_dir():
         inside = path / "record.json"
         return inside if inside.is_file() else None

@@ -27,17 +27,17 @@ Text = Annotated[
     ),
 ]
 Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Column of the texts (default: the one that clearly is; else asks).")
+    str | None, typer.Option(metavar="NAME", help="Column of the texts (default: the one that is clearly text).")
 ]
-Topic = Annotated[str | None, typer.Option(help="Column of topics, which the report tells apart (default: none).")]
-Split = Annotated[str | None, typer.Option(help="Split of a saved data set or a folder (default: test, validation).")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take the first documents only (default: all).")]
-MaxLength = Annotated[int, typer.Option(min=4, help="Tokens of a window; less where the model takes less.")]
-Device = Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda ...")]
+Topic = Annotated[str | None, typer.Option(help="Column of topics, which the report lists separately (default: none).")]
+Split = Annotated[
+    str | None, typer.Option(help="Split of a saved data set or a folder (default: test, else validation).")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N documents (default: all).")]
+MaxLength = Annotated[int, typer.Option(min=4, help="Tokens per window; fewer if the model's limit is lower.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads (default: torch's own choice).")]
-BatchTokens = Annotated[
-    int, typer.Option(min=1, help="Tokens of a batch; in float32 the result does not depend on it.")
-]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Tokens per batch; in float32 the result does not depend on it.")]
 
 
 class Dtype(str, Enum):
@@ -48,7 +48,7 @@ class Dtype(str, Enum):
 
 
 class Method(str, Enum):
-    """What is masked together."""
+    """Which tokens are masked together."""
 
     masked = "masked"  # every token once, 15 % at a time
     pseudo = "pseudo"  # each token alone
@@ -64,24 +64,25 @@ def baseline(
     split: Split = None,
     limit: Limit = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts with <mask>, one a line, or .jsonl with prompt and expected.")
+        Path | None, typer.Option(help="Prompts with <mask>, one per line, or .jsonl with prompt and expected.")
     ] = None,
     mask_rate: Annotated[
-        float, typer.Option(help="Share of the tokens that is masked at once.")
+        float, typer.Option(help="Share of the tokens masked in each pass.")
     ] = GuideConfig.mlm_probability,
     seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
     random_passes: Annotated[
-        int | None, typer.Option(min=1, help="Draw masks at random, so often (default: mask each token exactly once).")
+        int | None,
+        typer.Option(min=1, help="Number of passes with random masks (default: mask each token exactly once)."),
     ] = None,
     max_length: MaxLength = 512,
     dtype: Annotated[Dtype, typer.Option(help="Number format; bfloat16 is faster on a GPU.")] = Dtype.float32,
     device: Device = "auto",
     threads: Threads = None,
     batch_tokens: BatchTokens = 4096,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a baseline that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing baseline.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a checkpoint on your text, for later ones to be checked against.
+    """Score a checkpoint on your text, as the baseline that later checkpoints are checked against.
 
     Example: mlmrepro baseline old-model --text eval.jsonl -o golden/my-model
     """
@@ -129,25 +130,25 @@ def check(
     checkpoint: Checkpoint,
     baseline: Annotated[Path, typer.Option(help="The folder that mlmrepro baseline wrote.")],
     margin: Annotated[
-        float | None, typer.Option(help="How much worse, of perplexity, counts as the same (default: 0.01).")
+        float | None, typer.Option(help="Relative rise of perplexity that counts as the same (default: 0.01).")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Chance of a false claim (default: 0.01).")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Chance of a wrong answer, at most (default: 0.01).")] = None,
     power: Annotated[
-        float | None, typer.Option(help="With which the smallest effect is stated (default: 0.95).")
+        float | None, typer.Option(help="Power used to state the smallest detectable change (default: 0.95).")
     ] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="Number format (default: the baseline's).")] = None,
     device: Device = "auto",
     threads: Threads = None,
     batch_tokens: BatchTokens = 4096,
-    html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page to this file.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
 ) -> None:
-    """Say whether a checkpoint is better, the same, or worse than the baseline's, on the same masks.
+    """Check whether a checkpoint is better, the same, or worse than the baseline, on the same masks.
 
-    Exits with 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded, 2 for bad input. Margin,
-    alpha and power may also stand in the table tool.mlmrepro of pyproject.toml.
+    Exits with 0 for better and same, 1 for a REGRESSION, 3 for inconclusive, 2 for bad input. Margin, alpha and power
+    can also be set in the table tool.mlmrepro of pyproject.toml.
     Example: mlmrepro check new-model --baseline golden/my-model --html check.html
     """
     from mlmrepro.retraining.settings import Settings
@@ -192,7 +193,7 @@ def check(
 def score(
     checkpoint: Checkpoint,
     text: Text,
-    method: Annotated[Method, typer.Option(help="What is masked together.")] = Method.masked,
+    method: Annotated[Method, typer.Option(help="Which tokens are masked together.")] = Method.masked,
     text_column: Column = None,
     split: Split = None,
     limit: Limit = None,
@@ -205,7 +206,7 @@ def score(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Score a text: masked perplexity, or pseudo-perplexity from pseudo-log-likelihoods, raw losses on request.
+    """Score a text: masked perplexity or pseudo-perplexity, and with --output the loss of each token.
 
     Example: mlmrepro score my-model --text eval.txt --method pseudo
     """
@@ -248,23 +249,23 @@ def score(
         for note in notes:
             print(note)
     if not math.isfinite(total):
-        print("mlmrepro: losses of this checkpoint are no finite numbers", file=sys.stderr)
+        print("mlmrepro: some losses of this checkpoint are NaN or infinite", file=sys.stderr)
         raise typer.Exit(1)
 
 
 def check_targets(*targets: Path | None, beside: list[Path]) -> None:
-    """Raise before anything is scored where a result could not be written, or would replace what is read."""
+    """Raise, before anything is scored, if a result cannot be written or would overwrite an input."""
     from mlmrepro.files import check_writable
 
     for target in filter(None, targets):
         for read in beside:
             if target.resolve().is_relative_to(read.resolve()):
-                raise UserError(f"{target} would replace what is read from {read}", remedy="give another file")
+                raise UserError(f"{target} would overwrite the input {read}", remedy="give another file")
         check_writable(target)
 
 
 def prepared(checkpoint: str, threads: int | None) -> str:
-    """Set the process up for scoring and return the checkpoint's place."""
+    """Set up the process for scoring and return the checkpoint's folder or hub name."""
     from mlmrepro.config import EMBEDDED
 
     path = str(EMBEDDED / "checkpoint") if checkpoint == "embedded" else checkpoint

@@ -25,16 +25,16 @@ def reproduce(
         str, typer.Option(help="embedded (offline) or guide (model and data from the hub).")
     ] = "embedded",
     eli5_category: Annotated[
-        bool, typer.Option("--eli5-category", help="Take the successor of the eli5 data set from the hub.")
+        bool, typer.Option("--eli5-category", help="Use the successor of the eli5 data set, from the hub.")
     ] = False,
     output_dir: Annotated[
         Path | None, typer.Option(help="A new folder for the run (default: mlmrepro-runs/PROFILE-N).")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random (default: 42).")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a literal of the guide; repeatable.")
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the guide; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; results are equal for equal numbers only.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads; results repeat exactly only for the same number.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run from its last epoch.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -62,7 +62,7 @@ def reproduce(
             record = run(config, display)
     finally:
         if output_dir is None:
-            with suppress(OSError):  # which it raises unless the folder is empty: a refused run leaves none behind
+            with suppress(OSError):  # raised unless empty: a refused run leaves no folder behind
                 RUNS.rmdir()
     if as_json:
         print(json.dumps(record.to_dict(), ensure_ascii=False))
@@ -102,7 +102,7 @@ def fill_mask(
     own_prompt = steps.check_prompt(tokenizer, prompt, limit)
     steps.check_top_k(len(tokenizer), top_k)
     model = loading.load_model(path)
-    # Where PEFT is installed the pipeline itself would apply an adapter that lies next to the weights.
+    # If PEFT is installed, the pipeline itself would apply an adapter stored next to the weights.
     has_adapter = (Path(path) / "adapter_config.json").is_file()
     parts = {"model": model, "tokenizer": tokenizer} if has_adapter else {}
     rows = {
@@ -123,7 +123,7 @@ def _run_folder(profile: str, resume: bool) -> Path:
 
 
 def say_unused(checkpoint: str) -> None:
-    """Print on standard error what lies in a checkpoint's folder and is not used.
+    """Print on standard error what is in a checkpoint's folder but not used.
 
     Raises UserError, before any library is imported, for a folder that is refused.
     """
@@ -137,8 +137,8 @@ def say_unused(checkpoint: str) -> None:
 
 
 def offline_unless(hub: bool) -> None:
-    """Keep the libraries from calling the hub where nothing of it is wanted; must run before they are imported."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning for each forked map process
+    """Keep the libraries from calling the hub unless it is needed; must run before they are imported."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # avoids a warning for each forked map process
     if not hub:
         for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
             os.environ[name] = "1"

@@ -25,20 +25,20 @@ def laws(
         str, typer.Option(help="Text of the checkpoint's own language (default: embedded, which is English).")
     ] = "embedded",
     text_column: Column = None,
-    seed: Annotated[int, typer.Option(help="Seed of what the laws draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the laws' random draws.")] = 0,
     threads: Threads = None,
     numbers: Annotated[bool, typer.Option("--numbers", help="Print what every law measured.")] = False,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
 ) -> None:
-    """Hold a checkpoint and the installed libraries against what must hold for every one of them.
+    """Check a checkpoint and the installed libraries against laws that hold for every checkpoint and version.
 
-    Exits with 0 where every law holds, or is broken as declared for these versions; 1 where one is broken or could
-    not be measured; 2 for bad input. Example: mlmrepro laws my-model --text eval.jsonl
+    Exits with 0 if every law holds or is declared as broken for these versions, 1 if one is broken or could not be
+    measured, 2 for bad input. Example: mlmrepro laws my-model --text eval.jsonl
     """
     check_targets(junit, beside=[Path(checkpoint)])
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the laws' bounds are of the processor
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the laws' bounds are for the CPU
     path = prepared(checkpoint, threads)
     say_unused(path)
     from mlmrepro.laws.run import choose, run_laws, sample_and_notes

@@ -25,30 +25,34 @@ __all__ = ["retrain"]
 
 
 def retrain(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the seeds; continues what is there.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; seeds already in it are kept.")
+    ],
     seeds: Annotated[
-        str, typer.Option(metavar="N|LIST", help="How many, from the recipe's own on (5: 42 to 46), or which (1,2,3).")
+        str, typer.Option(metavar="N|LIST", help="How many seeds (5: 42 to 46), or which ones (1,2,3).")
     ] = "5",
-    against: Annotated[Path | None, typer.Option(help="Another --output: is this recipe worse than that?")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Results of another recipe (its --output) to compare with.")
+    ] = None,
     profile: Annotated[
         str, typer.Option(help="embedded (offline) or guide (model and data from the hub).")
     ] = "embedded",
     eli5_category: Annotated[
-        bool, typer.Option("--eli5-category", help="Take the successor of the eli5 data set from the hub.")
+        bool, typer.Option("--eli5-category", help="Use the successor of the eli5 data set, from the hub.")
     ] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Change a literal of the recipe; seed is the split's."),
+        typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of the recipe; seed is the split's seed."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads; results are equal for equal numbers only.")] = 2,
+    threads: Annotated[int, typer.Option(help="CPU threads; results repeat exactly only for the same number.")] = 2,
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep each model, in seed-N/.")] = False,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
 ) -> None:
     """Fine-tune the guide's recipe with several seeds and keep every value, to tell a worse recipe from a bad seed.
 
-    With --against: exit code 0 for better and same, 1 for a REGRESSION, 3 where nothing can be concluded, by a
-    permutation test at 5 %. Without: 0, or 1 where a training diverged. A killed command continues with its next seed.
+    With --against: exit code 0 for better and same, 1 for a REGRESSION, 3 for inconclusive, by a permutation test at
+    5 %. Without: 0, or 1 if a training diverged. To continue a killed run, give the same command again.
     Example: mlmrepro retrain --output runs/new --against runs/old --set learning_rate=1e-5
     """
     from mlmrepro.config import SUCCESSOR, parse_setting, resolve
@@ -67,7 +71,9 @@ def retrain(
 
     strictness = Settings.find()
     if against is not None and against.resolve() == output.resolve():
-        raise UserError("--against and --output are one folder", remedy="give --against the other recipe's")
+        raise UserError(
+            "--against and --output are the same folder", remedy="give --against the folder of another recipe"
+        )
     before = None if against is None else (str(against), Retraining.read(against))
     chosen = parse_seeds(seeds, config.guide.seed or 0)
     with _Display(quiet=as_json or markdown) as display:
@@ -100,7 +106,7 @@ def _rows(result: Retraining) -> Iterator[tuple[str, ...]]:
 
 
 def _figures(result: Retraining) -> dict[str, Any]:
-    """Return the summary of the losses in nats: it stands beside the raw values, never in their place."""
+    """Return a summary of the losses in nats, shown next to the raw values."""
     losses = result.losses
     return {
         "seeds": len(losses),
@@ -133,7 +139,7 @@ def _differing(before: tuple[str, Retraining], result: Retraining) -> str:
     from mlmrepro.report.words import pairs_line
 
     pairs = before[1].differences(result)
-    return f"Settings: {pairs_line(pairs, len(pairs))}." if pairs else "Settings: none differ but the seeds."
+    return f"Settings: {pairs_line(pairs, len(pairs))}." if pairs else "Settings: the same except for the seeds."
 
 
 def _print(result: Retraining, before: Any, comparison: SeedComparison | None, output: Path) -> None:
@@ -168,7 +174,7 @@ def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None
 
 
 class _Display:
-    """Shows each seed as it is trained; plain lines where the output is no terminal, nothing when quiet."""
+    """Shows each seed as it is trained; plain lines if the output is not a terminal, nothing when quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         from rich.console import Console
@@ -199,7 +205,7 @@ class _Display:
         self.bars.stop()
 
     def stage(self, name: str) -> None:
-        """Close what went on before, open this."""
+        """Finish the previous stage and start this one."""
         self._finish()
         self.name, self.note, self.started = name, "", time.monotonic()
         self.current = self.bars.add_task(f"{name:<32}", total=None, note="")

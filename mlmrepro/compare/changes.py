@@ -1,4 +1,4 @@
-"""Which stage changed by itself, what follows from it, and where two runs part first."""
+"""Which stages changed by themselves, which inherited a change, and where two runs first diverge."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Pairs = dict[str, tuple[Any, Any]]  # expected and obtained, by name
 
 @dataclass(frozen=True)
 class Change:
-    """One cause: a stage that changed by itself, or one thing beside the guide's path; and what follows from it."""
+    """One cause: a stage that changed by itself or an off-path change, and the stages that inherited it."""
 
     stage: str
     findings: tuple[Finding, ...]
-    follows: tuple[str, ...] = ()  # stages that changed in the flow and not by themselves
-    by_itself: bool = True  # False: the flow changed, the stage on its stored input did not
+    follows: tuple[str, ...] = ()  # stages whose flow inherited the change
+    by_itself: bool = True  # False: the flow changed, but the stage on its stored input did not
 
     @property
     def verdict(self) -> Verdict:
@@ -30,17 +30,17 @@ class Change:
 
     @property
     def part(self) -> Part:
-        """Return BESIDE where the guide's own run does not see it."""
+        """Return BESIDE for an off-path change, which the guide's own run does not see."""
         return Part.BESIDE if self.findings[0].part is Part.BESIDE else Part.FLOW
 
     @property
     def reason(self) -> str:
-        """Return the declared cause, "" where none is known."""
+        """Return the declared cause, "" if none is known."""
         return next((finding.reason for finding in self.findings if finding.reason), "")
 
     @property
     def when(self) -> tuple[str, ...]:
-        """Return the versions that the declared variant holds for."""
+        """Return the version requirements of the declared variant."""
         return next((finding.variant.when for finding in self.findings if finding.variant), ())
 
     @property
@@ -69,20 +69,20 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Return the gravest verdict; of no finding at all, that nothing was measured."""
+        """Return the gravest verdict, UNMEASURED if there are no findings."""
         return worst(finding.verdict for finding in self.findings)
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where the gate opens, 1 where it does not."""
+        """Return 0 if the gate passes, 1 if it fails."""
         return int(self.verdict.fails)
 
     @property
     def first_divergence(self) -> Finding | None:
         """Return the first value, in the order of the stages, that changed on the guide's path or on a stored input.
 
-        Where something fails, it is the first that does; an expected change before it is no divergence to look at. A
-        training that changed because of its evaluations is not where the runs part first.
+        If something fails, this is the first failure, even if an expected change comes earlier. A training that changed
+        because of its evaluations does not count as the first divergence.
         """
         back = {stage for stage, cause in self.follows().items() if STAGES.index(cause) > STAGES.index(stage)}
         changed = [f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE]
@@ -95,7 +95,7 @@ class Comparison:
         return {stage: worst(f.verdict for f in self.findings if f.stage == stage) for stage in present}
 
     def follows(self) -> dict[str, str]:
-        """Return, for each stage that changed as a consequence, the stage that it follows from, a failing one first."""
+        """Return, for each stage that inherited a change, the stage it came from, preferably a failing one."""
         gravest_last = sorted(self.changes, key=lambda change: change.verdict.fails)
         return {stage: change.stage for change in gravest_last for stage in change.follows}
 
@@ -144,8 +144,8 @@ def _value(value: Any) -> Any:
 def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
     """Return each cause once, stage by stage.
 
-    What fails, what improved and what is declared are folded apart: a regression never follows from an expected
-    change, and so never hides behind one. An improvement may follow from a failure, which it hides nothing of.
+    Failures, improvements and declared changes are folded separately, so a regression is never shown as inherited from
+    an expected change. An improvement may be shown as inherited from a failure, which stays visible.
     """
     findings = list(findings)
     has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
@@ -164,14 +164,13 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
 
 
 def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
-    """Make one change of a stage's flow and its stored-input twin; fold what the flow inherits into its cause.
+    """Merge the findings of a stage's flow and its isolated twin; fold what the flow inherits into its cause.
 
-    A stage whose twin changed, or that breaks a bound, did so by itself. One of which the flow alone changed inherits
-    that from the nearest stage before it that carries a change (or from one whose twin changed by more than its flow
-    shows); where there is none, it is where the runs part. A training whose twin did not change may also inherit from
-    its own evaluations, which lie between its epochs, where their twin changed. What lies beside the guide's path feeds
-    no later stage, so nothing folds into it. Declared changes of one stage are told apart by their reasons, undeclared
-    ones beside the path by their probes.
+    A stage changed by itself if its twin changed or if it breaks a bound. If only its flow changed, it inherits the
+    change from the nearest earlier stage that carries one (or whose twin changed by more than its flow shows); without
+    such a stage, the runs diverge here. A training whose twin did not change can also inherit from its evaluations,
+    which run between its epochs, if their twin changed. Off-path changes feed no later stage, so nothing folds into
+    them. Declared changes of one stage are separated by their reasons, undeclared off-path ones by their probes.
     """
     own: dict[str, tuple[Finding, ...]] = {}
     follows: dict[str, list[Finding]] = {}
@@ -201,7 +200,7 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
 
 
 def _source(follower: Finding, causes: Mapping[str, list[Finding]]) -> list[Finding]:
-    """Return the cause that is documented at the same place as what follows, else the first one on the path."""
+    """Return the cause with the same link as the inherited change, else the first one on the path."""
     on_path = [found for found in causes.values() if found[0].part is not Part.BESIDE]
     return next((found for found in on_path if follower.link and found[0].link == follower.link), on_path[0])
 

@@ -21,10 +21,10 @@ _OPPOSITE = {">=": "<", "<": ">=", ">": "<=", "<=": ">"}
 def declare(
     entry: Entry, requirement: str, value: Any, versions: Mapping[str, str | None], *, reason: str, link: str
 ) -> Entry:
-    """Return `entry` with `value` where `requirement` holds, and what was expected before where it does not.
+    """Return `entry` with `value` for versions that fulfil `requirement`, and the previous value for all others.
 
-    `versions` are those that `value` was obtained with. Raises UserError where the requirement is no single bound,
-    does not hold for those versions, or where there is nothing to declare.
+    `versions` are those that `value` was obtained with. Raises UserError if the requirement is not a single bound or
+    does not hold for those versions, or if there is nothing to declare.
     """
     opposite = _complement(requirement)
     if not holds(requirement, versions):
@@ -37,16 +37,17 @@ def declare(
     matching = entry.matching(versions)
     if len(matching) != 1:
         raise UserError(
-            f"{len(matching)} variants hold for the versions of the record", remedy="mend the golden: one must hold"
+            f"{len(matching)} variants hold for the versions of the record",
+            remedy="fix the golden: exactly one must hold",
         )
     before = matching[0]
     if not _leaves_some(before, opposite):
         raise UserError(
-            f"{requirement!r} reaches beyond {' and '.join(before.when)}, where the record's value would be expected",
-            remedy="give a bound inside of that range; a wider change takes one declaration for each variant",
+            f"{requirement!r} covers all of {' and '.join(before.when)}, so no version would keep the old value",
+            remedy="give a bound inside that range; for a wider change, make one declaration for each variant",
         )
     if not differences(entry.lane, before.value, value, entry.tolerance):
-        raise UserError("the value is the one that is expected already", remedy="there is nothing to declare")
+        raise UserError("the value is already expected", remedy="there is nothing to declare")
     split = [
         replace(before, when=(*before.when, opposite), reason=before.reason or reason, link=before.link or link),
         Variant(value, (*before.when, requirement), reason, link),
@@ -56,7 +57,7 @@ def declare(
 
 
 def _leaves_some(variant: Variant, requirement: str) -> bool:
-    """Tell whether some version fulfils both: else the variant would be left for none."""
+    """Return whether some version satisfies both; otherwise no version would keep the variant."""
     texts = (*variant.when, requirement)
     name = Requirement(requirement).name
     own = [text for text in texts if Requirement(text).name == name]
@@ -71,14 +72,14 @@ def _complement(text: str) -> str:
         return f"{requirement.name}{_OPPOSITE[bound.operator]}{bound.version}"
     except (KeyError, ValueError) as error:
         raise UserError(
-            f"{text!r} is not one bound of one package", remedy="write it as transformers>=5.0 or datasets<4"
+            f"{text!r} is not a single bound of one package", remedy="write it as transformers>=5.0 or datasets<4"
         ) from error
 
 
 def _tightest(when: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out bounds that another one of the same package and direction implies; what is no bound stays.
+    """Leave out bounds that another one of the same package and direction implies; keep everything else.
 
-    Of two at one version the later one holds: it was added to narrow the range, as >5 does behind >=5.
+    Of two bounds at the same version the later one wins: it was added to narrow the range, as >5 after >=5.
     """
     kept: dict[tuple[str, str], tuple[Version, str]] = {}
     for text in when:

@@ -14,21 +14,21 @@ from mlmrepro.record import RunRecord
 
 __all__ = ["Drift", "Outcome", "Step", "compare_records", "compare_with", "differing", "setting_changes"]
 
-VARIED = ("transformers", "datasets")  # what a matrix varies; everything else is held where it can be
+VARIED = ("transformers", "datasets")  # what a matrix varies; everything else is pinned if possible
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one environment: its record, or the one line that says why there is none."""
+    """The result of one environment: its record, or one line that says why there is none."""
 
     name: str
     record: RunRecord | None
     problem: str = ""
-    log: str = ""  # the file with the whole output, "" where there is none
+    log: str = ""  # the file with the whole output, "" if there is none
 
     @property
     def versions(self) -> dict[str, str | None]:
-        """The versions that the record was made with, {} without one."""
+        """The versions that the record was made with, {} without a record."""
         return versions_of(self.record.provenance) if self.record else {}
 
 
@@ -57,7 +57,7 @@ def compare_records(before: Outcome, after: Outcome, declared: Expectations | No
 def compare_with(
     expectations: Expectations, name: str, outcome: Outcome, declared: Expectations | None = None
 ) -> Comparison:
-    """Compare a record with what is expected, by goldens or by a record; `name` is theirs."""
+    """Compare a record with expectations from goldens or from another record, called `name`."""
     if outcome.record is None:
         raise ValueError("an outcome without a record cannot be compared")
     return Comparison(
@@ -69,7 +69,7 @@ def compare_with(
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pairs:
-    """Return what differs between two mappings, by name; None stands for what one side lacks."""
+    """Return what differs between two mappings, by name; None stands for a value that one side lacks."""
     names = [*before, *(name for name in after if name not in before)]
     pairs = {name: (before.get(name), after.get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
@@ -85,7 +85,7 @@ class Drift:
     """The outcomes of a matrix, against the goldens and step by step.
 
     `outcomes` keep the order in which they were given. `chain` is the upgrade path among them: the outcomes whose
-    transformers and datasets are both at least those of the one before. The rest vary one package alone.
+    transformers and datasets are both at least those of the one before. The rest vary a single package.
     """
 
     def __init__(self, outcomes: Sequence[Outcome], goldens: Path | None = None) -> None:
@@ -106,18 +106,18 @@ class Drift:
 
     @property
     def verdict(self) -> Verdict:
-        """Return the gravest verdict; an environment without a record was not measured."""
+        """Return the gravest verdict; an environment without a record counts as unmeasured."""
         verdicts = [comparison.verdict for comparison in self.comparisons.values()]
         verdicts += [Verdict.UNMEASURED for outcome in self.outcomes if outcome.record is None]
         return worst(verdicts)
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where the gate opens, 1 where it does not."""
+        """Return 0 if the gate passes, 1 if it fails."""
         return int(self.verdict.fails)
 
     def packages_behind(self, stage: str, name: str) -> tuple[str, ...]:
-        """Return which of the varied packages changes a value by itself, as far as the variations tell."""
+        """Return which of the varied packages changes a value by itself, as far as the variations show."""
         behind = set()
         for step in self.variations:
             varied = [package for package in VARIED if package in step.packages]

@@ -1,4 +1,4 @@
-"""One golden file: what is expected, with tolerances and reasons, and in which versions it is something else.
+"""One golden file: expected values with tolerances and reasons, and other values for some versions.
 
 {"schema": 2, "provenance": {...}, "expected": {
     "steps": {"lane": "exact", "value": 18},
@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 SCHEMA = 2
-_PROVENANCE = ("packages", "python", "platform")  # what every golden's header has at least
+_PROVENANCE = ("packages", "python", "platform")  # what every golden's header must have
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A value that is expected where every requirement of `when` holds; ``()`` holds everywhere."""
+    """A value that is expected if every requirement of `when` holds; ``()`` holds everywhere."""
 
     value: Any
     when: tuple[str, ...] = ()
@@ -56,22 +56,22 @@ class Variant:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is expected of one name: a lane, the tolerance of its quantity, and one variant or several."""
+    """The expectation for one name: a lane, the tolerance of its quantity, and one variant or several."""
 
     lane: Lane
     variants: tuple[Variant, ...]
     tolerance: Tolerance | None = None
-    better: str = ""  # "lower" or "higher", where one direction is an improvement
+    better: str = ""  # "lower" or "higher", if one direction is an improvement
 
     def __post_init__(self) -> None:
         if self.lane is Lane.INFO:
-            raise ValueError("what is only shown is never expected")
+            raise ValueError("a value of the info lane cannot be expected")
         if self.lane is not Lane.EXACT and self.tolerance is None:
             raise ValueError(f"the {self.lane.value} lane needs a tolerance")
         if not self.variants:
             raise ValueError("nothing is expected")
         if self.better not in ("", "lower", "higher"):
-            raise ValueError(f"better is {self.better!r}, neither lower nor higher")
+            raise ValueError(f"better is {self.better!r}, not lower or higher")
         if len(self.variants) > 1 and not all(v.when and v.reason and v.link for v in self.variants):
             raise ValueError("each of several variants needs `when`, a reason and a link")
         for variant in self.variants:
@@ -83,7 +83,7 @@ class Entry:
         return [variant for variant in self.variants if all(holds(text, versions) for text in variant.when)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values, with what is empty left out."""
+        """Return plain JSON values, without empty fields."""
         content: dict[str, Any] = {"lane": self.lane.value}
         if self.tolerance is not None:
             content["tolerance"] = self.tolerance.to_dict()
@@ -133,16 +133,16 @@ def _parsed(text: str) -> Requirement:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        raise ValueError(f"{text!r} is no version range such as transformers>=5.0") from error
+        raise ValueError(f"{text!r} is not a version range such as transformers>=5.0") from error
     if not requirement.specifier:
-        raise ValueError(f"{text!r} names no version, as transformers>=5.0 does")
+        raise ValueError(f"{text!r} names no version; write it as transformers>=5.0")
     return requirement
 
 
 def holds(text: str, versions: Mapping[str, str | None]) -> bool:
-    """Tell whether a requirement such as ``transformers>=5.0`` holds; an absent package fulfils none.
+    """Return whether a requirement such as ``transformers>=5.0`` holds; never for an absent package.
 
-    A release candidate counts as its release: 5.0.0rc1 has what 5.0 brings, and is what a gate is wanted for.
+    A release candidate counts as its release: 5.0.0rc1 has the changes of 5.0, and a gate should test it.
     """
     requirement = _parsed(text)
     wanted = requirement.name.lower().replace("_", "-")
@@ -159,7 +159,7 @@ def version_of(text: str) -> Version:
 
 
 def write_golden(path: Path, golden: Golden) -> None:
-    """Write one golden, whole or not at all; raises UserError for a value that holds NaN or an infinity."""
+    """Write one golden, whole or not at all; raises UserError for a value that holds NaN or infinity."""
     for name, entry in golden.entries.items():
         _check_finite(path, name, entry)
     entries = {name: entry.to_dict() for name, entry in golden.entries.items()}
@@ -168,7 +168,7 @@ def write_golden(path: Path, golden: Golden) -> None:
 
 
 def is_golden(path: Path) -> bool:
-    """Tell a golden, even a damaged one, from other JSON beside it, such as the baseline of a checkpoint."""
+    """Return whether a file is a golden, even a damaged one, and not other JSON such as a checkpoint's baseline."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
@@ -177,13 +177,13 @@ def is_golden(path: Path) -> bool:
 
 
 def read_golden(path: Path) -> Golden:
-    """Read one golden; raises UserError, naming the file and the entry, where it is absent or damaged."""
+    """Read one golden; raises UserError, naming the file and the entry, if it is absent or damaged."""
     name = ""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise UserError(
-                f"the golden {path} is of schema {content['schema']}, this version reads schema {SCHEMA}",
+                f"the golden {path} has schema {content['schema']}, but this version reads schema {SCHEMA}",
                 remedy="make it again with --golden-update",
             )
         golden = Golden(dict(content["provenance"]))
@@ -198,13 +198,13 @@ def read_golden(path: Path) -> Golden:
         where = f" at {name!r}" if name else ""
         raise UserError(
             f"{path} is not a golden{where}: {type(error).__name__}: {error}",
-            remedy="restore it, mend the entry, or make it again with --golden-update",
+            remedy="restore it, fix the entry, or make it again with --golden-update",
         ) from error
     return golden
 
 
 def lint(path: Path) -> list[str]:
-    """Return what is wrong with a golden beyond its form: each line names the file and the entry."""
+    """Return problems of a readable golden, one line each, which names the file and the entry."""
     golden = read_golden(path)
     problems = [f"{path}: its provenance lacks {key!r}" for key in _PROVENANCE if not golden.provenance.get(key)]
     if not golden.entries:
@@ -215,7 +215,7 @@ def lint(path: Path) -> list[str]:
             problems.append(f"{path}: {name!r}: {count} variants hold for the versions that it was made with, not one")
         problems += [f"{path}: {name!r}: {problem}" for problem in _uneven(entry)]
         problems += [
-            f"{path}: {name!r}: the link {v.link!r} is no address"
+            f"{path}: {name!r}: the link {v.link!r} is not an address"
             for v in entry.variants
             if v.link and not v.link.startswith(("https://", "http://"))
         ]
@@ -223,13 +223,13 @@ def lint(path: Path) -> list[str]:
 
 
 def versions_around(requirements: Iterable[Requirement]) -> list[str]:
-    """Return a version below all bounds, each bound, and one just above each: in between nothing changes."""
+    """Return a version below all bounds, each bound, and one just above each: nothing changes in between."""
     bounds = sorted({s.version.removesuffix(".*") for each in requirements for s in each.specifier})
     return ["0", *bounds, *(f"{bound}.0.1" for bound in bounds)]
 
 
 def _uneven(entry: Entry) -> Iterator[str]:
-    """Look below, at and just above every bound: one variant must hold, and each of them somewhere."""
+    """Check below, at and just above every bound that exactly one variant holds, and that each holds somewhere."""
     bounds: dict[str, list[Requirement]] = {}
     for requirement in (_parsed(text) for variant in entry.variants for text in variant.when):
         bounds.setdefault(requirement.name, []).append(requirement)
@@ -243,15 +243,15 @@ def _uneven(entry: Entry) -> Iterator[str]:
             yield f"{len(matching)} variants hold for {where}, not one"
     for variant in entry.variants:
         if variant.when and variant.when not in held:
-            yield f"no version fulfils {' and '.join(variant.when)}"
+            yield f"no version satisfies {' and '.join(variant.when)}"
 
 
 def _check_finite(path: Path, name: str, entry: Entry) -> None:
-    """NaN and the infinities agree with nothing, so a golden that holds one could never pass."""
+    """NaN and infinity match nothing, so a golden that holds one could never pass."""
     if not all(_is_finite(variant.value) for variant in entry.variants):
         raise UserError(
             f"the value of {name!r} is not finite, in the golden {path}",
-            remedy="mend what gives NaN or infinity: no golden holds it",
+            remedy="fix what produces NaN or infinity: a golden cannot hold it",
         )
 
 

@@ -1,4 +1,4 @@
-"""One word for each observation: what was expected of it, what was obtained, and whether that is a change."""
+"""Judge each observation: compare what was expected with what was obtained, and give a verdict."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ class Verdict(str, Enum):
 
     @property
     def fails(self) -> bool:
-        """Tell whether a gate stays shut; what was not measured never passes."""
+        """Return whether a gate fails; what was not measured never passes."""
         return self in (Verdict.INCONCLUSIVE, Verdict.UNMEASURED, Verdict.REGRESSION)
 
     @property
     def is_change(self) -> bool:
-        """Tell whether there is something to report."""
+        """Return whether there is something to report."""
         return self not in (Verdict.IDENTICAL, Verdict.WITHIN_NOISE)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the gravest verdict; of none, that nothing was measured."""
+    """Return the gravest verdict, UNMEASURED if there are none."""
     order = list(Verdict)
     return max(verdicts, key=order.index, default=Verdict.UNMEASURED)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on one observation, and what it rests on."""
+    """The verdict on one observation, and its grounds."""
 
     stage: str
     name: str
@@ -58,7 +58,7 @@ class Finding:
     variant: Variant | None = None  # the declared one that matched
     better: str = ""
     quantity: str = ""  # what its floats measure
-    bound: bool = False  # it breaks a bound inside its own record, for which no stage before is to blame
+    bound: bool = False  # it breaks a bound within its record, so no earlier stage is the cause
 
     @property
     def part(self) -> Part:
@@ -72,7 +72,7 @@ class Finding:
 
     @property
     def reason(self) -> str:
-        """Return the declared cause, "" where none accounts for it."""
+        """Return the declared cause, "" if it is not declared."""
         return self.variant.reason if self.variant and self.verdict is Verdict.EXPECTED else ""
 
     @property
@@ -92,15 +92,15 @@ class Expectations:
     ) -> None:
         self.entries = entries
         self.versions = versions  # those of the golden, or of the record
-        self.config = config or {}  # its settings, where they are known
+        self.config = config or {}  # its settings, if known
 
     @classmethod
     def from_goldens(cls, directory: Path) -> Expectations:
-        """Read every stage's golden; raises UserError where the directory has none."""
+        """Read every stage's golden; raises UserError if the directory has none."""
         found = {stage: directory / f"{stage}.json" for stage in STAGES if (directory / f"{stage}.json").is_file()}
         if not found:
             raise UserError(
-                f"{directory} is no golden directory: it has no {STAGES[0]}.json",
+                f"{directory} is not a folder of goldens: it has no {STAGES[0]}.json",
                 remedy="give a folder with goldens by stage, such as golden/embedded, or a record",
             )
         goldens = {stage: read_golden(path) for stage, path in found.items()}
@@ -116,7 +116,7 @@ class Expectations:
 
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
-        """Take a record as what is expected, with the measured tolerance of each quantity."""
+        """Take a record as the expectation, with the measured tolerance of each quantity."""
         entries: dict[str, dict[str, Entry]] = {}
         for observation in record:
             if observation.lane is not Lane.INFO:
@@ -153,7 +153,7 @@ def judge(stage: str, name: str, entry: Entry, obtained: Any, versions: Mapping[
 
 
 def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
-    """A change is a regression unless every difference goes the better way."""
+    """A change is a regression unless every difference is in the better direction."""
     sizes = [difference.size for difference in found]
     wanted = {"lower": -1, "higher": 1}.get(entry.better)
     if wanted is not None and all(s is not None and math.isfinite(s) and s * wanted > 0 for s in sizes):
@@ -162,11 +162,11 @@ def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
 
 
 def judge_record(expectations: Expectations, record: RunRecord, declared: Expectations | None = None) -> list[Finding]:
-    """Judge everything that either side has, in the order of the stages.
+    """Judge every observation of either side, in the order of the stages.
 
-    What breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared.
-    A value of a golden that differs from what the golden's own versions give is an expected change. Between two
-    records, a difference is one where `declared`, a golden directory, declares both sides' values.
+    A value that breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared.
+    A value that a golden declares for these versions, other than for its own, is an expected change. Between two
+    records, a difference is an expected change if `declared`, a golden directory, declares the values of both sides.
     """
     versions = versions_of(record.provenance)
     obtained = {(o.stage, o.name): o.value for o in record if o.lane is not Lane.INFO}
@@ -187,7 +187,7 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
 
 
 def _bounded(findings: list[Finding], expectations: Expectations, record: RunRecord) -> list[Finding]:
-    """Return the findings with a regression for each value that breaks a bound, in place of what was said of it."""
+    """Replace the finding of each value that breaks a bound with a regression."""
     expected = {}
     for stage, entries in expectations.entries.items():
         for name, entry in entries.items():
@@ -213,7 +213,7 @@ def _declared(
     to_versions: Mapping[str, str | None],
     declared: Expectations | None,
 ) -> Finding:
-    """Return the finding as an expected change where two declared variants account for it."""
+    """Return the finding as an expected change if two declared variants account for it."""
     known = entry if declared is None else declared.entries.get(finding.stage, {}).get(finding.name)
     if known is None or value is ABSENT:
         return finding

@@ -1,4 +1,4 @@
-"""What is wrong with committed goldens, records and tables, beyond their form, and where they come from."""
+"""Check committed goldens, records and tables: valid entries, and a known origin."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlmrepro.record import RunRecord
 
 __all__ = ["KINDS", "kind_of", "lint", "lint_all"]
 
-# A file is of the first kind of which it has the key: tables are of detection, mutation and simulation.
+# A file is of the first kind that has one of its keys; the tables are of detection, mutation and simulation.
 KINDS = {"golden": ("expected",), "record": ("stages",), "table": ("cases", "rooms", "scenarios")}
 
 
 def kind_of(path: Path) -> str:
-    """Return "golden", "record", "table", or "" for any other JSON; what cannot be read counts as a golden.
+    """Return "golden", "record", "table", or "" for any other JSON; an unreadable file counts as a golden.
 
-    Files of these kinds are objects. A damaged file must not pass for one of no kind, which nobody looks at.
+    Files of these kinds are JSON objects. A damaged file must not count as other JSON, which is not checked.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -33,22 +33,22 @@ def kind_of(path: Path) -> str:
 
 
 def lint_all(places: list[Path]) -> tuple[list[str], dict[str, int], list[Path]]:
-    """Return the problems of all files in these files and folders, a line each; how many of a kind; and the others.
+    """Return the problems in these files and folders, one line each; the count of each kind; and the unchecked files.
 
-    Raises UserError where a place is absent, or nothing in it is of a kind that can be checked.
+    Raises UserError if a place does not exist or holds nothing that can be checked.
     """
     problems: list[str] = []
     counts = dict.fromkeys(KINDS, 0)
     others: list[Path] = []
     for place in places:
         if not place.exists():
-            raise UserError(f"{place} is not there", remedy="give a file or folder of goldens, records or tables")
+            raise UserError(f"{place} does not exist", remedy="give a file or folder of goldens, records or tables")
         paths = sorted(place.rglob("*.json")) if place.is_dir() else [place]
         kinds = {path: kind_of(path) for path in paths}
         if not any(kinds.values()):
             raise UserError(
                 f"{place} holds no golden, record or table",
-                remedy="give one that does, such as golden",
+                remedy="give a place that does, such as golden",
             )
         for path, kind in kinds.items():
             if kind:
@@ -60,10 +60,10 @@ def lint_all(places: list[Path]) -> tuple[list[str], dict[str, int], list[Path]]
 
 
 def lint(path: Path) -> list[str]:
-    """Return what is wrong with one golden, record or table, a line each, beginning with its path.
+    """Return the problems of one golden, record or table, one line each, which begins with its path.
 
-    Of a golden of somebody's own tests no commit is asked, for it comes from their code: it is one without settings of
-    a run of the guide.
+    A golden of a user's own tests, recognised by having no settings of a guide run, need not name a commit: it comes
+    from their code.
     """
     kind = kind_of(path)
     try:
@@ -83,10 +83,10 @@ def lint(path: Path) -> list[str]:
 def _table_problems(content: dict[str, Any]) -> Iterator[str]:
     provenance = content.get("provenance")
     yield from origin_problems(provenance if isinstance(provenance, dict) else {})
-    # Rows of the detection table are measured apart, so each names its own commit.
+    # Rows of the detection table are measured separately, so each names its own commit.
     for n, case in enumerate(content.get("cases", []), start=1):
         if not isinstance(case, dict):
-            yield f"its row {n} is no object"
+            yield f"its row {n} is not an object"
             continue
         commit = case.get("commit", "")
         if not commit or commit.endswith("-dirty"):

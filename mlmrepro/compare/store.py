@@ -1,7 +1,7 @@
-"""A directory of goldens that tests read and write: two-sided, safe to share between processes, never half a file.
+"""A directory of goldens that tests read and write: compared both ways, shared between processes, never half written.
 
-Not an extension of syrupy: its `matches` gets two serialised texts, so tolerances, reasons and variants would live in
-the text that an update overwrites; and the command line compares the same files outside pytest.
+This is not a syrupy extension: its `matches` gets two serialised texts, so an update would overwrite tolerances,
+reasons and variants. The command line also compares the same files outside pytest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Declared", "GoldenFile", "GoldenMismatch", "GoldenStore", "Obtained"
 
 Update = Literal["", "all", "new"]
 
-SET_ASIDE = ("inputs", "matrix")  # directories of stored inputs and of records: no goldens lie in them
+SET_ASIDE = ("inputs", "matrix")  # directories of stored inputs and of records, without goldens
 _LINES = 10  # differences of one entry that a message shows
 _CHARACTERS = 300  # of a value in a message
 _LONGEST = 100  # characters of one part of a file's path, before its hash
@@ -41,9 +41,9 @@ _LONGEST = 100  # characters of one part of a file's path, before its hash
 
 @dataclass(frozen=True)
 class Obtained:
-    """One value that a test obtained, and how it is to be compared.
+    """One value that a test obtained, and how to compare it.
 
-    Without a tolerance the golden's own one holds; a new entry then gets the measured one of `quantity`.
+    Without a tolerance the golden's own one applies; a new entry gets the measured one of `quantity`.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Obtained:
 
 @dataclass(frozen=True, order=True)
 class Declared:
-    """A declared variant that holds here, and did not where the golden was made."""
+    """A declared variant that holds for these versions, but not for those that the golden was made with."""
 
     file: str
     name: str
@@ -75,22 +75,22 @@ class Declared:
 
 
 class GoldenMismatch(AssertionError):
-    """What was obtained is not what is expected; says both, and how to go on."""
+    """A value differs from the expected one; the message shows both and what to do next."""
 
     def __init__(self, problems: Iterable[str], test: str = "") -> None:
         self.problems = tuple(problems)
         command = f"pytest {shlex.quote(test) if test else '...'} --golden-update"
         self.advice = (
             f"Is this a regression? If not, update the golden:\n    {command}\n"
-            "or declare it for the versions that change it (see the variants of a golden)."
+            "or, if only some versions change it, declare it for these (see the variants of a golden)."
         )
         super().__init__("\n\n".join([*self.problems, self.advice]))
 
 
 def file_key(*parts: str) -> str:
-    """Return the path of a golden below its directory: two keys of different parts never name one file.
+    """Return the path of a golden below its directory: different parts never give the same file.
 
-    A part that is not plain lower-case gets a hash, which nothing else can: no file system confuses or refuses it.
+    A part that is not plain lower-case gets a hash, so that no file system confuses it with another or refuses it.
     """
     *folders, name = parts
     safe = [_safe_part(f, reserved=f in SET_ASIDE or f.endswith(".json")) for f in folders]
@@ -112,7 +112,7 @@ class GoldenStore:
         self.update = update
         self.used: set[tuple[str, str]] = set()  # (file key, entry name)
         self.declared: set[Declared] = set()
-        self.settings: dict[str, Any] = {}  # of the run that is recorded, beside versions and machine in the header
+        self.settings: dict[str, Any] = {}  # of the recorded run; in the header next to versions and machine
         self._written: set[tuple[str, str]] = set()
 
     @cached_property
@@ -130,13 +130,13 @@ class GoldenStore:
             raise GoldenMismatch(problems)
 
     def problems(self, key: str, obtained: Iterable[Obtained]) -> list[str]:
-        """Compare, and write what `update` allows; return one text for each value that does not agree."""
+        """Compare, and write what `update` allows; return one text for each value that does not match."""
         with self._opened(key) as golden:
             found = [self._settle(golden, key, one) for one in obtained]
         return [problem for problem in found if problem]
 
     def leftover(self, key: str, names: Collection[str]) -> list[str]:
-        """Return one text for each entry of a golden that is not in `names`; under "all" forget those instead."""
+        """Return one text for each entry of a golden that is not in `names`; under "all" delete those instead."""
         with self._opened(key) as golden:
             left = [name for name in golden.entries if name not in names]
             if self.update == "all":
@@ -146,7 +146,7 @@ class GoldenStore:
         return [f"{self.path(key)}: {name!r}: expected, not obtained" for name in left]
 
     def unused(self, used: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return (file key, entry name) of what no test used; the name is "" where no entry of a file was."""
+        """Return (file key, entry name) of what no test used; the name is "" if no entry of a file was used."""
         names: dict[str, set[str]] = {}
         for key, name in used:
             names.setdefault(key, set()).add(name)
@@ -172,14 +172,14 @@ class GoldenStore:
                 self._delete(key)
 
     def path(self, key: str) -> Path:
-        """Return where a golden lies."""
+        """Return the path of a golden."""
         return self.directory / key
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[Golden]:
-        """Give a golden to read and to change, while no other process can; write it when it was changed."""
+        """Yield a golden to read and change, locked against other processes; write it if it was changed."""
         path = self.path(key)
-        # One lock for the directory, elsewhere, so that it holds nothing but goldens; it ends with its process.
+        # One lock per directory, kept elsewhere so that it holds only goldens; it ends with its process.
         identity = f"{self.directory.resolve()} {getattr(os, 'getuid', int)()}"
         lock = f"mlmrepro-golden-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.lock"
         with FileLock(Path(tempfile.gettempdir()) / lock):
@@ -192,10 +192,10 @@ class GoldenStore:
                     raise
             before = _content(golden)
             yield golden
-            # The header says where all entries come from; one that is written beside others takes theirs.
+            # The header says where all entries come from; an entry added to others takes their header.
             whole = all((key, name) in self._written for name in golden.entries)
             header = self._header() if whole or not golden.provenance else golden.provenance
-            # A run of the guide that gives the same values again is where they come from now; tests keep their headers.
+            # A guide run that repeats the values becomes their origin; goldens of tests keep their header.
             same = not (self.settings and whole) or header == golden.provenance
             if not damaged and same and _content(golden) == before:
                 return
@@ -205,7 +205,7 @@ class GoldenStore:
                 self._delete(key)
 
     def _header(self) -> dict[str, Any]:
-        """Return versions and machine; of a run of the guide also its settings, and the guide and code that ran."""
+        """Return versions and machine; for a run of the guide also its settings, the guide and the code."""
         collected = provenance.collect()
         if self.settings:
             return collected | self.settings
@@ -220,25 +220,25 @@ class GoldenStore:
             folder.rmdir()
 
     def _settle(self, golden: Golden, key: str, obtained: Obtained) -> str:
-        """Compare one value, or put it into the golden; return what is wrong, "" for nothing."""
+        """Compare one value, or write it to the golden; return what is wrong, "" if nothing is."""
         self.used.add((key, obtained.name))
         where = f"{self.path(key)}: {obtained.name!r}"
         entry = golden.entries.get(obtained.name)
         try:
-            # As JSON gives it back: a tuple is a list.
+            # As JSON gives it back: a tuple becomes a list.
             text = json.dumps(obtained.value, ensure_ascii=False).encode()
             obtained = replace(obtained, value=json.loads(text))
         except (TypeError, ValueError) as error:
-            raise TypeError(f"{where}: a golden holds what JSON holds: {error}") from error
+            raise TypeError(f"{where}: a golden can hold only JSON values: {error}") from error
         tolerance = _tolerance(entry, obtained)
-        # What does not agree with itself, such as NaN, could never be met again.
+        # A value that does not match itself, such as NaN, could never match again.
         lasting = not differences(obtained.lane, obtained.value, obtained.value, tolerance)
         if entry is None:
             if not lasting:
-                return f"{where}: never written, as it cannot agree with anything\n  obtained: {_short(obtained.value)}"
+                return f"{where}: not written: it can never match, such as NaN\n  obtained: {_short(obtained.value)}"
             return self._absent(golden, key, obtained, _entry(obtained, tolerance, (Variant(obtained.value),)))
         matching = entry.matching(self.versions)
-        # A value that this run has written is compared: two tests that disagree about it are no update.
+        # A value that this run has written is compared: two tests that disagree about it must not update it.
         if self.update == "all" and lasting and len(matching) == 1 and (key, obtained.name) not in self._written:
             variants = tuple(replace(v, value=obtained.value) if v is matching[0] else v for v in entry.variants)
             golden.entries[obtained.name] = _entry(obtained, tolerance, variants, entry.better)
@@ -253,12 +253,12 @@ class GoldenStore:
         return "\n".join([f"{where}: {finding.verdict.value}", *self._explained(entry, obtained, finding)])
 
     def _absent(self, golden: Golden, key: str, obtained: Obtained, entry: Entry) -> str:
-        """Write what is not there yet; return what to say of it."""
+        """Write a missing entry; return the message about it."""
         golden.entries[obtained.name] = entry
         self._written.add((key, obtained.name))
         if self.update:
             return ""
-        advice = "run again, and it is expected; --golden-update=new writes all that are missing at once"
+        advice = "the next run compares with it; --golden-update=new writes all missing ones at once"
         where = f"{self.path(key)}: {obtained.name!r}"
         return f"{where}: there was no golden; this one was written: {advice}\n  obtained: {_short(obtained.value)}"
 
@@ -268,7 +268,7 @@ class GoldenStore:
             self.declared.add(Declared(key, name, " and ".join(variant.when), variant.reason, variant.link))
 
     def _explained(self, entry: Entry, obtained: Obtained, finding: Finding) -> Iterator[str]:
-        """Give the lines of a message: both values, each difference, and the variant that was expected."""
+        """Yield the lines of a message: both values, each difference, and the expected variant."""
         matching = entry.matching(self.versions)
         yield f"  obtained: {_short(obtained.value)}"
         if len(matching) == 1:
@@ -282,7 +282,7 @@ class GoldenStore:
             if variant.when:
                 holds = "holds" if variant in matching else "does not hold"
                 text = f"{_short(variant.value)}: {variant.reason} ({variant.link})"
-                yield f"  {holds} here: the variant of {' and '.join(variant.when)}, {text}"
+                yield f"  {holds} here: the variant for {' and '.join(variant.when)}, {text}"
 
 
 class GoldenFile:
@@ -301,7 +301,7 @@ class GoldenFile:
     def approximate(
         self, name: str, value: Any, *, quantity: str, atol: float = 0.0, rtol: float = 0.0, reason: str = ""
     ) -> None:
-        """Check floats within a tolerance that has a reason; of a quantity alone, within its measured one."""
+        """Check floats within a tolerance with a reason; by default within the measured one of the quantity."""
         __tracebackhide__ = True
         given = atol or rtol or reason
         tolerance = Tolerance(quantity, atol, rtol, reason) if given else default_tolerance(quantity)
@@ -315,19 +315,19 @@ class GoldenFile:
     def statistical(
         self, name: str, value: Any, *, quantity: str = "perplexity", rtol: float, reason: str, better: str = "lower"
     ) -> None:
-        """Check what masks and seeds move, relatively; a change the better way fails too, and is called so."""
+        """Check a value that depends on masks and seeds, relatively; an improvement fails too, and is named as one."""
         __tracebackhide__ = True
         tolerance = Tolerance(quantity, rtol=rtol, reason=reason)
         self._check(Obtained(name, value, Lane.STATISTICAL, tolerance, better=better))
 
     def stage(self, record: RunRecord, stage: str, folder: str = "") -> None:
-        """Check all that one stage of a run observed, against ``<folder>/<stage>.json``, both ways."""
+        """Check everything that one stage of a run observed, against ``<folder>/<stage>.json``, both ways."""
         __tracebackhide__ = True
         key = _named(f"{folder}/{stage}" if folder else stage)
         observed = [Obtained.of(o) for o in record.stages.get(stage, {}).values() if o.lane is not Lane.INFO]
         if not observed:
             raise GoldenMismatch(
-                [f"{self._store.path(key)}: the record has nothing of the stage {stage!r}"], self._test
+                [f"{self._store.path(key)}: the record has nothing for the stage {stage!r}"], self._test
             )
         self._store.settings = {"config": record.config}
         try:
@@ -343,7 +343,7 @@ class GoldenFile:
         return GoldenFile(self._store, _named(name), self._test)
 
     def unchecked(self) -> str:
-        """Return what there is to say of entries that were not checked; "" where all were, or are now forgotten."""
+        """Return a message about entries that were not checked; "" if all were checked or are now deleted."""
         names = {name for key, name in self._store.used if key == self._key}
         problems = self._store.leftover(self._key, names)
         return str(GoldenMismatch(problems, self._test)) if problems else ""
@@ -376,12 +376,12 @@ def _tolerance(entry: Entry | None, obtained: Obtained) -> Tolerance | None:
 
 
 def _changed_terms(entry: Entry, obtained: Obtained) -> str:
-    """Return how the golden and the call disagree about the comparison: that is a change of its own."""
+    """Return how the golden and the call disagree about lane or tolerance, "" if they agree."""
     if entry.lane is not obtained.lane:
-        return f"the golden is of the {entry.lane.value} lane, the test asks for the {obtained.lane.value} one"
+        return f"the golden uses the {entry.lane.value} lane, the test uses the {obtained.lane.value} lane"
     ours, theirs = _tolerance(entry, obtained), entry.tolerance
     if ours is not None and theirs is not None and _terms(ours) != _terms(theirs):
-        return f"the golden has the tolerance {_shown(theirs)}, the test asks for {_shown(ours)}"
+        return f"the golden has the tolerance {_shown(theirs)}, the test has {_shown(ours)}"
     return ""
 
 
@@ -391,7 +391,7 @@ def _terms(tolerance: Tolerance) -> tuple[str, float, float]:
 
 def _shown(tolerance: Tolerance) -> str:
     parts = [f"{tolerance.atol:g}"] if tolerance.atol or not tolerance.rtol else []
-    parts += [f"{tolerance.rtol:g} of what is expected"] if tolerance.rtol else []
+    parts += [f"{tolerance.rtol:g} of the expected value"] if tolerance.rtol else []
     return f"{' + '.join(parts)} ({tolerance.quantity})"
 
 

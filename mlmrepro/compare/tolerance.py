@@ -1,4 +1,4 @@
-"""How far two floats may lie apart, for which quantity, and why."""
+"""How much two floats may differ, for which quantity, and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["QUANTITIES", "Tolerance", "default_tolerance"]
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest difference of a named quantity that is rounding: ``atol + rtol * abs(expected)``.
+    """The largest difference of a quantity that counts as rounding: ``atol + rtol * abs(expected)``.
 
     In the ranking lane `atol` is the tie band, a difference of scores.
     """
@@ -25,7 +25,7 @@ class Tolerance:
 
     def __post_init__(self) -> None:
         if not (self.quantity and self.reason):
-            raise ValueError("a tolerance needs the quantity that it applies to, and its reason")
+            raise ValueError("a tolerance needs a quantity and a reason")
         if not all(math.isfinite(x) and x >= 0 for x in (self.atol, self.rtol)):
             raise ValueError(f"the tolerance of {self.quantity} is not a finite number, 0 or more")
 
@@ -39,7 +39,7 @@ class Tolerance:
 
 
 # Rounding differs between kernels, processors and numbers of threads. golden/README.md says how this was measured; the
-# factor and the floors leave room for processors that were not.
+# factor and the minimum leave room for processors that were not measured.
 _MEASURED = "rounding: 20 times the largest difference among 20 reruns with 1 to 4 threads"
 
 QUANTITIES = {
@@ -55,7 +55,7 @@ QUANTITIES = {
 
 
 def default_tolerance(quantity: str) -> Tolerance:
-    """Return the tolerance of a quantity that was measured; raises UserError for an unknown one."""
+    """Return the measured tolerance of a quantity; raises UserError for an unknown one."""
     try:
         return QUANTITIES[quantity]
     except KeyError:

@@ -16,7 +16,7 @@ _SHOWN = 80  # characters of a value in a line
 
 
 class _Absent:
-    """Stands for a value that one side does not have; not even None."""
+    """Stands for a value that one side does not have; None would be a value."""
 
     def __repr__(self) -> str:
         return "nothing"
@@ -27,7 +27,7 @@ ABSENT = _Absent()
 
 @dataclass(frozen=True)
 class Difference:
-    """One place inside a value where the two sides do not agree."""
+    """One place inside a value where the two sides differ."""
 
     place: str  # "" for the value itself, else such as "['counts'][3]"
     expected: Any
@@ -36,7 +36,7 @@ class Difference:
 
     @property
     def size(self) -> float | None:
-        """Return obtained minus expected, where both are numbers."""
+        """Return obtained minus expected, None unless both are numbers."""
         sides = (self.expected, self.obtained)
         if all(_is_number(side) and _is_float(side) for side in sides):
             return float(self.obtained) - float(self.expected)
@@ -51,13 +51,13 @@ class Difference:
 
 
 def differences(lane: Lane, expected: Any, obtained: Any, tolerance: Tolerance | None = None) -> list[Difference]:
-    """Return every difference that the lane does not allow; none means that the values agree.
+    """Return every difference that the lane does not allow; none means that the values match.
 
-    NaN and the infinities agree with nothing, not even with themselves: a value that is no number was not measured.
-    Raises ValueError where a lane of floats has no tolerance.
+    NaN and infinity match nothing, not even themselves: such a value measures nothing. Raises ValueError if a lane of
+    floats has no tolerance.
     """
     if lane is Lane.INFO:
-        raise ValueError("what is only shown is never compared")
+        raise ValueError("values of the info lane are never compared")
     if lane is Lane.EXACT:
         return _compare("", expected, obtained, lambda _: 0.0)
     if tolerance is None:
@@ -91,15 +91,15 @@ def _compare(place: str, expected: Any, obtained: Any, limit: Callable[[float], 
             return [Difference(place, expected, obtained)]
         return [Difference(place, expected, obtained, "not a finite number")]
     if type(expected) is type(obtained) and expected == obtained:
-        return []  # also two whole numbers that no float can hold
+        return []  # includes integers that no float can hold
     return [Difference(place, expected, obtained)]
 
 
 def _compare_rankings(expected: list[dict[str, Any]], obtained: list[dict[str, Any]], band: float) -> list[Difference]:
-    """Rows best first, each with `token`, `score` and what follows from the token.
+    """Compare rows, best first, each with `token`, `score` and fields that depend on the token.
 
-    Two tokens may change places only where their expected scores lie within the band, and so may the last token and
-    one that was not expected, where the new score reaches the last one's. The scores may move by the band.
+    Two tokens may swap places only if their expected scores lie within the band. A token tied with the last one may be
+    replaced by an unexpected token, if its score is tied with the last one too. Scores may move by the band.
     """
     found = []
     if len(expected) != len(obtained):
@@ -112,10 +112,10 @@ def _compare_rankings(expected: list[dict[str, Any]], obtained: list[dict[str, A
         if match is None:
             tied = abs(row["score"] - last) <= band and abs(wanted["score"] - last) <= band
             if not tied:
-                found.append(Difference(place, *names, "a token that was not expected"))
+                found.append(Difference(place, *names, "an unexpected token"))
             continue
         if row["token"] != wanted["token"] and not abs(match["score"] - wanted["score"]) <= band:
-            found.append(Difference(place, *names, f"no tie: {abs(match['score'] - wanted['score']):.3g} apart"))
+            found.append(Difference(place, *names, f"not a tie: {abs(match['score'] - wanted['score']):.3g} apart"))
         found += _compare(f"{place} score", match["score"], row["score"], lambda _: band)
         found += _compare(place, _without_score(match), _without_score(row), lambda _: 0.0)
     if len({row["token"] for row in obtained}) < len(obtained):
@@ -131,7 +131,7 @@ def _is_ranking(value: Any) -> bool:
 
 
 def _is_float(value: float) -> bool:
-    """Tell whether a float can hold a number: 10**400 is compared as it is."""
+    """Return whether a float can hold a number; others, such as 10**400, are compared exactly."""
     try:
         float(value)
     except OverflowError:

@@ -1,1 +1,1 @@
-"""The environments of the matrix: which there are, how each is made, and how the record is taken in all of them."""
+"""The environments of the matrix: which ones there are, how each is made, and how a record is made in each."""

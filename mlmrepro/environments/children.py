@@ -1,8 +1,8 @@
-"""Run a command that outlives neither a timeout nor the process that started it, not even one that is killed.
+"""Run a command that ends at a timeout, and with the process that started it, even if that one is killed.
 
 The command runs in a process group of its own, under a guard: this file, run as a script by a second interpreter. The
-guard's standard input is a pipe that the starting process holds; it closes when that process ends, however it ends.
-Then the guard kills the whole group.
+guard's standard input is a pipe held by the starting process; it closes when that process ends, in whatever way. Then
+the guard kills the whole group.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from typing import BinaryIO
 
 __all__ = ["Stopped", "last_words", "run_child"]
 
-_LINGER = 10.0  # seconds for the rest of the output, where a process that left the group keeps the pipe open
+_LINGER = 10.0  # seconds for the rest of the output, if a process that left the group keeps the pipe open
 
 
 class Stopped(Exception):
-    """The command was killed because the whole was stopped."""
+    """The command was killed because the whole run was stopped."""
 
 
 def run_child(
     command: Sequence[str], log: Path, *, env: Mapping[str, str], timeout: float, stop: threading.Event
 ) -> int:
-    """Run a command, append its output to `log` and return its exit code, 128 + N where signal N killed it.
+    """Run a command, append its output to `log` and return its exit code, 128 + N if signal N killed it.
 
     The output passes through `without_credentials` line by line: no secret of `env` is ever written to the disk.
-    Raises TimeoutError or Stopped after killing the command and all its children, OSError where the log cannot be
+    Raises TimeoutError or Stopped after killing the command and all its children, OSError if the log cannot be
     written.
     """
     file = log.open("ab")  # closed by the thread that writes
     guard = subprocess.Popen(
-        # Isolated, without site: it starts in some milliseconds and imports nothing but this file.
+        # Isolated, without site: it starts in a few milliseconds and imports only this file.
         [sys.executable, "-I", "-S", __file__, *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -94,7 +94,7 @@ def _write(lines: Iterable[bytes], file: BinaryIO, env: Mapping[str, str], faile
                 file.flush()  # a log may be followed while it grows
     except OSError as error:  # such as a full disk
         failed.append(error)
-        for _ in lines:  # a command whose output nobody reads would wait for ever
+        for _ in lines:  # a command whose output nobody reads would hang
             pass
 
 
@@ -102,11 +102,11 @@ def _guard(command: Sequence[str]) -> int:
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
-        print(f"{command[0]} does not start: {error}", flush=True)
+        print(f"{command[0]} cannot be started: {error}", flush=True)
         return 127
 
     def kill() -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS, of what has just ended
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter on macOS, if it has just ended
             os.killpg(child.pid, signal.SIGKILL)
 
     def watch() -> None:
@@ -120,4 +120,4 @@ def _guard(command: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    os._exit(_guard(sys.argv[1:]))  # the watching thread has nothing to wait for any more
+    os._exit(_guard(sys.argv[1:]))  # without waiting for the watching thread

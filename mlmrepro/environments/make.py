@@ -29,12 +29,12 @@ from mlmrepro.files import atomic_write
 __all__ = ["CACHE", "Unmade", "code_folder", "content_hash", "fingerprint", "isolated", "make_environment", "reason"]
 
 CACHE = Path(".mlmrepro") / "environments"
-TIMEOUT = 1800.0  # seconds for pip: a slow line takes minutes for torch alone
+TIMEOUT = 1800.0  # seconds for pip: torch alone takes minutes on a slow connection
 
 _MARKER = "complete.json"
-# They would change what is installed, or where to; where from (index, find-links, proxy, ...) is the user's.
+# These would change what is installed, or where to. Where from (index, find-links, proxy, ...) is up to the user.
 _NOT_FOR_PIP = ("CONSTRAINT", "REQUIREMENT", "TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "NO_DEPS")
-# They would lead an interpreter to other packages, or forbid it the bytecode that makes the second start quick.
+# These would lead an interpreter to other packages, or disable the bytecode that makes the second start quick.
 _NOT_FOR_PYTHON = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 
@@ -49,10 +49,10 @@ class Unmade(Exception):
 def make_environment(
     environment: Environment, folder: Path = CACHE, *, timeout: float = TIMEOUT, stop: threading.Event | None = None
 ) -> Path:
-    """Return the interpreter of the environment, which is made where it is not there yet.
+    """Return the interpreter of the environment, and make the environment if it does not exist yet.
 
-    It is built in place, because virtual environments cannot be moved; a marker is written last, and whatever lacks
-    it is made again. Raises Unmade, or Stopped once `stop` is set.
+    It is built in place, because virtual environments cannot be moved; a marker is written last, and an environment
+    without it is made again. Raises Unmade, or Stopped once `stop` is set.
     """
     stop = stop or threading.Event()
     home = folder.absolute() / f"{environment.name}-{fingerprint(environment)}"
@@ -65,7 +65,7 @@ def make_environment(
         started = time.monotonic()
         python = find_python(environment.python)
         install = [str(interpreter), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-        # A run compiles what it imports, once; pip would compile everything, which takes longer than to unpack it.
+        # A run compiles what it imports, once; pip would compile everything, which takes longer than unpacking it.
         install += ["--no-compile", "--constraint", str(constraints), *environment.packages]
         try:
             _run([python.path, "-m", "venv", "--clear", str(home)], log, isolated(), timeout, stop)
@@ -84,7 +84,7 @@ def make_environment(
 
 
 def fingerprint(environment: Environment) -> str:
-    """Return what tells two environments apart: packages, pins and the Python version."""
+    """Return a digest that identifies an environment: of its packages, pins and Python version."""
     python = find_python(environment.python)
     return _digest(json.dumps([environment.packages, environment.constraints, python.version]).encode())
 
@@ -97,9 +97,9 @@ def isolated() -> dict[str, str]:
 
 
 def code_folder(folder: Path = CACHE) -> Path:
-    """Return a folder with this very mlmrepro and nothing else, to be put on an environment's PYTHONPATH.
+    """Return a folder with this very mlmrepro and nothing else, for an environment's PYTHONPATH.
 
-    The folder that mlmrepro lies in will not do: where it is installed, that one holds all other packages too.
+    The folder that contains mlmrepro cannot be used: if mlmrepro is installed, it holds all other packages too.
     """
     package = Path(mlmrepro.__file__).resolve().parent
     try:
@@ -115,7 +115,7 @@ def code_folder(folder: Path = CACHE) -> Path:
             shutil.rmtree(target, ignore_errors=True)
             try:
                 target.symlink_to(package, target_is_directory=True)
-            except OSError:  # a file system without links: a copy, made each time, for it does not follow changes
+            except OSError:  # a file system without links: copied each time, to follow changes
                 shutil.copytree(package, target, ignore=shutil.ignore_patterns("__pycache__"))
         if version:  # for importlib.metadata, and with it the record's provenance
             text = f"Metadata-Version: 2.1\nName: mlmrepro\nVersion: {version}\n"
@@ -131,7 +131,7 @@ def content_hash(folder: Path) -> str:
 
 
 def reason(output: str) -> str:
-    """Return in one line why pip, or venv, failed: the line of its output that says most."""
+    """Return in one line why pip, or venv, failed: the most informative line of its output."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and not line.startswith("$ ")]
     errors = [line[len("ERROR: ") :] for line in lines if line.upper().startswith("ERROR: ")]
     for error in errors:
@@ -144,9 +144,9 @@ def reason(output: str) -> str:
         return next((line.removeprefix("× ") for line in lines if line.startswith("× ")), errors[-1])
     if not errors:
         return next(iter(lines[:1] if "virtual environment was not created" in output else lines[::-1]), "no output")
-    # "no matching distribution" says the same where there is none, and where the index gives no answer.
+    # pip says "no matching distribution" both if there is none and if the index does not answer.
     refused = re.search(r"\b40[13] Error", output)
-    unreached = " (the package index was out of reach)" if "Retrying (" in output else ""
+    unreached = " (the package index could not be reached)" if "Retrying (" in output else ""
     return errors[-1] + (" (the package index refused the credentials)" if refused else unreached)
 
 
@@ -156,14 +156,14 @@ def _run(command: list[str], log: Path, env: Mapping[str, str], timeout: float, 
 
 
 def _addresses(python: Path, log: Path) -> dict[str, str]:
-    """Return the addresses that pip would use, from its files and variables, as variables: those are kept out of logs.
+    """Return the addresses that pip would use, from its files and variables, as variables, which are kept out of logs.
 
-    Raises Unmade where one is malformed: pip's own complaint quotes a piece of it, which may be a piece of a password.
+    Raises Unmade if one is malformed: pip's own message quotes a piece of it, which may be a piece of a password.
     """
     command = [str(python), "-m", "pip", "config", "list"]
     done = subprocess.run(command, env=isolated(), capture_output=True, encoding="utf-8", errors="surrogateescape")
     found: dict[str, str] = {}
-    for section in ("global", "install", ":env:"):  # the later one prevails
+    for section in ("global", "install", ":env:"):  # the later one wins
         for name in ("index-url", "extra-index-url", "find-links", "proxy"):
             for shown in re.findall(rf"(?m)^{section}\.{name}=(.*)$", done.stdout):
                 found[name] = str(ast.literal_eval(shown))
@@ -180,7 +180,7 @@ def _addresses(python: Path, log: Path) -> dict[str, str]:
 
 
 def _unknown_extras(environment: Environment, output: str) -> str:
-    """Return what pip only warns about: an extra was asked for that the package does not have."""
+    """Return what pip only warns about: a requested extra that the package does not have."""
     asked = {canonicalize_name(Requirement(text).name) for text in environment.requirements}
     for package, rest in re.findall(r"(?m)^WARNING: (\S+) (\S+ does not provide the extra .*)$", output):
         if canonicalize_name(package) in asked:
@@ -189,7 +189,7 @@ def _unknown_extras(environment: Environment, output: str) -> str:
 
 
 def ignore_in_git(folder: Path) -> None:
-    """Make the folder, which no checkout is to show."""
+    """Make the folder, and keep it out of git."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ".gitignore").exists():
         atomic_write(folder / ".gitignore", "*\n")
@@ -197,7 +197,7 @@ def ignore_in_git(folder: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, stop: threading.Event) -> Iterator[None]:
-    """Hold a lock against other processes; it goes with the process, so a killed one leaves none behind."""
+    """Hold a lock against other processes; it ends with the process, even a killed one."""
     lock = FileLock(path)
     while not lock.is_locked:
         try:

@@ -1,4 +1,4 @@
-"""The matrix: the same record, taken in each environment; what became of all of them, also after a kill."""
+"""The matrix: make the same record in each environment, and collect the results, even after a kill."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["RECORD", "Phase", "Progress", "Silent", "read_outcomes", "run_matrix
 Phase = Literal["waiting", "installing", "recording", "done", "failed"]
 
 RECORD = ("-m", "mlmrepro", "record")
-TIMEOUT = 1800.0  # seconds for a record, which takes half a minute
+TIMEOUT = 1800.0  # seconds for a record, which usually takes half a minute
 
 _STATE = "matrix.json"
 _SCHEMA = 1
@@ -40,10 +40,10 @@ _LONGEST = 300  # characters of a problem; the log has the rest
 
 
 class Progress(Protocol):
-    """Whoever shows the matrix; called by one thread at a time."""
+    """Shows the progress of the matrix; called by one thread at a time."""
 
     def environment(self, name: str, phase: Phase, note: str = "") -> None:
-        """An environment enters a phase; `note` says why it failed, or that a record was kept."""
+        """An environment enters a phase; `note` says why it failed, or that a previous record was kept."""
 
 
 class Silent:
@@ -64,11 +64,11 @@ def run_matrix(
     command: Sequence[str] = RECORD,
     timeout: float = TIMEOUT,
 ) -> list[Outcome]:
-    """Make each environment, take the record in it, and return what became of each, in the order given.
+    """Make each environment, make a record in it, and return the results in the order given.
 
-    ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS]`` takes a record; it exits with 0 exactly where
-    it wrote one. Records are taken afresh, but where the run before was killed, those that it finished with the same
-    environment, code and goldens are kept. Raises UserError where another run uses the directory.
+    ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS]`` makes a record; it exits with 0 exactly if it
+    wrote one. All records are made again, except after a killed run: those that it finished with the same environment,
+    code and goldens are kept. Raises UserError if another run uses the directory.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def run_matrix(
                 code = run_child(line, log, env=variables, timeout=timeout, stop=stop)
                 problem = _problem(code, log) if code else _unreadable(output)
             except Unmade as error:
-                shutil.copyfile(error.log, log)  # so that the directory tells all by itself
+                shutil.copyfile(error.log, log)  # so that the directory is complete by itself
                 problem = str(error)
             except (UserError, OSError) as error:
                 problem = first_line(error)
@@ -115,12 +115,12 @@ def run_matrix(
 
 
 def read_outcomes(directory: Path) -> list[Outcome]:
-    """Return what a directory holds: the outcomes of its matrix, then other records, from old to new versions.
+    """Return the outcomes in a directory: those of its matrix, then other records, from old to new versions.
 
-    What is damaged becomes an outcome that says so. Raises UserError where there is nothing to read.
+    A damaged file becomes an outcome that says so. Raises UserError if there is nothing to read.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory} is no folder", remedy="give the folder of a matrix")
+        raise UserError(f"{directory} is not a folder", remedy="give the folder of a matrix")
     outcomes = _listed(directory)
     known = {outcome.name for outcome in outcomes}
     paths = sorted(path for path in directory.glob("*.json") if path.name != _STATE and path.stem not in known)
@@ -131,7 +131,7 @@ def read_outcomes(directory: Path) -> list[Outcome]:
 
 
 class _State:
-    """What is known of the environments of a directory, on disk at every moment: ``matrix.json``."""
+    """The state of the environments of a directory, kept on disk in ``matrix.json`` at all times."""
 
     def __init__(
         self, directory: Path, environments: Sequence[Environment], inputs: Sequence[str], progress: Progress
@@ -140,7 +140,7 @@ class _State:
         self.progress = progress
         self.lock = threading.RLock()
         before = _read_state(self.path) or {"finished": True, "environments": {}}
-        entries = dict(before["environments"])  # also those that this run leaves alone: one can be measured again
+        entries = dict(before["environments"])  # also those not in this run: one can be measured again
         for environment in environments:
             key = [fingerprint(environment), *inputs]
             entry = {} if before["finished"] else entries.get(environment.name, {})
@@ -148,7 +148,7 @@ class _State:
             if not kept or _unreadable(directory / f"{environment.name}.json"):
                 entry = {"requirements": list(environment.requirements), "key": key, "state": "waiting"}
             entries[environment.name] = entry
-            note = "kept from the run before" if entry["state"] == "done" else ""
+            note = "kept from the previous run" if entry["state"] == "done" else ""
             progress.environment(environment.name, entry["state"], note)
         in_order = sorted(entries.items(), key=lambda item: _place(*item))
         self.content: dict[str, Any] = {"schema": _SCHEMA, "finished": False, "environments": dict(in_order)}
@@ -178,7 +178,7 @@ class _State:
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
-    """Return the state, None where there is none that is whole."""
+    """Return the state, None if it is absent or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries = content["environments"]
@@ -198,7 +198,7 @@ def _listed(directory: Path) -> list[Outcome]:
     state = _read_state(directory / _STATE)
     if state is None:
         damaged = (directory / _STATE).exists()
-        return [Outcome(_STATE, None, "is damaged: what failed in the matrix is not known")] if damaged else []
+        return [Outcome(_STATE, None, "is damaged, so failures of the matrix are not known")] if damaged else []
     outcomes = []
     for name, entry in state["environments"].items():
         if entry["state"] == "done":
@@ -223,12 +223,12 @@ def _log(path: Path) -> str:
 
 
 def _unreadable(path: Path) -> str:
-    """Return why a record cannot be read, "" where it can."""
+    """Return why a record cannot be read, "" if it can."""
     return _outcome(path).problem if path.exists() else "ended without a record"
 
 
 def _may_be_a_record(path: Path) -> bool:
-    """Whole JSON of another kind is another's file; what is cut off may have been a record."""
+    """Return whether a file is a record or may have been one; complete JSON of another kind is not."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -245,7 +245,7 @@ def _problem(code: int, log: Path) -> str:
     said = last_words(log.read_text(encoding="utf-8", errors="replace"))[:_LONGEST]
     if code - 128 in signal.valid_signals():
         return f"killed by {signal.Signals(code - 128).name}"
-    return said or f"exit code {code} without a word"
+    return said or f"exit code {code} without any output"
 
 
 def _variables() -> dict[str, str]:

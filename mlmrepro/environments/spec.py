@@ -1,4 +1,4 @@
-"""Which environments: the catalogue, and what a user asks for in words."""
+"""The catalogue of environments, and how a user's request is parsed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FORMS = "a name such as t4.41.2-d2.19.2, oldest, newest, pairs, all, or transfo
 
 @dataclass(frozen=True)
 class Environment:
-    """Exact versions of the pair, and what else is asked for."""
+    """Exact versions of the pair, and other requested packages."""
 
     name: str
     requirements: tuple[str, ...]
@@ -40,25 +40,25 @@ class Environment:
 
     @property
     def versions(self) -> dict[str, Version]:
-        """The versions that are asked for, by package."""
+        """The requested versions, by package."""
         pairs = map(Requirement, self.requirements)
         return {canonicalize_name(each.name): Version(str(each.specifier).removeprefix("==")) for each in pairs}
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """What pip is to install: what is asked for, and what every environment needs besides."""
+        """What pip installs: the requested packages, and what every environment needs besides."""
         return (*self.requirements, *(need for need in catalogue().needs if _name(need) not in self.versions))
 
     @property
     def constraints(self) -> tuple[str, ...]:
-        """The versions of all the rest; what is asked for goes before the pins of all environments."""
+        """The versions of everything else; requested versions replace the common pins."""
         own = set(self.versions) | {_name(pin) for pin in self.pins}
         return (*self.pins, *(pin for pin in catalogue().held if _name(pin) not in own))
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What is known to work: the pairs from the oldest to the newest, and variations of one package alone."""
+    """What is known to work: the pairs from the oldest to the newest, and variations of a single package."""
 
     pairs: tuple[Environment, ...]
     variations: tuple[Environment, ...]
@@ -68,12 +68,12 @@ class Catalogue:
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """The names of packages that are not taken for a misspelt one."""
+        """The names of packages that are not treated as misspelt."""
         return frozenset(map(_name, (*PAIR, *self.needs, *self.held, *self.others)))
 
     @property
     def words(self) -> dict[str, tuple[Environment, ...]]:
-        """What a user may say, and what it means."""
+        """The words that a user may give, and their environments."""
         every = (*self.pairs, *self.variations)
         groups = {"oldest": self.pairs[:1], "newest": self.pairs[-1:], "pairs": self.pairs, "all": every}
         return groups | {environment.name: (environment,) for environment in every}
@@ -113,8 +113,8 @@ def catalogue() -> Catalogue:
 def parse_environments(texts: Iterable[str]) -> list[Environment]:
     """Return the environments that a user asks for, each once: the upgrade path first, then the variations.
 
-    Each text holds words of the catalogue or exact requirements, which change what the words stand for:
-    ``pairs``, ``transformers==4.50.0,datasets==3.5.0``, ``newest torch==2.6.0 python=3.12``. ``name===version`` takes
+    Each text holds words of the catalogue or exact requirements, which change the words' environments:
+    ``pairs``, ``transformers==4.50.0,datasets==3.5.0``, ``newest torch==2.6.0 python=3.12``. ``name===version`` accepts
     a package whose name resembles that of a known one. Raises UserError for everything else.
     """
     chosen = {environment.name: environment for text in texts for environment in _parse(text)}
@@ -144,7 +144,7 @@ def _parse(text: str) -> list[Environment]:
         elif item != name:
             _add(asked, _exact(item), item)
         else:
-            raise UserError(f"{item!r} is no environment", remedy=_near(item, words))
+            raise UserError(f"{item!r} is not an environment", remedy=_near(item, words))
     if len(set(pythons)) > 1:
         raise UserError("two versions of Python are named", remedy="name one; give --envs again for the other")
     if not bases and items:
@@ -158,15 +158,15 @@ def _parse(text: str) -> list[Environment]:
 
 
 def _items(text: str) -> list[str]:
-    """Return the words and requirements of a text, which commas and spaces separate; refuse what is neither."""
+    """Return the words and requirements of a text, separated by commas or spaces; refuse everything else."""
     text = re.sub(r"\s*(===?|[<>~!]=|[<>=@])\s*", r"\1", text)  # spaces around an operator are common
-    text = re.sub(r"\s*,\s*(?=[<>=!~])", ",", text)  # of one range
+    text = re.sub(r"\s*,\s*(?=[<>=!~])", ",", text)  # within one range
     # A comma before an operator continues a range, and one in brackets a list of extras.
     items = list(filter(None, re.split(r"(?:\s*,(?![<>=!~])[\s,]*|\s+)(?![^\[\]]*\])", text.strip(" \t\n,"))))
     for item in items:
         option = re.match(r"--[A-Za-z][\w-]*|-[A-Za-z]?", item)
         reference = re.match(r"([\w.-]+)(\[.*\])?@[A-Za-z+]+:", item)
-        # Neither is quoted: an address, and the value of an option, may hold a password, which a comma has cut in two.
+        # Neither is quoted: an address, or the value of an option, may hold a password, even one cut in two by a comma.
         if option:
             raise UserError(f"{option[0]} is an option of pip, not a requirement", remedy=_instead_of(option[0]))
         if re.search(r"[@/\\]|\.(whl|gz|zip)$", item) or item in (".", ".."):
@@ -175,7 +175,7 @@ def _items(text: str) -> list[str]:
                 f"{problem}, not a version",
                 remedy="write PACKAGE==VERSION; pip looks in PIP_INDEX_URL and PIP_FIND_LINKS (a folder of wheels)",
             )
-    # After the above: an address may hold a semicolon too.
+    # After the checks above: an address may hold a semicolon too.
     if conditional := re.search(r"([^\s,;]*[=<>~!][^\s,;]*)\s*;", text):
         raise UserError(
             f"{conditional[1]!r} has a condition after it",
@@ -185,14 +185,14 @@ def _items(text: str) -> list[str]:
 
 
 def _instead_of(option: str) -> str:
-    """Return where what an option of pip says can be said."""
+    """Return what to do instead of giving an option of pip."""
     name = {"-i": "--index-url", "-f": "--find-links"}.get(option, option)
     if name in ("-r", "--requirement", "-c", "--constraint"):
         return "leave it out, and name the packages here as PACKAGE==VERSION"
     if name[2:] in ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert"):
         variable = f"PIP_{name[2:].upper().replace('-', '_')}"
         return f"leave it out; set the variable {variable}, or {name[2:]} in pip.conf"
-    return "leave it out; what pip takes from where is set by its variables, such as PIP_INDEX_URL, or in pip.conf"
+    return "leave it out; set what pip uses in its variables, such as PIP_INDEX_URL, or in pip.conf"
 
 
 def _add(asked: dict[str, Requirement], requirement: Requirement, item: str) -> None:
@@ -206,7 +206,7 @@ def _add(asked: dict[str, Requirement], requirement: Requirement, item: str) -> 
 
 
 def _changed(base: Environment, asked: dict[str, Requirement], python: str) -> Environment:
-    """Return the environment with other versions; one that the catalogue has is the catalogue's, pins and all."""
+    """Return the environment with other versions; if the catalogue has it, with the catalogue's pins."""
     chosen = {canonicalize_name(r.name): r for r in map(Requirement, base.requirements)} | asked
     versions = {package: str(requirement.specifier).removeprefix("==") for package, requirement in chosen.items()}
     extras = {package: "".join(f"+{extra}" for extra in sorted(r.extras)) for package, r in chosen.items()}
@@ -223,7 +223,7 @@ def _changed(base: Environment, asked: dict[str, Requirement], python: str) -> E
 
 
 def _exact(item: str) -> Requirement:
-    """Return ``package==version`` or ``package[extra]==version``, the only forms that say what is installed."""
+    """Return ``package==version`` or ``package[extra]==version``, the only accepted forms."""
     given = re.split(r"[=<>~!]", item)[0]
     version = item[len(given) :].lstrip("=<>~!")
     operator = item[len(given) : len(item) - len(version)]
@@ -233,9 +233,9 @@ def _exact(item: str) -> Requirement:
         raise UserError(f"{item!r} names no package", remedy=f"write {close[0] if close else 'PACKAGE'}==VERSION")
     name = canonicalize_name(given)
     if name in catalogue().words:
-        raise UserError(f"{item!r} gives a version to a word", remedy=f"write {name}")
+        raise UserError(f"{name} is an environment and takes no version", remedy=f"write {name}")
     if name == "mlmrepro":
-        raise UserError(f"{item!r} names this package, which runs from where it is", remedy="leave it out")
+        raise UserError(f"{item!r} names this package, which always runs from its current place", remedy="leave it out")
     if operator != "===" and (near := _misspelt(name)):
         shown = version if operator == "==" else "VERSION"
         good, insisted = f"{near}{bracket}{extras}=={shown}", f"{name}{bracket}{extras}==={shown}"
@@ -249,9 +249,9 @@ def _exact(item: str) -> Requirement:
     except InvalidVersion:
         exact = ""
     if operator == "=" and not version[:1].isdigit():
-        # Perhaps a variable, and its value a password.
+        # This may be a variable whose value is a password.
         raise UserError(
-            f"{given}=... gives no version", remedy=f"write {whole}==VERSION; a variable is set before the command"
+            f"{given}=... gives no version", remedy=f"write {whole}==VERSION; variables go before the command"
         )
     if operator not in ("==", "===") or not exact:
         suggested = _suggested(name, operator, version)
@@ -259,13 +259,13 @@ def _exact(item: str) -> Requirement:
     try:
         requirement = Requirement(f"{name}{bracket}{extras}=={exact}")
     except InvalidRequirement as error:
-        raise UserError(f"{item!r} has extras that are not readable", remedy=f"write {name}=={exact}") from error
+        raise UserError(f"{item!r} has malformed extras", remedy=f"write {name}=={exact}") from error
     requirement.extras = {canonicalize_name(extra) for extra in requirement.extras}
     return requirement
 
 
 def _suggested(name: str, operator: str, version: str) -> str:
-    """Return the newest version in the catalogue that a range allows, "VERSION" where it knows none."""
+    """Return the newest version in the catalogue that a range allows, "VERSION" if there is none."""
     if operator == "=" and re.fullmatch(r"\d[\w.+!]*", version):
         return version
     try:
@@ -282,9 +282,9 @@ _IMPORTED = {"sklearn": "scikit-learn", "pytorch": "torch"}  # names under which
 
 
 def _misspelt(name: str) -> str:
-    """Return the known package that an unknown name resembles, "" where it resembles none.
+    """Return the known package that an unknown name resembles, "" if it resembles none.
 
-    A name that is almost a known one can be somebody else's package.
+    A name that is almost the same as a known one can be somebody else's package.
     """
     known = sorted(catalogue().known)
     if name in known:
@@ -302,20 +302,20 @@ def _name(requirement: str) -> str:
 
 def _near(item: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(item, known, n=3)
-    return f"did you mean {' or '.join(near)}? Else give {_FORMS}" if near else f"give {_FORMS}"
+    return f"did you mean {' or '.join(near)}? Otherwise give {_FORMS}" if near else f"give {_FORMS}"
 
 
 def _python(version: str, text: str) -> str:
-    """Return "" for the Python that runs this, else the version, of which an interpreter is there."""
+    """Return "" for the Python that runs this, else the version, after finding its interpreter."""
     running = "{}.{}".format(*sys.version_info[:2])
     match = re.match(r"(\d+)\.(\d+)", version)
     if not match or (int(match[1]), int(match[2])) < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
-        raise UserError(f"{text!r} names no Python from {least} on", remedy=f"write python={running} for instance")
+        raise UserError(f"{text!r} is not Python {least} or later", remedy=f"write python={running}, for example")
     minor = match[0]
     if version != minor or not re.match(r"(?i)python==?\d", text):
         raise UserError(
-            f"{text!r} is more than a minor version: only {minor}, not a patch release or a range, can be named",
+            f"{text!r} is not a minor version such as {minor}: a patch release or a range cannot be chosen",
             remedy=f"write python={minor}",
         )
     if minor == running:
@@ -326,7 +326,7 @@ def _python(version: str, text: str) -> str:
 
 @cache
 def find_python(version: str) -> Python:
-    """Return the interpreter of a version such as 3.12, from PATH; raises UserError where there is none that runs."""
+    """Return the interpreter of a version such as 3.12, from PATH; raises UserError if none can be run."""
     if not version:
         return Python(sys.executable, "{}.{}.{}".format(*sys.version_info[:3]))
     name = f"python{version}"
@@ -334,7 +334,7 @@ def find_python(version: str) -> Python:
     if path is None:
         raise UserError(f"{name} is not on PATH", remedy="install it, or leave python= out")
     code = "import platform; print(platform.python_version())"
-    # What sits on PATH may be a stand-in that finds no interpreter of this version.
+    # PATH may hold only a shim, which finds no interpreter of this version.
     done = subprocess.run([path, "-I", "-c", code], capture_output=True, text=True)
     if done.returncode:
         said = first_line(Exception(done.stderr))

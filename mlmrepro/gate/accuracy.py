@@ -20,7 +20,7 @@ def calibration_error(confidence: NDArray, correct: NDArray, bins: int = BINS) -
     `confidence` and `correct` have shape (units,). The units are sorted by confidence and cut into `bins` bins whose
     counts differ by at most one (adaptive bins, Nixon et al., "Measuring calibration in deep learning", 2019; bins of
     equal width leave most of them empty for a good model). Units of equal confidence share their mean accuracy, so that
-    it does not matter which of them a bin's edge takes. Raises ValueError where there is nothing to bin.
+    it does not matter which of them a bin's edge takes. Raises ValueError if there is nothing to bin.
     """
     if not len(confidence):
         raise ValueError("no units, so no calibration")

@@ -1,4 +1,4 @@
-"""From the losses of two checkpoints to the whole answer."""
+"""Turn the losses of two checkpoints into the whole answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlmrepro.scores import Scores
 
 __all__ = ["DocumentText", "assess", "worst_documents"]
 
-SHOWN_UNITS = 400  # of a document: more than one screen helps nobody
+SHOWN_UNITS = 400  # of a document: about one screen
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def assess(
     unused: Sequence[Unused] = (),
     worst: int = 5,
 ) -> CheckResult:
-    """Return what became of the checkpoint: `before` is the baseline's scores, `after` the candidate's.
+    """Compare two checkpoints: `before` holds the baseline's scores, `after` the candidate's.
 
-    `measure` is "perplexity" or "bits per byte"; `margin` is relative, `margin_nats` the same in nats a token, or a
-    byte. Where no unit's loss differs by more than `rounding`, in nats, the difference counts as exactly 0. A candidate
-    loss that is no finite number is a regression, whatever the others are. With `rounded` the two are one model in two
-    number formats: nothing is better then, for better digits are luck. What the statistics cannot promise for this text
-    joins the notes. Raises ValueError where the two are not of the same units, and UserError where the baseline's
-    own losses are no finite numbers.
+    `measure` is "perplexity" or "bits per byte"; `margin` is relative, `margin_nats` the same in nats per token or
+    byte. If no unit's loss differs by more than `rounding`, in nats, the difference counts as exactly 0. A NaN or
+    infinite loss of the candidate is a regression, whatever the other losses are. `rounded` says that the two are one
+    model in two number formats: then the candidate is never better, because better digits are luck. Limits of the
+    statistics for this text are added to the notes. Raises ValueError if the two were not scored on the same units, and
+    UserError if losses of the baseline are NaN or infinite.
     """
     _same_units(before, after)
     _finite_baseline(before, documents)
@@ -79,7 +79,7 @@ def assess(
     if broken.any():
         return CheckResult(
             answer=Answer.REGRESSION,
-            reason=f"{_count(broken, after, documents)} of the candidate are no finite numbers",
+            reason=f"{_count(broken, after, documents)} of the candidate are NaN or infinite",
             advice="Look for NaN or infinite weights, or for a number format too narrow for the model.",
             after=math.nan,
             paired=None,
@@ -129,7 +129,7 @@ def worst_documents(
     """Return at most `count` documents that got worse, the gravest first.
 
     They are ordered by their summed difference over the square root of their size. A sum alone would name the longest
-    documents, a mean the shortest ones, where a single unlucky word is everything; noise favours neither here.
+    documents, a mean the shortest ones, where a single unlucky word decides; noise favours neither here.
     """
     indices, sums, sizes = _by_document(before, after)
     gravest = np.argsort(-sums / np.sqrt(sizes), kind="stable")[:count]
@@ -186,8 +186,8 @@ def _finite_baseline(before: Scores, documents: Sequence[DocumentText]) -> None:
     broken = ~np.isfinite(before.loss)
     if broken.any():
         raise UserError(
-            f"{_count(broken, before, documents)} in the baseline are no finite numbers",
-            remedy="make the baseline anew, from a checkpoint whose losses are finite",
+            f"{_count(broken, before, documents)} in the baseline are NaN or infinite",
+            remedy="make the baseline again, from a checkpoint whose losses are finite",
         )
 
 

@@ -1,4 +1,4 @@
-"""From an interval and a margin to one answer, and what would decide where there is none."""
+"""Turn an interval and a margin into one answer, and say what would settle an inconclusive one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mlmrepro.gate.result import Answer, Paired
 
 __all__ = ["MOST_TIMES", "answer", "documents_needed", "explain"]
 
-MOST_TIMES = 100  # more text than this many times the present one is not asked for
+MOST_TIMES = 100  # never ask for more text than this many times the present one
 
 
 def answer(paired: Paired, margin_nats: float) -> Answer:
     """Return the answer for a non-inferiority margin in the unit of `paired`, 0 or more.
 
-    Better where the interval lies below 0, a regression where it lies above the margin, the same where it ends at or
-    below the margin. Each claim is wrong with probability alpha at most. Raises UserError for a margin below 0.
+    Better if the interval lies below 0, a regression if it lies above the margin, the same if it ends at or below the
+    margin. Each answer is wrong with probability alpha at most. Raises UserError for a margin below 0.
     """
     if not 0 <= margin_nats < math.inf:
         raise UserError(f"a margin of {margin_nats:g} is no bound", remedy="give a margin of 0 or more, such as 0.01")
@@ -32,11 +32,11 @@ def answer(paired: Paired, margin_nats: float) -> Answer:
 
 
 def documents_needed(paired: Paired, margin_nats: float) -> int | None:
-    """Return how many documents of this kind would tell on which side of the margin the difference lies.
+    """Return how many documents of this kind would show on which side of the margin the difference lies.
 
-    Supposes that the true difference is the observed one, and asks for the power of `paired`. The standard error
+    Assumes that the true difference is the observed one, and uses the power of `paired`. The standard error
     shrinks with the root of the number of documents, the degrees of freedom grow with the number, and what skewness
-    adds to the interval shrinks with it. None where more than `MOST_TIMES` as many would be needed.
+    adds to the interval shrinks with it. None if more than `MOST_TIMES` as many would be needed.
     """
     gap = abs(paired.difference - margin_nats)
     above = paired.difference > margin_nats
@@ -63,11 +63,11 @@ def explain(
     *,
     given: Answer | None = None,
 ) -> tuple[str, str]:
-    """Return (reason, advice), one sentence each: the numbers behind the answer, and what would decide or is to do.
+    """Return (reason, advice), one sentence each: the numbers behind the answer, and what to do next.
 
-    `measure` is "perplexity" (`paired` in nats a token, told as relative change) or "bits per byte" (`paired` in nats
-    a byte, told in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent.
-    `given` is the answer where it is not the interval's.
+    `measure` is "perplexity" (`paired` in nats per token, shown as relative change) or "bits per byte" (`paired` in
+    nats per byte, shown in bits); `before` and `after` are in the measure, `margin` is relative: 0.01 is one per cent.
+    `given` is the answer if it does not follow from the interval.
     """
     scale = _Scale(measure)
     found = given or answer(paired, margin_nats)
@@ -114,7 +114,7 @@ def _times(factor: float) -> str:
 
 
 class _Scale:
-    """How a number of nats is told in a measure."""
+    """Shows a number of nats in the unit of a measure."""
 
     def __init__(self, measure: str) -> None:
         self.relative = measure == "perplexity"
@@ -137,7 +137,7 @@ class _Scale:
 
 
 def _digits(figure: float) -> str:
-    """Return two decimals where they tell enough, two digits below, three for large numbers."""
+    """Format with two decimals; small numbers get two significant digits, large ones three."""
     if figure == 0 or 0.1 <= abs(figure) < 1000:
         return f"{figure:.2f}"
     return f"{figure:.2g}" if abs(figure) < 1 else f"{figure:.3g}"

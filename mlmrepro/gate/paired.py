@@ -1,7 +1,7 @@
-"""The mean of paired differences and its interval, where documents, not tokens, are what varies independently.
+"""The mean of paired differences and its interval; documents, not tokens, are the independent units.
 
-Every choice here was made by simulation; `tests.gate.simulation` measures the promises again, and where they end:
-documents that themselves have a long tail to one side must be many hundreds (`cautions`).
+Every choice here was made by simulation; `tests.gate.simulation` measures the promised error rates again, and their
+limit: if the documents' differences have a long tail to one side, many hundreds of them are needed (`cautions`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Floats = NDArray[np.float64]
 
 # Below it, a kind of document that makes up 5 % of all may be missing from the text (chance above 1 %).
 FEW_DOCUMENTS = 90
-# Standard errors of the skewness that it is taken to be greater than seen: the least that keeps false alarms at alpha
-# with few documents of equal size whose tokens are skewed.
+# The skewness is assumed to be this many of its standard errors greater than seen: the smallest number that keeps false
+# alarms at alpha with few documents of equal size and skewed tokens.
 UNSURE = 0.5
-# A standard error below this share of the difference is the rounding of equal differences.
+# A standard error below this share of the difference is rounding: all differences are equal.
 _ROUNDING = 1e-12
 
 
@@ -33,11 +33,11 @@ def paired(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, power: flo
 
     `sums` and `sizes`, shape (documents,), hold for each document the sum of its units' differences, in nats or as
     a share, and the sum of their sizes; the estimate is ``sums.sum() / sizes.sum()``. Its standard error is the
-    jackknife over documents (CR3; Bell and McCaffrey 2002), the degrees of freedom are theirs, for documents of
-    unequal sizes. A side on which a few documents may pull is widened by Hall's transformation (1992, "On the removal
-    of skewness by transformation"), for the skewness seen and half a standard error more; no side is ever narrower
-    than Student's t. `smallest_effect` is the true difference at which such data exclude 0 with `power`.
-    Raises UserError for fewer than two documents.
+    jackknife over documents (CR3; Bell and McCaffrey 2002), with their degrees of freedom for documents of unequal
+    sizes. Hall's transformation (1992, "On the removal of skewness by transformation") widens a side to which a few
+    documents may pull the mean, by the skewness seen plus half a standard error; no side is narrower than Student's t.
+    `smallest_effect` is the true difference at which such data exclude 0 with `power`. Raises UserError for
+    fewer than two documents.
     """
     if not (0 < alpha < 0.5 and alpha < power < 1):
         raise UserError(f"alpha {alpha:g} and power {power:g} are no error rates", remedy="use alpha 0.01, power 0.95")
@@ -74,8 +74,8 @@ def paired_units(
 ) -> Paired:
     """Return `paired` for single units: difference, size and document index of each, all of shape (units,).
 
-    Indices are whole numbers from 0; one that no unit has, as in a slice of the text, is no document. Raises
-    UserError where the units lie in fewer than two documents.
+    Indices are whole numbers from 0; an index without units, as in a slice of the text, does not count as a document.
+    Raises UserError if the units lie in fewer than two documents.
     """
     index = np.asarray(documents, np.int64)
     present = np.bincount(index) > 0
@@ -85,7 +85,7 @@ def paired_units(
 
 
 def p_value(result: Paired) -> float:
-    """Return the two-sided p-value of no difference; it is ``2 alpha`` exactly where the interval ends at 0."""
+    """Return the two-sided p-value of no difference; it is ``2 alpha`` exactly if the interval ends at 0."""
     if result.difference == 0 or result.standard_error == 0:
         return float(result.difference == 0)
     side = result.difference - result.low if result.difference > 0 else result.high - result.difference
@@ -99,11 +99,11 @@ def detectable(degrees: float, alpha: float, power: float) -> float:
 
 
 def cautions(sums: ArrayLike, sizes: ArrayLike, *, alpha: float = 0.01, skewed: bool = True) -> tuple[str, ...]:
-    """Return, in sentences, where the promised rate of false alarms may not hold for this text; arguments as `paired`.
+    """Return sentences on why the promised rate of false alarms may not hold for this text; arguments as `paired`.
 
-    With few documents a kind of document may be missing altogether, which no statistic can see. And where a few
-    documents make most of the change, Student's t errs by more than `alpha` in the first term of its Edgeworth
-    expansion; the widened interval makes up for most of it, not for all. Without `skewed` that is left out.
+    With few documents a kind of document may be missing altogether, which no statistic can see. And if a few documents
+    cause most of the change, Student's t errs by more than `alpha` in the first term of its Edgeworth expansion; the
+    widened interval corrects most of that error, not all. Without `skewed` the second check is left out.
     """
     total, size = _documents(sums, sizes)
     found = []
@@ -141,7 +141,7 @@ def _documents(sums: ArrayLike, sizes: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def _residuals(total: Floats, size: Floats) -> Floats:
-    """Return by how much the sum would move without each document: the jackknife's pseudo-residuals."""
+    """Return how much the sum would change without each document: the jackknife's pseudo-residuals."""
     return (total - total.sum() / size.sum() * size) / (1 - size / size.sum())
 
 
@@ -164,7 +164,7 @@ def _degrees(share: Floats) -> float:
 
 
 def _widening(skewness: float, level: float) -> float:
-    """Return by how much the side of the interval that the skewness points to is wider than Student's t: 1 or more."""
+    """Return the factor, 1 or more, by which the side that the skewness points to is wider than Student's t."""
     normal = float(ndtri(level))
     return max(1.0, -_untransformed(-normal, skewness) / normal)
 

@@ -25,16 +25,16 @@ __all__ = [
 
 
 class Answer(str, Enum):
-    """What is said of a new checkpoint."""
+    """The answer about a new checkpoint."""
 
-    BETTER = "better"  # the interval lies below no difference
+    BETTER = "better"  # the interval lies below 0
     SAME = "same"  # not worse than the margin allows
-    REGRESSION = "REGRESSION"  # worse by more than the margin, or losses that are no numbers
-    INCONCLUSIVE = "inconclusive"  # the interval holds the margin: more text would decide
+    REGRESSION = "REGRESSION"  # worse by more than the margin, or losses are NaN or infinite
+    INCONCLUSIVE = "inconclusive"  # the interval contains the margin: more text would decide
 
     @property
     def exit_code(self) -> int:
-        """0 for better and same, 1 for a regression, 3 where nothing can be concluded."""
+        """0 for better and same, 1 for a regression, 3 for inconclusive."""
         return {Answer.REGRESSION: 1, Answer.INCONCLUSIVE: 3}.get(self, 0)
 
 
@@ -43,7 +43,7 @@ class Paired:
     """A mean of paired differences, candidate minus baseline (positive is worse), clustered by document.
 
     `difference`, `standard_error`, `low`, `high` and `smallest_effect` are in the same unit; the caller knows which:
-    nats a masked token (then ``exp(difference) - 1`` is the relative change of perplexity), nats a byte, or a share.
+    nats per masked token (``exp(difference) - 1`` is then the change of perplexity), nats per byte, or a share.
     """
 
     difference: float
@@ -73,14 +73,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class SliceChange:
-    """One part of the text or of the vocabulary, judged beside the others."""
+    """One part of the text or of the vocabulary, judged together with the others."""
 
     kind: str  # "topic" or "token frequency"
     name: str
     paired: Paired
     p_value: float  # two-sided, of no difference
     adjusted: float  # after Holm, over all slices
-    answer: str  # "worse", "better" or "" where the adjusted p-value is above alpha
+    answer: str  # "worse", "better" or "" if the adjusted p-value is above alpha
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ class ProbeChange:
     before: tuple[Prediction, ...]
     after: tuple[Prediction, ...]
     rank_biased_overlap: float  # 1 for equal rankings, 0 for disjoint ones
-    overlap: dict[int, float]  # k -> share of the top k that is common, ties counted as ties
-    expected: str = ""  # the user's right answer, "" where none was given
-    rank_before: int | None = None  # of the right answer, from 1; None where it is not among those kept
+    overlap: dict[int, float]  # k -> common share of the top k, respecting ties
+    expected: str = ""  # the user's right answer, "" if none was given
+    rank_before: int | None = None  # of the right answer, from 1; None if it is not among the stored ones
     rank_after: int | None = None
 
 
 @dataclass(frozen=True)
 class TokenChange:
-    """A unit of a document, with both losses in nats; None where it was not masked."""
+    """A unit of a document, with both losses in nats; None if it was not masked."""
 
     text: str
     before: float | None = None
@@ -121,15 +121,15 @@ class DocumentChange:
 
     name: str
     topic: str
-    difference: float  # mean, nats a unit of size
+    difference: float  # mean, nats per unit of size
     tokens: tuple[TokenChange, ...]
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Two checkpoints that differ by a number format and nothing else.
+    """Two checkpoints that differ only in number format.
 
-    `side` is "candidate" or "baseline", whose weights are the other's rounded to `format`, or "evaluation" where the
+    `side` is "candidate" or "baseline", whose weights are the other's rounded to `format`, or "evaluation" if the
     weights are equal and one of the two was scored in `format`.
     """
 
@@ -143,24 +143,24 @@ class CheckResult:
 
     answer: Answer
     reason: str  # one sentence with the numbers
-    advice: str  # what would decide, or what to look at; "" where nothing is to do
+    advice: str  # what would decide, or what to look at; "" if there is nothing to do
     measure: str  # "perplexity" or "bits per byte"
     before: float  # of the baseline, in `measure`
     after: float
     margin: float  # relative, of perplexity: 0.01 is one per cent
     margin_nats: float  # the same in the unit of `paired`
-    paired: Paired | None  # None where losses are no numbers
+    paired: Paired | None  # None if losses are NaN or infinite
     not_finite: int  # losses of the candidate that are NaN or infinite
     largest_change: float  # of any unit's loss, in nats
-    rounding: float  # below it, in nats, all changes together count as none
+    rounding: float  # if no loss changes by more, in nats, nothing counts as changed
     accuracy: Accuracy | None
     slices: tuple[SliceChange, ...]
     probes: tuple[ProbeChange, ...]
     worst: tuple[DocumentChange, ...]
     notes: tuple[str, ...]  # such as: the tokenizer changed, so words were compared
     provenance: dict[str, Any]  # "baseline" and "candidate": checkpoint, weights, packages, settings
-    rounded: Rounded | None = None  # what explains the whole difference; such a candidate is never better
-    unused: tuple[Unused, ...] = ()  # in the candidate's folder, without a part in the scores
+    rounded: Rounded | None = None  # if the number format explains the difference; then never better
+    unused: tuple[Unused, ...] = ()  # in the candidate's folder, but not used for the scores
 
     @property
     def exit_code(self) -> int:

@@ -1,7 +1,7 @@
 """Retraining variance: whether the recipe got worse, or a seed was unlucky.
 
 Each value is the mean loss of one training run on one fixed mask plan, in nats. Runs of two recipes are compared by a
-permutation test, which supposes no distribution of the values and knows what so few of them cannot tell.
+permutation test, which assumes no distribution of the values and respects how little a few of them can show.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ __all__ = ["ALPHA", "SeedComparison", "compare_seeds", "seeds_needed"]
 
 Floats = NDArray[np.float64]
 
-# Runs are dear: three against three reach 1/20 at best, so 0.05, and not the 0.01 of tokens, of which there are many.
+# Runs are expensive, and three against three reach 1/20 at best: so 0.05, and not 0.01 as for a check's many documents.
 ALPHA = 0.05
 # All arrangements of up to 10 against 10 runs are tried; of more runs, this many are drawn.
 _MOST_ARRANGEMENTS = 200_000
-_MOST_SEEDS = 100  # more on each side are not asked for
+_MOST_SEEDS = 100  # never ask for more on each side
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class SeedComparison:
     margin_nats: float
     alpha: float  # of each one-sided claim
     power: float
-    smallest_p: float  # the least p-value that so many seeds can reach
+    smallest_p: float  # the smallest p-value that this number of seeds can reach
     difference: float  # of the means
     reason: str = ""  # one sentence with the numbers
-    advice: str = ""  # "" where nothing is to do
-    low: float | None = None  # interval of level 1 - 2 alpha, from the same test; None where smallest_p is above alpha
+    advice: str = ""  # "" if there is nothing to do
+    low: float | None = None  # interval of level 1 - 2 alpha, from the same test; None if smallest_p is above alpha
     high: float | None = None
-    p_better: float | None = None  # one-sided; None where values are no numbers
+    p_better: float | None = None  # one-sided; None if losses are NaN or infinite
     p_worse: float | None = None  # worse by more than the margin
     p_same: float | None = None  # not worse than the margin
-    deviation: float | None = None  # standard deviation between seeds, pooled; None where a side has one seed
-    smallest_effect: float | None = None  # the true difference that is told from 0 with this power; None as above
+    deviation: float | None = None  # standard deviation between seeds, pooled; None if a side has one seed
+    smallest_effect: float | None = None  # the true difference detected with this power; None as above
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; a float that JSON cannot hold becomes a string."""
@@ -68,10 +68,10 @@ def compare_seeds(
 
     Permutation test of the difference of means, exact up to 10 against 10 seeds, inverted to an interval (Tritchler
     1984, "On inverting permutation tests"): better below 0, a regression above `margin_nats`, the same below it.
-    Where ``1 / comb(n + m, n)``, the smallest p-value there is, exceeds `alpha`, nothing is concluded; two against
-    two always, as `alpha` is 0.1 at most. A loss of `after` that is no number is a regression; the same values on
-    both sides are the same. Raises UserError for no values, a loss of `before` that is no number, and arguments out
-    of range.
+    If ``1 / comb(n + m, n)``, the smallest possible p-value, exceeds `alpha`, the answer is inconclusive; this always
+    holds for two against two, as `alpha` is 0.1 at most. A NaN or infinite loss of `after` is a regression, and equal
+    values on both sides are the same. Raises UserError for missing values, NaN or infinite losses of `before`, and
+    arguments out of range.
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
     _check(old, new, margin_nats, alpha, power)
@@ -90,8 +90,8 @@ def compare_seeds(
     if not np.isfinite(new).all():
         return dataclasses.replace(
             result,
-            reason=f"{np.sum(~np.isfinite(new))} of {_seeds(len(new))} after gave a loss that is no number",
-            advice="Look at the log of the training that broke.",
+            reason=f"{np.sum(~np.isfinite(new))} of {_seeds(len(new))} after gave a loss that is NaN or infinite",
+            advice="Look at the log of the training that failed.",
         )
     result = _tested(result, old, new)
     answer = _answer(result)
@@ -99,23 +99,25 @@ def compare_seeds(
 
 
 def seeds_needed(alpha: float) -> int:
-    """Return with how many seeds on each side the test can reach `alpha`."""
+    """Return how many seeds on each side the test needs to reach `alpha`."""
     return next(n for n in itertools.count(1) if 1 / comb(2 * n, n, exact=True) <= alpha)
 
 
 def _check(old: Floats, new: Floats, margin: float, alpha: float, power: float) -> None:
     if not (len(old) and len(new)):
-        raise UserError("a recipe without any run", remedy="give the loss of at least one seed on each side")
+        raise UserError("one of the recipes has no run", remedy="give the loss of at least one seed on each side")
     if not np.isfinite(old).all():
-        raise UserError("a loss of the recipe before is no number", remedy="run the seed again, or leave it out")
+        raise UserError("a loss of the recipe before is NaN or infinite", remedy="run the seed again, or leave it out")
     if not 0 <= margin < math.inf:
-        raise UserError(f"a margin of {margin:g} nats is no bound", remedy="give a margin of 0 or more, such as 0.01")
+        raise UserError(f"the margin is {margin:g} nats", remedy="give a margin of 0 or more, such as 0.01")
     if not (0 < alpha <= 0.1 and alpha < power < 1):
-        raise UserError(f"alpha {alpha:g} and power {power:g} are no error rates", remedy="use alpha 0.05, power 0.95")
+        raise UserError(
+            f"alpha {alpha:g} and power {power:g} are not valid error rates", remedy="use alpha 0.05, power 0.95"
+        )
 
 
 def _tested(result: SeedComparison, old: Floats, new: Floats) -> SeedComparison:
-    """Fill in the p-values, the interval, and what the test could see."""
+    """Fill in the p-values, the interval, and the smallest effect that the test can detect."""
     thresholds, arrangements = _thresholds(old, new)
     afforded = math.floor(result.alpha * arrangements * (1 + 1e-12))  # arrangements, the observed one among them
     low, high = (float(thresholds[afforded - 1]), float(thresholds[-afforded])) if afforded else (None, None)
@@ -137,10 +139,10 @@ def _tested(result: SeedComparison, old: Floats, new: Floats) -> SeedComparison:
 
 
 def _thresholds(old: Floats, new: Floats) -> tuple[Floats, int]:
-    """Return, ascending, the shifts at which another arrangement of the runs is as extreme, and how many there are.
+    """Return, ascending, the shifts at which another arrangement of the runs is as extreme, and how many exist.
 
     An arrangement swaps k runs after for k runs before. With `new` moved down by a shift, its difference of means is
-    as great as the observed one exactly where the shift is at least the mean of those k after minus that of the k
+    as great as the observed one exactly if the shift is at least the mean of those k after minus that of the k
     before. The observed arrangement has k = 0, is counted, and has no threshold.
     """
     gone, come, arrangements = _arrangements(len(old), len(new))
@@ -194,7 +196,7 @@ def _reason(result: SeedComparison, answer: Answer) -> str:
         Answer.BETTER: "the recipe is better",
         Answer.REGRESSION: "the recipe is worse by more than the margin",
         Answer.SAME: "the recipe is not worse than the margin allows",
-        Answer.INCONCLUSIVE: "what the seeds change is too much to tell",
+        Answer.INCONCLUSIVE: "the seeds differ too much among themselves to tell",
     }[answer]
     return f"{numbers} {interval}, margin {result.margin_nats:.3g}, {counts}: {finding}"
 
@@ -202,16 +204,16 @@ def _reason(result: SeedComparison, answer: Answer) -> str:
 def _advice(result: SeedComparison, answer: Answer) -> str:
     if answer is not Answer.INCONCLUSIVE:
         return ""
-    if result.low is None or result.deviation is None:  # of a single run nobody knows how far another would lie
+    if result.low is None or result.deviation is None:  # a single run does not show how far others would lie
         return f"Run at least {seeds_needed(result.alpha)} seeds on each side."
     needed = _seeds_to_decide(result, result.deviation)
     more = f"about {needed} seeds on each side" if needed else f"more than {_MOST_SEEDS} seeds on each side"
-    seen = f"so many seeds see a difference of {result.smallest_effect:.3g} nats with {100 * result.power:.3g} % power"
-    return f"If the difference is as it looks, {more} would decide; {seen}."
+    seen = f"These runs detect a difference of {result.smallest_effect:.3g} nats with {100 * result.power:.3g} % power"
+    return f"If the true difference is the observed one, {more} would decide. {seen}."
 
 
 def _seeds_to_decide(result: SeedComparison, spread: float) -> int | None:
-    """Return how many seeds on each side, `spread` nats apart, would tell the side of the margin: a t-test's power."""
+    """Return how many seeds on each side, `spread` nats apart, would show the side of the margin: a t-test's power."""
     gap = abs(result.difference - result.margin_nats)
     tried = range(max(seeds_needed(result.alpha), min(len(result.before), len(result.after)) + 1), _MOST_SEEDS + 1)
     return next(
@@ -220,13 +222,13 @@ def _seeds_to_decide(result: SeedComparison, spread: float) -> int | None:
 
 
 def _rank(result: SeedComparison) -> str:
-    """Say where a single run stands among the others: a fact, and no proof."""
+    """Say where a single run ranks among the others: a fact, not a proof."""
     if len(result.after) == 1:
         rank = 1 + sum(loss < result.after[0] for loss in result.before)
-        return f", the one after is number {rank} of {len(result.before) + 1} from the best"
+        return f", the run after ranks {rank} of {len(result.before) + 1} (1 is best)"
     if len(result.before) == 1:
         rank = 1 + sum(loss < result.before[0] for loss in result.after)
-        return f", the one before is number {rank} of {len(result.after) + 1} from the best"
+        return f", the run before ranks {rank} of {len(result.after) + 1} (1 is best)"
     return ""
 
 

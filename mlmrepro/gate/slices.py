@@ -26,10 +26,10 @@ def slices(
 ) -> tuple[SliceChange, ...]:
     """Return every slice with its paired difference, clustered by document, topics first.
 
-    `topics` has one entry a document, "" for none. A topic of fewer than `LEAST_DOCUMENTS` documents joins "other
-    topics". Tokens are sliced by how often they stand in this text, words are not. A slice of too few documents is left
-    out, and one that holds all units, because that is the whole comparison. The two-sided p-values of all slices
-    together are corrected after Holm, so the chance that any unchanged slice is named is at most `alpha`.
+    `topics` has one entry per document, "" for none. A topic of fewer than `LEAST_DOCUMENTS` documents joins "other
+    topics". Tokens are sliced by how often they occur in this text, words are not. A slice of too few documents is left
+    out, and so is one that holds all units, because that is the whole comparison. The two-sided p-values of all slices
+    are Holm-corrected, so the chance that any unchanged slice is named is at most `alpha`.
     """
     differences = after.loss.astype(np.float64) - before.loss
     parts = [part for part in (*_topics(before, topics), *_frequencies(before)) if _is_slice(before, part[2])]
@@ -62,7 +62,7 @@ def _is_slice(scores: Scores, units: NDArray[np.bool_]) -> bool:
 
 
 def _topics(scores: Scores, topics: Sequence[str]) -> Iterator[Part]:
-    """Iterate over the topics by name, then those that are too rare, then what has none."""
+    """Iterate over the topics by name, then the rare ones together, then documents without a topic."""
     documents = np.unique(scores.document)
     counts: dict[str, int] = {}
     for document in documents:

@@ -1,1 +1,1 @@
-"""The run that the goldens hold, and what is looked at beside it."""
+"""The run that the goldens describe, with isolated stages and off-path probes."""

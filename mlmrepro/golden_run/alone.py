@@ -1,7 +1,7 @@
-"""Each stage on its stored input: what changes here changed by itself, for no stage before has a say.
+"""Each stage in isolation, on its stored input: a change seen here cannot come from an earlier stage.
 
-Training and evaluation get a model of two matrices in plain torch, so that Trainer is seen without the library's
-models; the pipeline gets stored logits, so that it is seen without the model.
+Training and evaluation get a model of two matrices in plain torch, so that Trainer is observed without the library's
+models; the pipeline gets stored logits, so that it is observed without the model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECKPOINT = str(EMBEDDED / "checkpoint")
 def observe_alone(record: RunRecord, guide: GuideConfig, inputs: Path, folder: Path) -> None:
     """Run every stage that has a stored input, and observe it under ``alone.``."""
     for stage, look in STAGES_ALONE.items():
-        ignored = RunRecord({}, {})  # the warnings were noted where the guide's own run gave them
+        ignored = RunRecord({}, {})  # the guide's own run has already recorded the warnings
         with captured_warnings(ignored, stage):
             observe = _Alone(record, stage)
             try:
@@ -107,7 +107,7 @@ def _model(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> N
     observe("logits_norm", float(output.logits.double().norm()), Lane.APPROXIMATE, "norm")
     observe("reloaded_loss", float(reloaded.loss), Lane.APPROXIMATE)
     _model_errors(observe, model, batch["input_ids"][:2])
-    # 2^-13 of each weight more: the stored ones are of half precision, which a save through it would not change.
+    # Add 2^-13 of each weight: the stored ones are exact in half precision, so a save through it would not change them.
     with torch.no_grad():
         for weight in model.parameters():
             weight *= 1 + 2.0**-13
@@ -119,7 +119,7 @@ def _model(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) -> N
 
 
 def _model_errors(observe: _Alone, model: Any, ids: Any) -> None:
-    """Observe what compare.bounds holds to a bound: distances of logits relative to their norm, which should be 0.
+    """Observe what compare.bounds limits: distances between logits relative to their norm, which should be 0.
 
     A loss and a norm hide errors that cancel: matrix products rounded as TF32 does move the stored batch's loss by
     2e-5 nats and its norm by 3e-7, but each logit by a thousandth.
@@ -129,7 +129,7 @@ def _model_errors(observe: _Alone, model: Any, ids: Any) -> None:
     def apart(found: Any, expected: Any) -> float:
         return float((found.double() - expected.double()).norm() / expected.double().norm())
 
-    inner, around = ids[:, :96], 16  # a row is as long as the model takes: it is cut, and padded on both sides
+    inner, around = ids[:, :96], 16  # a row has the model's full length, so it is cut before padding both sides
     padded = torch.nn.functional.pad(inner, (around, around), value=model.config.pad_token_id)
     real = torch.nn.functional.pad(torch.ones_like(inner), (around, around))
     with torch.no_grad():
@@ -170,7 +170,7 @@ def _evaluation(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path)
 
     rows = Rows(load_tensors(inputs / "batches.safetensors"))
     arguments = train.training_arguments(guide, folder / "evaluation", push_to_hub=False)
-    model = Toy(_words(rows), dropout=0.5)  # which an evaluation in training mode would show
+    model = Toy(_words(rows), dropout=0.5)  # which shows if an evaluation runs in training mode
     trainer = train.trainer(cast(Any, model), arguments, {"train": rows, "test": rows}, None)
     observe("eval_loss", float(trainer.evaluate()["eval_loss"]), Lane.APPROXIMATE)
     observe("row_order", digest(rows.asked))
@@ -190,7 +190,7 @@ def _fill_mask(observe: _Alone, guide: GuideConfig, inputs: Path, folder: Path) 
     observe("by_hand", fill_mask.by_hand(model, tokenizer, guide.prompt, guide.top_k), Lane.RANKING)
 
 
-# The data set's file and the embedded checkpoint are stored inputs already: dataset has no twin.
+# The data set's file is a stored input already, so the stage dataset has no isolated twin.
 STAGES_ALONE: dict[str, Callable[[_Alone, GuideConfig, Path, Path], None]] = {
     "flatten": _flatten,
     "input_ids": _input_ids,

@@ -1,11 +1,11 @@
-"""What each stage of the golden run was given, stored beside the goldens, so that a stage can be run alone.
+"""The input of each stage of the golden run, stored with the goldens, so that a stage can be run in isolation.
 
 inputs/flatten.arrow         training rows of the split, nested
 inputs/input_ids.arrow       training rows, flattened
 inputs/blocks.arrow          token ids of each training row
 inputs/masked_batches.arrow  training blocks
-inputs/batches.safetensors   masked training blocks: what the model, the training and the evaluation are given
-inputs/fill_mask.safetensors the prompt's length, and position and logits (vocabulary,) of its mask
+inputs/batches.safetensors   masked training blocks, for the model, the training and the evaluation
+inputs/fill_mask.safetensors the prompt's length, and the position and logits (vocabulary,) of its mask
 inputs/checkpoints/VERSION/  a small checkpoint as that version of transformers writes it
 """
 
@@ -36,7 +36,7 @@ _FILES = (
 
 
 def check_inputs(folder: Path) -> None:
-    """Raise UserError where a stored input is missing: a stage that is not run alone was not measured."""
+    """Raise UserError if a stored input is missing: every stage has to be measured in isolation."""
     missing = [name for name in _FILES if not (folder / name).exists()]
     if missing:
         raise UserError(
@@ -46,7 +46,7 @@ def check_inputs(folder: Path) -> None:
 
 
 def store_rows(path: Path, rows: Dataset) -> None:
-    """Write rows as an Arrow file of plain columns: what the library notes in the schema is left out."""
+    """Write rows as an Arrow file of plain columns: without the library's notes in the schema."""
     import pyarrow as pa
 
     table = rows.with_format("arrow")[:].replace_schema_metadata(None)
@@ -57,7 +57,7 @@ def store_rows(path: Path, rows: Dataset) -> None:
 
 
 def load_rows(path: Path) -> Dataset:
-    """Return the rows of an Arrow file, in memory: nothing is cached beside the file."""
+    """Return the rows of an Arrow file, in memory: nothing is cached next to the file."""
     import pyarrow as pa
     from datasets import Dataset
 
@@ -75,7 +75,7 @@ def store_tensors(path: Path, tensors: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Return the tensors of a safetensors file; whole numbers as the models want them."""
+    """Return the tensors of a safetensors file; integers as the models expect them (int64)."""
     from safetensors.torch import load
 
     tensors = load(path.read_bytes())

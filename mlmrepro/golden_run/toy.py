@@ -1,4 +1,4 @@
-"""A masked language model of two matrices, in torch alone: it trains and evaluates, and no release changes it."""
+"""A masked language model of two matrices, in plain torch: it trains and evaluates, and no release changes it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["Rows", "Toy"]
 class Toy(nn.Module):
     """Predicts a token from its own embedding and the row's mean; its weights are cosines of their index.
 
-    `input_ids` and `labels` are (rows, tokens); the loss is in nats, averaged over the labels that are wanted. With
-    `dropout` it is another model in training mode, and the same one in evaluation mode.
+    `input_ids` and `labels` are (rows, tokens); the loss is in nats, averaged over the positions with a label.
+    `dropout` changes the result in training mode, but not in evaluation mode.
     """
 
     def __init__(self, vocab_size: int, width: int = 16, dropout: float = 0.0) -> None:
@@ -33,7 +33,7 @@ class Toy(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return `loss` where labels are given, and `logits` (rows, tokens, vocabulary)."""
+        """Return `loss` if labels are given, and `logits` (rows, tokens, vocabulary)."""
         vectors = self.embedding(input_ids)
         logits = self.head(self.dropout(self.norm(vectors + vectors.mean(1, keepdim=True))))
         if labels is None:
@@ -43,7 +43,7 @@ class Toy(nn.Module):
 
 
 class Rows(torch.utils.data.Dataset):
-    """Rows of stored tensors, which remembers the order in which they are asked for."""
+    """A data set of stored tensors that remembers the order in which rows are requested."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self.tensors = tensors

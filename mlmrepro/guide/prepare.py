@@ -21,7 +21,7 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass
 class Prepared:
-    """What each step of the preparation made; every data set has the splits ``train`` and ``test``."""
+    """The result of each step of the preparation; every data set has the splits ``train`` and ``test``."""
 
     split: DatasetDict = field(init=False)
     flat: DatasetDict = field(init=False)
@@ -40,7 +40,7 @@ def prepare(
 ) -> Prepared:
     """Load, split, flatten, tokenise and group the data, and make the collator (guide, "Preprocess").
 
-    Every step runs within ``stage(its name, what was made)``. `check` gets the tokenizer and the longest row that the
+    Every step runs within ``stage(name, results so far)``. `check` gets the tokenizer and the longest row that the
     model takes before any text is tokenised. Without a `cache` folder the library's own is used. Raises UserError for
     bad input.
     """

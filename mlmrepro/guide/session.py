@@ -1,4 +1,4 @@
-"""The folder of a run: its settings, what a killed run is resumed with, its cache."""
+"""The folder of a run: its settings, which a resumed run must share, and its cache."""
 
 from __future__ import annotations
 

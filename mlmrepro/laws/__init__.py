@@ -1,1 +1,1 @@
-"""What must hold on any version and any checkpoint, with no golden: one function a law, one module a group."""
+"""Laws: what must hold for any library version and any checkpoint. One function per law, one module per group."""

@@ -1,4 +1,4 @@
-"""The cache of mapped rows: an edited or differently run function gives its own rows, not those of an older run."""
+"""Laws of the cache of datasets: `map` never returns rows of an earlier run with another function or setting."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = [
     "caching",
 ]
 
-_ABOUT = "https://huggingface.co/docs/datasets/about_cache: a fingerprint is of the data and of the whole transform"
+_ABOUT = "https://huggingface.co/docs/datasets/about_cache: the fingerprint covers the data and the whole transform"
 _EXACT = "discrete values: nothing may differ"
 
 
 @contextmanager
 def caching(on: bool) -> Iterator[None]:
-    """Switch datasets' cache on or off, and give it back as it was."""
+    """Switch the cache of datasets on or off, and restore the previous setting afterwards."""
     import datasets
 
     def switch(wanted: bool) -> None:
@@ -43,14 +43,14 @@ def caching(on: bool) -> Iterator[None]:
 
 
 def _defined(body: str, **names: Any) -> Callable[..., Any]:
-    """Return the function f of some source, as a script or a notebook defines it."""
+    """Return the function f that some source code defines, as in a script or a notebook."""
     content: dict[str, Any] = {"__name__": "__main__", **names}
     exec(body, content)
     return content["f"]
 
 
 def _in_a_module(folder: Path, factor: int) -> Callable[..., Any]:
-    """Return the function f of a module that has been edited and is imported anew."""
+    """Return the function f of a module that was edited and imported again."""
     import sys
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -67,7 +67,7 @@ def _in_a_module(folder: Path, factor: int) -> Callable[..., Any]:
 
 
 class _Times:
-    """A function that is an object."""
+    """A callable object."""
 
     def __init__(self, factor: int) -> None:
         self.factor = factor
@@ -83,10 +83,10 @@ def _times(row: dict[str, int], factor: int) -> dict[str, int]:
 @law(
     "input_ids",
     source=_ABOUT,
-    cause="the fingerprint leaves out a part of the function: rows of an older version come from the cache",
+    cause="the fingerprint does not cover the whole function, so the cache returns rows of an older version",
 )
 def a_cache_serves_no_edited_function(subject: Subject) -> Iterator[Measured]:
-    """With the cache on, an edited function gives its own rows, wherever the edit is; so does an edited file."""
+    """With the cache on, an edited function or file never returns rows of its old version, wherever the edit is."""
     import sys
 
     from datasets import Dataset, load_from_disk
@@ -135,10 +135,10 @@ def a_cache_serves_no_edited_function(subject: Subject) -> Iterator[Measured]:
 @law(
     "blocks",
     source=_ABOUT,
-    cause="the fingerprint leaves out the block size: blocks of another one come from the cache",
+    cause="the fingerprint does not cover the block size, so the cache returns blocks of another size",
 )
 def a_cache_knows_the_block_size(subject: Subject) -> Iterator[Measured]:
-    """With the cache on, rows that are grouped again with another block size are cut into blocks of that size."""
+    """With the cache on, grouping the same rows with another block size gives blocks of the new size."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
     folder, examples, wrong = str(subject.new_folder("blocks")), ragged([5] * 6), 0
@@ -154,15 +154,15 @@ def a_cache_knows_the_block_size(subject: Subject) -> Iterator[Measured]:
 @law(
     "blocks",
     source=f"{_ABOUT}; datasets.Dataset.map: num_proc",
-    cause="the cache serves the shards of another number of processes, whose blocks are cut elsewhere: switch it off "
-    "(datasets.disable_caching, as the guide's run does) or use a fresh cache folder",
+    cause="the cache returns the shards of a run with another num_proc, whose blocks are cut at other places: switch "
+    "the cache off (datasets.disable_caching, as the guide's run does) or use a new cache folder",
     slow=True,
 )
 def a_cache_knows_the_processes(subject: Subject) -> Iterator[Measured]:
-    """Rows that are grouped again in another number of processes give the blocks of that number, cache or not."""
+    """Grouping the same rows with another num_proc gives the blocks of that num_proc, with or without the cache."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
-    examples = ragged([5] * 11)  # 1, 2 and 3 processes all cut these at other places
+    examples = ragged([5] * 11)  # 1, 2 and 3 processes each cut these at different places
     ways = {"with the cache off, as the guide's run has it": False, "with the cache on": True}
     stale: dict[str, list[str]] = {way: [] for way in ways}
     for first, second in ((2, 3), (3, 2), (2, HERE)):

@@ -1,4 +1,4 @@
-"""Laws of the checkpoint: its files, its weights, and what saving and loading may change (nothing)."""
+"""Laws of the checkpoint: its files and weights are sound, and saving and loading change nothing."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 SAVING = "https://huggingface.co/docs/transformers/main_classes/model#transformers.PreTrainedModel.save_pretrained"
-# RoBERTa and its kin have no use for token types: their published rows of them are zero.
+# RoBERTa and similar models do not use token types: in published checkpoints these embeddings are zero.
 _MAY_BE_ZERO = "token_type"
-# Of the configuration: who wrote it, and in which dtype (which has a law of its own).
+# Settings that may change: the version that wrote the file, and the dtype, which has its own law.
 _OF_THE_FILE = {"transformers_version", "torch_dtype", "dtype", "architectures"}
 
 
-@law("model", source=SAVING, cause="a tied or renamed weight, or the head's bias, is lost on the way")
+@law("model", source=SAVING, cause="a tied or renamed weight, or the head's bias, is lost when saving or loading")
 def saving_and_loading(subject: Subject) -> Iterator[Measured]:
-    """A model that is saved and loaded again is the same model: weights, dtypes, configuration and predictions."""
+    """Saving and loading a model preserves its weights, dtypes, configuration and predictions."""
     import torch
 
     folder, model = subject.new_folder("saved"), long_mantissas(subject)
@@ -65,10 +65,10 @@ def saving_and_loading(subject: Subject) -> Iterator[Measured]:
 
 
 def long_mantissas(subject: Subject) -> Any:
-    """Return the model with 2^-13 of each weight added to it, so that a shorter format would round it.
+    """Return a copy of the model with weights multiplied by 1 + 2^-13, so that a shorter format would round them.
 
-    Checkpoints are often stored in half precision: its 11 digits, and 8 of bfloat16, would pass through it unharmed.
-    A model in half precision itself stays as good as it is.
+    Many checkpoints were once stored in float16 or bfloat16: their weights have only 11 or 8 significant bits, and
+    would survive a cast to half precision unnoticed. A model that is itself in half precision stays as it is.
     """
     import torch
 
@@ -80,15 +80,15 @@ def long_mantissas(subject: Subject) -> Any:
 
 
 def same(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Tell whether two tensors have one dtype, one shape and the same numbers, bit by bit but for NaN."""
+    """Return whether two tensors have the same dtype, shape and values; NaN counts as equal to NaN."""
     import torch
 
     return left.dtype == right.dtype and torch.equal(left.nan_to_num(), right.nan_to_num())
 
 
-@law("model", source=SAVING, cause="the order of tensors, a time or a random number gets into the files")
+@law("model", source=SAVING, cause="the files depend on the order of tensors, the time or a random number")
 def saving_twice(subject: Subject) -> Iterator[Measured]:
-    """What is saved a second time equals the first byte for byte."""
+    """Saving a model twice writes the same files, byte for byte."""
     model, (first, second) = long_mantissas(subject), (subject.new_folder(name) for name in ("first", "second"))
     for folder in (first, second):
         model.save_pretrained(str(folder))
@@ -101,10 +101,10 @@ def saving_twice(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="https://github.com/huggingface/transformers/pull/42805",
-    cause="weights are cast silently: another precision gives other losses",
+    cause="weights are cast silently, and another precision gives other losses",
 )
 def dtype_on_loading(subject: Subject) -> Iterator[Measured]:
-    """Weights are loaded in the dtype that config.json names, or else in the one that they are stored in."""
+    """Weights are loaded in the dtype that config.json names, or, without one, in the dtype of the stored weights."""
     named = json.loads(_file(subject.checkpoint, "config.json").read_text(encoding="utf-8"))
     stored = {str(tensor.dtype) for tensor in stored_tensors(subject.checkpoint).values() if tensor.is_floating_point()}
     wanted = named.get("dtype") or named.get("torch_dtype") or ", ".join(sorted(stored))
@@ -118,19 +118,19 @@ def _plain(dtypes: str) -> str:
 
 
 def stored_tensors(checkpoint: str) -> dict[str, torch.Tensor]:
-    """Return the tensors of the checkpoint's safetensors files, by their names there."""
+    """Return the tensors of the checkpoint's safetensors files, by name."""
     from safetensors.torch import load_file
 
     try:
         files = [_file(checkpoint, "model.safetensors")]
-    except OSError:  # one of several shards: the index names them
+    except OSError:  # a sharded checkpoint: the index lists its files
         index = json.loads(_file(checkpoint, "model.safetensors.index.json").read_text(encoding="utf-8"))
         files = [_file(checkpoint, name) for name in sorted(set(index["weight_map"].values()))]
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def _file(checkpoint: str, name: str) -> Path:
-    """Return where a file of a folder or a hub name lies on this machine; raises OSError where it is missing."""
+    """Return the local path of a file of a checkpoint (folder or Hub name); raises OSError if it is missing."""
     from transformers.utils.hub import cached_file
 
     found = cached_file(checkpoint, name)
@@ -139,16 +139,16 @@ def _file(checkpoint: str, name: str) -> Path:
     return Path(found)
 
 
-@law("model", source=SAVING, cause="loading skips, overwrites or re-initialises weights that the file holds")
+@law("model", source=SAVING, cause="loading skips, overwrites or re-initialises weights that are in the file")
 def stored_weights(subject: Subject) -> Iterator[Measured]:
-    """Every weight of the model's file arrives in the model as it is stored."""
+    """The model's weights are loaded exactly as the checkpoint's files store them."""
     state, stored = subject.model.state_dict(), stored_tensors(subject.checkpoint)
     both = [name for name in stored if name in state]
     lost = [name for name in both if not same(state[name], stored[name].to(state[name].dtype))]
     yield Measured("stored weights", len(stored))
     yield Measured("of these with a name of the model's", len(both), at_least=1)
     yield Measured("of these not as they are stored", few(lost), equals="")
-    # Other heads are left out for good reasons, and some names are translated.
+    # Weights of other heads are rightly left out, and some names are translated.
     kinds = {star(name) for name in state}
     left_out = [name for name in stored if name not in state and star(name) in kinds]
     yield Measured("stored weights without a counterpart in the model", few(left_out), equals="")
@@ -157,10 +157,10 @@ def stored_weights(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="Press and Wolf 2017, https://aclanthology.org/E17-2025",
-    cause="tying was lost: one of two copies is trained",
+    cause="tying was lost, so only one of two copies is trained",
 )
 def tied_weights(subject: Subject) -> Iterator[Measured]:
-    """The head's output embedding is the input embedding where config.json ties them, in memory and in the file."""
+    """The output embedding is the input embedding if and only if config.json ties them, and stored copies agree."""
     model = subject.model
     head = model.get_output_embeddings()
     if head is None:
@@ -179,11 +179,11 @@ def tied_weights(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "model",
-    source="what any trained checkpoint has",
+    source="true of any trained checkpoint",
     cause="a run that diverged, a damaged file, or layers that were never trained",
 )
 def sound_weights(subject: Subject) -> Iterator[Measured]:
-    """No weight is NaN or infinite, no matrix and no used embedding is all zero, and no two layers are the same."""
+    """No weight is NaN or infinite, no matrix or used embedding is all zero, and no two layers have equal matrices."""
     import torch
 
     weights = dict(subject.model.named_parameters())
@@ -200,7 +200,7 @@ def sound_weights(subject: Subject) -> Iterator[Measured]:
 
 
 def _repeated(matrices: dict[str, Any]) -> list[str]:
-    """Return the matrices that equal one of the same name in another layer."""
+    """Return the matrices that are equal to the matrix of the same name in another layer."""
     import torch
 
     alike: dict[Any, list[str]] = defaultdict(list)
@@ -217,13 +217,13 @@ def _repeated(matrices: dict[str, Any]) -> list[str]:
 @law(
     "model",
     source="PretrainedConfig",
-    cause="the tokenizer is another model's, or was made anew without its config.json",
+    cause="the tokenizer belongs to another model, or was rebuilt without updating config.json",
 )
 def special_ids(subject: Subject) -> Iterator[Measured]:
-    """The configuration's ids of special tokens are the tokenizer's."""
+    """The ids of special tokens in config.json are those of the tokenizer."""
     config, tokenizer = subject.model.config, subject.tokenizer
     found = 0
-    masks = ("mask_token_id",) if hasattr(config, "token_dropout") else ()  # ESM reads it; XLM's is never right
+    masks = ("mask_token_id",) if hasattr(config, "token_dropout") else ()  # ESM uses this id; XLM's is always wrong
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", *masks):
         ours, theirs = getattr(tokenizer, name, None), getattr(config, name, None)
         if ours is not None and theirs is not None:

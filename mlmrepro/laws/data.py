@@ -1,4 +1,4 @@
-"""Rows on their way to the model: orders, files, types, processes, and the global generators."""
+"""Laws of the data: row order, files, column types, worker processes, and the global random generators."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _EXACT = "discrete values: nothing may differ"
 
 
 def _questions(subject: Subject, rows: int = 24) -> list[dict[str, Any]]:
-    """Return rows in ELI5's schema, with one to three of the texts as answers each, one row without any."""
+    """Return rows in the schema of ELI5 with one to three of the texts as answers; one row has no answers."""
     texts = [text[:160] for text in subject.texts]
     found = []
     for n in range(rows):
@@ -48,7 +48,7 @@ def _questions(subject: Subject, rows: int = 24) -> list[dict[str, Any]]:
 
 
 def _file(folder: Path, rows: Sequence[dict[str, Any]]) -> str:
-    """Write JSON lines and return their path."""
+    """Write a JSON Lines file and return its path."""
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return str(path)
@@ -63,10 +63,10 @@ def _numbers(count: int = 100) -> Dataset:
 @law(
     "dataset",
     source="numpy.random.permutation; datasets.Dataset.train_test_split and shuffle",
-    cause="the split is not drawn from the seed, or loses or doubles rows",
+    cause="the split does not depend on the seed, or it loses or duplicates rows",
 )
 def orders_follow_their_seed(subject: Subject) -> Iterator[Measured]:
-    """A seed gives one order, another seed another; train and test have no row in common and miss none."""
+    """The order of rows is random and depends only on the seed; every row is in exactly one of train and test."""
     rows = _numbers()
 
     def guide(seed: int) -> list[list[int]]:
@@ -97,18 +97,18 @@ def orders_follow_their_seed(subject: Subject) -> Iterator[Measured]:
 
 
 def _difference(found: Sequence[Any], wanted: Sequence[Any]) -> int:
-    """Count the places in which two sequences differ, those that only one of them has included."""
+    """Count the positions at which two sequences differ, including those that only one of them has."""
     common = sum(a == b for a, b in zip(found, wanted, strict=False))
     return max(len(found), len(wanted)) - common
 
 
 @law(
     "dataset",
-    source="datasets.load_dataset for JSON lines; the guide's split slice train[:5000]",
-    cause="reading a file loses, doubles, reorders or changes rows",
+    source="datasets.load_dataset for JSON Lines; the guide's split slice train[:5000]",
+    cause="reading a file loses, duplicates, reorders or changes rows",
 )
 def json_lines_keep_their_order(subject: Subject) -> Iterator[Measured]:
-    """A file of JSON lines gives every row as it is, in the file's order, and a slice its first rows."""
+    """Loading a JSON Lines file gives all rows unchanged and in order, and a split slice gives the first rows."""
     rows = _questions(subject, 40)
     folder = subject.new_folder("json_lines")
     path = _file(folder, rows)
@@ -121,10 +121,10 @@ def json_lines_keep_their_order(subject: Subject) -> Iterator[Measured]:
 @law(
     "dataset",
     source="datasets.Dataset.select, save_to_disk and load_from_disk",
-    cause="an indices mapping, a shard or a type is lost when rows are written",
+    cause="an indices mapping, a shard or a column type is lost when rows are written",
 )
 def rows_survive_the_disk(subject: Subject) -> Iterator[Measured]:
-    """Rows that are selected, written and read again are the selected ones, in their order and types."""
+    """Selecting, saving and loading rows preserves their values, order and types."""
     from datasets import Dataset, concatenate_datasets, load_from_disk
 
     rows = _questions(subject)
@@ -144,11 +144,11 @@ def rows_survive_the_disk(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "flatten",
-    source="the guide, Preprocess: answers.text is a list of strings; the tokenizer wants strings",
-    cause="a column changes its type or its values on the way from the file to the tokenizer",
+    source="the guide, Preprocess: answers.text is a list of strings; the tokenizer expects strings",
+    cause="loading or flattening changes the type or the values of a column",
 )
 def answers_are_lists_of_strings(subject: Subject) -> Iterator[Measured]:
-    """After flattening, answers.text is a list of strings, with the file's answers."""
+    """After flattening, answers.text is a list of strings with the answers from the file."""
     from datasets import DatasetDict
 
     rows = _questions(subject)
@@ -169,10 +169,10 @@ def answers_are_lists_of_strings(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source="the guide, Preprocess: group_texts joins every column that the tokenizer gives",
-    cause="tokenising leaves a column behind, gives other types, or draws from a global generator",
+    cause="tokenising keeps a text column, returns other types, or draws from a global generator",
 )
 def tokens_are_lists_of_integers(subject: Subject) -> Iterator[Measured]:
-    """After tokenising every column is a list of integers, all of a row's of one length; nothing is drawn."""
+    """Tokenising gives lists of integers, of equal length within a row, and draws no random number."""
     from datasets import Dataset, DatasetDict
 
     answers = [row["answers"]["text"] for row in _questions(subject)[:8]]
@@ -194,11 +194,11 @@ def _holds_integers(kind: pa.DataType) -> bool:
 
 @law(
     "input_ids",
-    source="datasets.fingerprint: its random names come from a generator of its own",
-    cause="a step draws from a global generator, and so changes split, masks and training after it",
+    source="datasets.fingerprint: random fingerprints come from their own generator",
+    cause="a step draws from a global generator, which changes the split, the masks and the training after it",
 )
 def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
-    """Mapping, filtering, seeded shuffling, reading and writing draw nothing from the global generators."""
+    """Mapping, filtering, seeded shuffling, reading and writing do not draw from the global random generators."""
     from datasets import Dataset, DatasetDict, load_from_disk
 
     rows, folder = _numbers(), subject.new_folder("generators")
@@ -227,11 +227,11 @@ def generators_are_left_alone(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source="datasets.Dataset.map: num_proc",
-    cause="worker processes lose, double or reorder rows, or tokenise them otherwise",
+    cause="worker processes lose, duplicate or reorder rows, or tokenise them differently",
     slow=True,
 )
 def processes_change_no_row(subject: Subject) -> Iterator[Measured]:
-    """Tokenising in two processes gives the rows of one process, in their order."""
+    """Tokenising in two processes gives the same rows in the same order as in one process."""
     from datasets import Dataset, DatasetDict
 
     answers = [row["answers"]["text"] for row in _questions(subject, 13)]
@@ -243,12 +243,12 @@ def processes_change_no_row(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "blocks",
-    source="datasets.Dataset.map: each process has one contiguous shard, and each shard its own batches",
-    cause="shards are cut at other rows or put together in another order: blocks and their number change",
+    source="datasets.Dataset.map: each process gets one contiguous shard, and batches stay within a shard",
+    cause="shards are cut at other rows or joined in another order, which changes the blocks and their number",
     slow=True,
 )
 def processes_move_shards_alone(subject: Subject) -> Iterator[Measured]:
-    """However many processes group the rows, the blocks are those of contiguous shards, in order."""
+    """With any number of processes, the blocks are those of contiguous shards of the rows, in order."""
     from datasets import Dataset, DatasetDict
 
     lengths = np.random.default_rng([subject.seed, 21]).integers(1, 21, size=11).tolist()

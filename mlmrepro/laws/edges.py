@@ -1,4 +1,4 @@
-"""Laws of what the guide's own batches never hold: padding in training, exact ties, one kind of dropout, or none."""
+"""Laws of cases that the guide's own batches never contain: padding in training, ties, one kind of dropout, or none."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ SRIVASTAVA = "Srivastava et al. 2014, Dropout"
 @law(
     "loss",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html: padding_idx",
-    cause="a kernel of training ignores the attention mask, positions count pads, or the padding row has a gradient",
+    cause="a training kernel ignores the attention mask, position ids count pads, or the padding row of the embedding "
+    "gets a gradient",
 )
 def padded_training(subject: Subject) -> Iterator[Measured]:
-    """Padding behind the rows of a batch changes neither the loss nor any gradient, the padding row's included."""
+    """Padding on the right changes neither the loss nor any gradient, including that of the padding embedding."""
     import torch
 
     if hides_padding(subject).config.is_encoder_decoder:
@@ -44,7 +45,7 @@ def padded_training(subject: Subject) -> Iterator[Measured]:
     yield Measured("difference of the gradient, over its length", apart, at_most=1e-5, reason=FLOAT32)
     table = model.get_input_embeddings()
     if isinstance(table, torch.nn.Embedding):
-        # Tied to the head, the row has the gradient that its logit gives it, which padding does not change either.
+        # If tied to the head, the row also gets a gradient from its logit, which padding must not change either.
         one, two = (torch.autograd.grad(losses(model, b).mean(), table.weight)[0][pad] for b in (data, padded))
         largest = max(float(without.abs().max()), UNIT)
         apart = float((two - one).abs().max()) / largest
@@ -52,9 +53,9 @@ def padded_training(subject: Subject) -> Iterator[Measured]:
         yield Measured("change of the padding row's gradient by padding", apart, at_most=1e-5, reason=why)
 
 
-@law("model", source=SRIVASTAVA, cause="training mode does more than drop: it scales, adds noise or skips layers")
+@law("model", source=SRIVASTAVA, cause="training mode does more than dropout: it scales, adds noise or skips layers")
 def training_mode(subject: Subject) -> Iterator[Measured]:
-    """With every dropout at a rate of 0, training mode predicts what evaluation mode predicts."""
+    """With all dropout rates at 0, training mode gives the same predictions as evaluation mode."""
     model, ids = small_model(subject), rows(subject, 3).batch()["input_ids"]
     training = logits_of(model.train(), ids)
     evaluating = logits_of(model.eval(), ids)
@@ -66,11 +67,11 @@ def training_mode(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source=SRIVASTAVA,
-    cause="the rate reaches the kernel of attention in evaluation mode too, or in neither mode: there it is an "
-    "argument and no module",
+    cause="attention dropout is an argument of the attention kernel, not a module: the kernel gets it in evaluation "
+    "mode too, or in neither mode",
 )
 def attention_dropout(subject: Subject) -> Iterator[Measured]:
-    """Dropout of attention alone draws anew in each pass of training mode, and does nothing in evaluation mode."""
+    """Attention dropout draws a new mask in each training pass, and does nothing in evaluation mode."""
     import torch
 
     plain = small_model(subject).eval()
@@ -86,7 +87,7 @@ def attention_dropout(subject: Subject) -> Iterator[Measured]:
         passes.append(logits_of(model.train(), ids))
     still, again = (logits_of(model.eval(), ids) for _ in range(2))
     size = float(still.abs().max())
-    why = "of the largest logit, 64 roundings of float32: rounding alone was at most 8"
+    why = "64 float32 roundings of the largest logit; rounding alone gave at most 8"
     for what, left, right in (
         ("between two passes of training mode", passes[0], passes[1]),
         ("between training and evaluation mode", passes[0], still),
@@ -101,10 +102,10 @@ def attention_dropout(subject: Subject) -> Iterator[Measured]:
 @law(
     "fill_mask",
     source="https://docs.pytorch.org/docs/stable/generated/torch.topk.html",
-    cause="ties are broken at random, or tied tokens are lost, or given scores of their own",
+    cause="ties are broken at random, or tied tokens are lost or get different scores",
 )
 def exact_ties(subject: Subject) -> Iterator[Measured]:
-    """Tokens of exactly one logit have one score, rank behind every better one, and come in one order every time."""
+    """Tokens with equal logits get equal scores, rank below better tokens, and come in the same order every time."""
     import torch
     from transformers import pipeline
     from transformers.modeling_outputs import MaskedLMOutput
@@ -119,7 +120,7 @@ def exact_ties(subject: Subject) -> Iterator[Measured]:
     logits[0, place, list(tied)] = 2.0
     logits[0, place, best] = 3.0
 
-    stored = copy.copy(model)  # it shares the weights, and is asked for nothing but these logits
+    stored = copy.copy(model)  # shares the weights, but always returns these logits
     stored.forward = lambda *_, **__: MaskedLMOutput(logits=logits.clone())
     filler = pipeline("fill-mask", model=stored, tokenizer=tokenizer, device=str(model.device))
     ways = {

@@ -1,4 +1,4 @@
-"""Laws of evaluation while a model is trained: what Trainer's `evaluate` averages, draws and leaves alone."""
+"""Laws of evaluation during training: what `Trainer.evaluate` averages, draws and leaves unchanged."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["eval_loss", "evaluating", "masks_of_evaluations"]
 @law(
     "evaluation",
     source=f"{TRAINER}: evaluate",
-    cause="evaluation trains, drops out, or leaves the mode, the generators or the order of the rows changed",
+    cause="evaluation updates weights, applies dropout, or changes the mode, the random generators or the row order",
 )
 def evaluating(subject: Subject) -> Iterator[Measured]:
-    """Evaluating changes no weight, drops nothing out, and leaves the training after it as it would have been."""
+    """Evaluation changes no weight, applies no dropout, and does not affect the training that follows."""
     model, runs = small_model(subject, dropout=0.5), []
     trainer, before = build(subject, model, rows(subject, 5), per_device_eval_batch_size=2), flat(model)
     apart = trainer.evaluate()["eval_loss"] - trainer.evaluate()["eval_loss"]
@@ -42,11 +42,11 @@ def evaluating(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "evaluation",
-    source="the guide, Train: evaluate() masks the test blocks in its collator, as training does",
-    cause="evaluation is seeded, or its batches are made somewhere else",
+    source="the guide, Train: evaluate() masks the test blocks in the collator, as training does",
+    cause="evaluation sets a seed, or its batches are not made by the collator",
 )
 def masks_of_evaluations(subject: Subject) -> Iterator[Measured]:
-    """Each evaluation draws its masks afresh from torch's generator: others each time, the same ones under one seed."""
+    """Each evaluation draws new masks from torch's global generator, and the same seed gives the same masks."""
     import torch
     from transformers import default_data_collator
 
@@ -68,10 +68,10 @@ def masks_of_evaluations(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "evaluation", source=TRAINER, cause="eval_loss is averaged over batches or tokens, or a batch is padded or left out"
+    "evaluation", source=TRAINER, cause="eval_loss is averaged over batches or tokens, or a batch is padded or skipped"
 )
 def eval_loss(subject: Subject) -> Iterator[Measured]:
-    """eval_loss is the mean over rows of their batches' losses: the last, incomplete batch counts by its rows."""
+    """eval_loss is the mean of the batch losses, weighted by rows: an incomplete last batch counts less."""
     import torch
 
     model = small_model(subject, dropout=0.5)

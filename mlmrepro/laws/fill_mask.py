@@ -1,4 +1,4 @@
-"""Laws of inference: what the fill-mask pipeline shows is the softmax at the mask, however it is asked."""
+"""Laws of inference: the fill-mask pipeline shows the softmax at the mask, however it is called."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 PIPELINE = "https://huggingface.co/docs/transformers/main_classes/pipelines#transformers.FillMaskPipeline"
 TOP = 20
-WORDS = (9, 6, 4)  # of the prompts: as many are taken from a text, so that a batch has to be padded
+WORDS = (9, 6, 4)  # words in each prompt: unequal numbers, so that a batch has to be padded
 
 Row = dict[str, Any]
 
@@ -43,9 +43,9 @@ def _filler(subject: Subject, tokenizer: Any = None) -> Any:
 
 
 def _prompts(subject: Subject, masks: int = 1) -> list[str]:
-    """Return the first words of texts, one of them (or more, evenly spaced) replaced by the mask token.
+    """Return prompts: the first words of the texts, `masks` of them (evenly spaced) replaced by the mask token.
 
-    Raises NotApplicable where no text gives one that fits.
+    Raises NotApplicable if no text gives a prompt that fits into a row.
     """
     tokenizer, found = subject.tokenizer, []
     for text, count in zip(subject.texts, WORDS * len(subject.texts), strict=False):
@@ -62,9 +62,9 @@ def _prompts(subject: Subject, masks: int = 1) -> list[str]:
 
 
 def _probabilities(subject: Subject, prompt: str) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Return ids, (tokens,), float64 probabilities, (masks, vocabulary), and the bound of their logarithms.
+    """Return ids (tokens,), float64 probabilities (masks, vocabulary), and a bound for the error of their logarithms.
 
-    The model is given all that the tokenizer gives, as the pipeline does.
+    The model gets everything that the tokenizer returns, as in the pipeline.
     """
     import torch
 
@@ -79,7 +79,7 @@ def _probabilities(subject: Subject, prompt: str) -> tuple[torch.Tensor, torch.T
 
 
 def _shown(what: str, rows: Sequence[Row], wanted: torch.Tensor, bound: float) -> Iterator[Measured]:
-    """Compare rows, best first, with the probabilities, (vocabulary,), by their scores and by their order."""
+    """Compare the scores and the order of rows, best first, with the probabilities (vocabulary,)."""
     best = wanted.topk(len(rows)).values.tolist()
     scores = [_logs_apart(row["score"], float(wanted[row["token"]])) for row in rows]
     places = [_logs_apart(top, float(wanted[row["token"]])) for top, row in zip(best, rows, strict=True)]
@@ -96,9 +96,13 @@ def _measured(what: str, value: float, bound: float) -> Measured:
     return Measured(what, value, at_most=bound, unit="of a logarithm", reason=reason)
 
 
-@law("fill_mask", source=PIPELINE, cause="another position than the mask is read, or softmax or ranking went wrong")
+@law(
+    "fill_mask",
+    source=PIPELINE,
+    cause="the pipeline reads another position than the mask, or its softmax or ranking is wrong",
+)
 def pipeline_by_logits(subject: Subject) -> Iterator[Measured]:
-    """The pipeline's scores are the softmax of the logits at the mask, and its tokens the best of them."""
+    """The pipeline's scores are the softmax of the logits at the mask, and its tokens are the best ones."""
     filler = _filler(subject)
     for index, prompt in enumerate(_prompts(subject)):
         _, probabilities, bound = _probabilities(subject, prompt)
@@ -108,10 +112,12 @@ def pipeline_by_logits(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "fill_mask", source="the guide, Inference", cause="one of the guide's two ways reads, ranks or decodes differently"
+    "fill_mask",
+    source="the guide, Inference",
+    cause="the pipeline or the manual code reads, ranks or decodes differently",
 )
 def guide_by_hand(subject: Subject) -> Iterator[Measured]:
-    """The guide's pipeline and its manual top-k give the same tokens, scores and words, and those of the logits."""
+    """The guide's pipeline and its manual top-k give the same tokens, scores and words, as the logits require."""
     prompt = _prompts(subject)[0]
     model = in_float32(subject)
     parts = {"model": model, "tokenizer": subject.tokenizer, "device": str(model.device)}
@@ -126,9 +132,9 @@ def guide_by_hand(subject: Subject) -> Iterator[Measured]:
     yield Measured("tokens that decode to another word", other, equals=0)
 
 
-@law("fill_mask", source=PIPELINE, cause="padding changes predictions, or a batch's answers are in another order")
+@law("fill_mask", source=PIPELINE, cause="padding changes predictions, or the answers of a batch come in another order")
 def batched_prompts(subject: Subject) -> Iterator[Measured]:
-    """Prompts of several lengths in one batch give what each gives alone."""
+    """Prompts of different lengths give the same answers in one batch as each on its own."""
     hides_padding(subject)
     if subject.tokenizer.pad_token_id is None:
         raise NotApplicable("its tokenizer has no token to pad with")
@@ -141,9 +147,9 @@ def batched_prompts(subject: Subject) -> Iterator[Measured]:
         yield from _shown(f", prompt {index}", rows, probabilities[0], bound)
 
 
-@law("fill_mask", source=PIPELINE, cause="scores are no softmax over the whole vocabulary, or are not sorted")
+@law("fill_mask", source=PIPELINE, cause="scores are not a softmax over the whole vocabulary, or are not sorted")
 def full_ranking(subject: Subject) -> Iterator[Measured]:
-    """Over the whole vocabulary scores descend, lie between 0 and 1, and sum to 1."""
+    """Over the whole vocabulary, scores are in descending order, lie between 0 and 1, and sum to 1."""
     wordless = copy.copy(subject.tokenizer)
     wordless.decode = lambda *args, **kwargs: ""  # a sentence for each token of the vocabulary would take too long
     prompt = _prompts(subject)[0]
@@ -160,9 +166,13 @@ def full_ranking(subject: Subject) -> Iterator[Measured]:
     yield Measured("sum of all scores and 1 apart", abs(math.fsum(scores) - 1), at_most=bound, reason=REASON)
 
 
-@law("fill_mask", source=PIPELINE, cause="targets are renormalised, looked up with another space, or shuffled")
+@law(
+    "fill_mask",
+    source=PIPELINE,
+    cause="scores are renormalised over the targets, or targets lose their leading space or their order",
+)
 def targets_in_ranking(subject: Subject) -> Iterator[Measured]:
-    """Given targets have the scores of the full ranking, as tokens and as words with the space before them."""
+    """Targets get the scores of the full ranking, whether given as tokens or as words with their leading space."""
     filler, prompt, tokenizer = _filler(subject), _prompts(subject)[0], subject.tokenizer
     _, probabilities, bound = _probabilities(subject, prompt)
     vocabulary, special = tokenizer.get_vocab(), set(tokenizer.all_special_ids)
@@ -174,7 +184,7 @@ def targets_in_ranking(subject: Subject) -> Iterator[Measured]:
         ("tokens", tokenizer.convert_ids_to_tokens(chosen)),
         ("words", [tokenizer.decode([token]) for token in chosen]),
     ):
-        # What is no token by name stands for the first one that it is split into.
+        # A name that is not a token stands for the first token that it is split into.
         split = [tokenizer(name, add_special_tokens=False)["input_ids"][0] for name in names]
         wanted = {vocabulary.get(name, first) for name, first in zip(names, split, strict=True)}
         rows = filler(prompt, targets=list(names))
@@ -186,15 +196,15 @@ def targets_in_ranking(subject: Subject) -> Iterator[Measured]:
         yield Measured(f"{how}: scores that rise", rising, equals=0)
 
 
-@law("fill_mask", source=PIPELINE, cause="top_k is off by one, or ranks within another set")
+@law("fill_mask", source=PIPELINE, cause="top_k is off by one, or ranks other tokens")
 def ranking_prefix(subject: Subject) -> Iterator[Measured]:
-    """A short ranking is the beginning of a longer one."""
+    """A ranking with a small top_k is the beginning of a ranking with a larger top_k."""
     filler, prompt = _filler(subject), _prompts(subject)[0]
     long = filler(prompt, top_k=TOP)
     for count in (1, 5):
         short = filler(prompt, top_k=count)
         yield Measured(f"rows for top_k={count}", len(short), equals=count)
-        # Tokens of one score may come in any order.
+        # Tokens with equal scores may come in any order.
         strange = sum(
             row["score"] != other["score"]
             or row["token"] not in {r["token"] for r in long if r["score"] == row["score"]}
@@ -203,9 +213,9 @@ def ranking_prefix(subject: Subject) -> Iterator[Measured]:
         yield Measured(f"of these not in their place of top_k={TOP}", strange, equals=0)
 
 
-@law("fill_mask", source=PIPELINE, cause="masks are mixed up, or one is filled before the other is read")
+@law("fill_mask", source=PIPELINE, cause="masks are mixed up, or one is filled before the next is read")
 def several_masks(subject: Subject) -> Iterator[Measured]:
-    """Each of several masks has a ranking of its own, from the logits at its place, the others unfilled."""
+    """With several masks, each has its own ranking, from the logits at its position with the others still masked."""
     prompt = _prompts(subject, masks=2)[0]
     rankings = _filler(subject)(prompt, top_k=TOP)
     yield Measured("rankings", len(rankings), equals=2)
@@ -214,9 +224,9 @@ def several_masks(subject: Subject) -> Iterator[Measured]:
         yield from _shown(f", mask {index}", rows, probabilities[index], bound)
 
 
-@law("fill_mask", source=PIPELINE, cause="the sentence is filled at another place, or with another token")
+@law("fill_mask", source=PIPELINE, cause="the sentence is filled at another position, or with another token")
 def filled_sentences(subject: Subject) -> Iterator[Measured]:
-    """A row's sentence is the prompt with its token in place of the mask, and its word is that token."""
+    """Each answer's sentence is the prompt with its token in place of the mask, and its word is that token decoded."""
     filler, tokenizer = _filler(subject), subject.tokenizer
     sentences = words = 0
     for masks in (1, 2):

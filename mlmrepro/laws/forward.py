@@ -1,4 +1,4 @@
-"""Forward passes for the laws, and how far rounding may part two of them that are equal in exact arithmetic."""
+"""Forward passes for the laws, and how much rounding may change results that are equal in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ __all__ = [
     "takes",
 ]
 
-UNIT = 2.0**-24  # half a unit in the last place of float32, relative
-# The error of a float32 pass is about what a relative change of every weight by UNIT does to the logits (backward
-# analysis: Higham 2002, section 3.1). Two passes that are equal in exact arithmetic were at most 8 times that apart:
-# the embedded checkpoint, a RoBERTa of DistilRoBERTa's size and 18 random architectures (weights of 0.02 to 0.4; of
-# 0.8: 19 times), under transformers 4.41 and 5.23. A thousandth of the logits is 11 times the bound, where tests
-# plant it.
+UNIT = 2.0**-24  # the unit roundoff of float32
+# The rounding error of a float32 pass is about as large as the effect of changing every weight by a relative UNIT
+# (backward error analysis: Higham 2002, section 3.1). Passes that are equal in exact arithmetic differed by at most 8
+# times that effect, measured on the embedded checkpoint, a RoBERTa of DistilRoBERTa's size and 18 random architectures
+# (weights of 0.02 to 0.4; with weights of 0.8: 19 times), under transformers 4.41 and 5.23. The tests plant errors of a
+# thousandth of the logits, which is 11 times the bound.
 ROUNDINGS = 64
-# Of the largest logit, half of what half precision rounds off: a model that computes in so few digits answers a small
-# change in jumps, which may not pass for its own sensitivity.
+# Largest allowed bound, relative to the largest logit: half the unit roundoff of float16. A model that computes in
+# half precision reacts to small changes in jumps, which must not be mistaken for high sensitivity.
 MOST = 2.0**-12
 REASON = f"rounding: at most {ROUNDINGS} times what changing every weight by 2^-24 does to the logits of this model"
 BEYOND_REASON = "more than rounding can do"
 
-# These see padding by their construction, so that a row's predictions depend on the rows beside it.
+# These architectures see padding by design, so a row's predictions depend on the other rows of its batch.
 _SEE_PADDING = {
     "convbert": "its convolutions reach over padding",
     "fnet": "its Fourier transforms mix padding in",
@@ -59,15 +59,15 @@ _sensitivities: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
 
 def in_float32(subject: Subject) -> Any:
-    """Return the model in float32 and evaluation mode: itself as a rule, else a copy; bounds are those of float32."""
+    """Return the model in float32, as the bounds assume, and in evaluation mode; a copy if it has another dtype."""
     import torch
 
-    model = subject.model.eval()  # whatever a broken library may have left it in
+    model = subject.model.eval()  # a broken library may have left it in training mode
     return model if model.dtype == torch.float32 else copy.deepcopy(model).float()
 
 
 def hides_padding(subject: Subject) -> Any:
-    """Return the model in float32; raises NotApplicable where it cannot hide tokens from the others."""
+    """Return the model in float32; raises NotApplicable if an attention mask cannot hide tokens from it."""
     model = in_float32(subject)
     if reason := _SEE_PADDING.get(model.config.model_type):
         raise NotApplicable(reason)
@@ -77,18 +77,18 @@ def hides_padding(subject: Subject) -> Any:
 
 
 def takes(model: Any, name: str) -> bool:
-    """Tell whether the model's forward has an argument of this name, or is wrapped in one that takes anything."""
+    """Return whether the model's forward takes this argument, or is wrapped in a function that takes any argument."""
     parameters = inspect.signature(model.forward).parameters
     return name in parameters or "input_ids" not in parameters
 
 
 def readable(model: Any, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what of a batch the model takes: some have no attention mask."""
+    """Return the tensors of a batch that the model takes: some models have no attention mask."""
     return {name: tensor for name, tensor in batch.items() if takes(model, name)}
 
 
 def logits_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Return logits, (rows, tokens, vocabulary), of token ids, (rows, tokens), without gradients."""
+    """Return the logits (rows, tokens, vocabulary) of token ids (rows, tokens), without gradients."""
     import torch
 
     masks = {} if attention_mask is None else readable(model, {"attention_mask": attention_mask})
@@ -97,28 +97,28 @@ def logits_of(model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor 
 
 
 def exact_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return -ln p in float64, (positions,), of logits (positions, vocabulary) and tokens (positions,)."""
+    """Return -ln p (positions,) in float64 for logits (positions, vocabulary) and tokens (positions,)."""
     exact = logits.double()
     return exact.logsumexp(dim=-1) - exact.gather(-1, tokens[:, None])[:, 0]
 
 
 def even(subject: Subject, rows: int = 4) -> dict[str, torch.Tensor]:
-    """Return a batch of rows of one length: those of `subject.batch`, cut at the shortest, so that none is padded."""
+    """Return `subject.batch` with all rows cut to the length of the shortest one, so that none is padded."""
     batch = subject.batch(rows)
     shortest = int(batch["attention_mask"].sum(dim=1).min())
     return {name: tensor[:, :shortest] for name, tensor in batch.items()}
 
 
 def ordinary(subject: Subject, row: list[int]) -> list[int]:
-    """Return where in a row no special token stands."""
+    """Return the positions in a row that hold no special token."""
     special = set(subject.tokenizer.all_special_ids)
     return [place for place, token in enumerate(row) if token not in special]
 
 
 def longest(subject: Subject) -> tuple[torch.Tensor, list[int]]:
-    """Return the ids, (1, tokens), of the longest row, and where its ordinary tokens stand.
+    """Return the ids (1, tokens) of the longest row, and the positions of its ordinary tokens.
 
-    Raises NotApplicable where these are not two different ones at least.
+    Raises NotApplicable if it has fewer than two different ordinary tokens.
     """
     import torch
 
@@ -130,26 +130,26 @@ def longest(subject: Subject) -> tuple[torch.Tensor, list[int]]:
 
 
 def another(ids: torch.Tensor, places: list[int], place: int) -> torch.Tensor:
-    """Return the ids, (1, tokens), with another token at `place`: one of those that stand at `places`."""
+    """Return the ids (1, tokens) with the token at `place` replaced by a different one from `places`."""
     changed = ids.clone()
     changed[0, place] = next(token for token in ids[0, places].tolist() if token != int(ids[0, place]))
     return changed
 
 
 def apart(left: torch.Tensor, right: torch.Tensor) -> float:
-    """Return the largest absolute difference; NaN where either holds one."""
+    """Return the largest absolute difference; NaN if either tensor contains NaN."""
     return float((left.double() - right.double()).abs().max())
 
 
 def last_digits(subject: Subject, logits: torch.Tensor) -> float:
-    """Return by how much two float32 logits may differ that are equal in exact arithmetic."""
+    """Return how much two float32 logits may differ if they are equal in exact arithmetic."""
     return max(min(ROUNDINGS * _sensitivity(subject), MOST * float(logits.abs().max())), UNIT)
 
 
 def _sensitivity(subject: Subject) -> float:
-    """Return how far the logits of a row move where every weight is changed by up to UNIT, in float64.
+    """Return how far the logits of a row move, in float64, if every weight changes by a relative UNIT at most.
 
-    All rows of a matrix are changed alike: as if the numbers that come in were rounded.
+    All rows of a matrix change by the same factors, as if the input of the layer were rounded.
     """
     import torch
 
@@ -164,23 +164,23 @@ def _sensitivity(subject: Subject) -> float:
                 for weight in exact.parameters():
                     weight *= 1 + UNIT * (2 * torch.rand(weight.shape[-1:], generator=generator).double() - 1)
             _sensitivities[subject.model] = apart(logits_of(exact, ids, real), before)
-        except RuntimeError:  # it computes in float32 only: the bound that the logits give is left
+        except RuntimeError:  # it computes in float32 only: the limit MOST applies
             _sensitivities[subject.model] = math.inf
     return _sensitivities[subject.model]
 
 
 def agreeing(what: str, subject: Subject, left: torch.Tensor, right: torch.Tensor) -> Measured:
-    """Return the largest difference of logits that only rounding may part."""
+    """Measure the largest difference between logits that may differ only by rounding."""
     return Measured(what, apart(left, right), at_most=last_digits(subject, right), unit="of a logit", reason=REASON)
 
 
 def losses_agreeing(what: str, subject: Subject, left: float, right: float, logits: torch.Tensor) -> Measured:
-    """Return the difference of two losses of these logits that only rounding may part: at most two logits'."""
+    """Measure the difference between two losses that may differ only by rounding, by at most twice that of a logit."""
     bound = 2 * last_digits(subject, logits)
     return Measured(what, abs(left - right), at_most=bound, unit="nats", reason=f"twice that of a logit; {REASON}")
 
 
 def moving(what: str, subject: Subject, left: torch.Tensor, right: torch.Tensor) -> Measured:
-    """Return the largest difference of logits, which must be more than rounding can part."""
+    """Measure the largest difference between logits that must differ by more than rounding."""
     bound = last_digits(subject, right)
     return Measured(what, apart(left, right), at_least=bound, unit="of a logit", reason=BEYOND_REASON)

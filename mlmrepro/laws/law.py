@@ -1,4 +1,4 @@
-"""How a law is written: a generator of numbers with bounds, registered with its stage, source and likely cause."""
+"""The ``law`` decorator: it registers a generator of bounded numbers with its stage, source and likely cause."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mlmrepro.laws.subject import Subject
 
 __all__ = ["GROUPS", "Law", "NotApplicable", "all_laws", "law"]
 
-# One module each. `steps` holds the guide's own steps against definitions of ours, on drawn inputs.
-# `edges` holds what the guide's own batches never do: padding, ties, one kind of dropout.
+# One module each. `steps` compares the guide's own steps with our definitions, on random inputs.
+# `edges` covers what the guide's own batches never contain: padding, ties, one kind of dropout.
 GROUPS = (
     *("steps", "data", "cache", "tokenizer", "tokenizer_files", "masking"),
     *("model", "training", "evaluation", "checkpoint", "stored", "fill_mask", "edges"),
@@ -22,12 +22,12 @@ Check = Callable[[Subject], Iterator[Measured]]
 
 
 class NotApplicable(Exception):
-    """The checkpoint has nothing that the law speaks of; the message says what is missing."""
+    """The law does not apply to this checkpoint; the message says why."""
 
 
 @dataclass(frozen=True)
 class Law:
-    """One claim, the function that measures it, where a fault would lie, and the likely cause in plain words."""
+    """A claim, the function that measures it, the stage where a fault would lie, and the likely cause."""
 
     name: str
     group: str
@@ -36,16 +36,16 @@ class Law:
     source: str
     cause: str
     check: Check
-    slow: bool = False  # it starts processes
+    slow: bool = False  # it starts worker processes
 
 
 _LAWS: dict[str, Law] = {}
 
 
 def law(stage: str, *, source: str, cause: str, slow: bool = False) -> Callable[[Check], Check]:
-    """Register a law under its function's name; its group is its module, its claim the docstring's first line.
+    """Register a law under its function's name. Its group is its module; its claim is the docstring's first line.
 
-    `source` is a paper, a documentation page or a part of the guide; `cause` is what most likely broke it.
+    `source` is a paper, a documentation page or a part of the guide. `cause` is the most likely reason for a breach.
     """
 
     def register(check: Check) -> Check:
@@ -60,7 +60,7 @@ def law(stage: str, *, source: str, cause: str, slow: bool = False) -> Callable[
 
 
 def all_laws() -> list[Law]:
-    """Return every law, group by group, in the order in which they are written."""
+    """Return all laws, group by group, in the order in which they are defined."""
     for group in GROUPS:
         importlib.import_module(f"mlmrepro.laws.{group}")
     return sorted(_LAWS.values(), key=lambda each: GROUPS.index(each.group))

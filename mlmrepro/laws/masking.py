@@ -1,6 +1,6 @@
-"""The collator's masks: exact tests of what it draws, and rules that hold at every position whatever is drawn.
+"""Laws of the collator's masks: exact tests of their distribution, and rules that hold for every draw.
 
-Every test has `ALPHA` as the chance that a right collator fails it. A subject's seed is fixed, so this is the chance
+A correct collator fails each test with probability `ALPHA`. The subject's seed is fixed, so this is the probability
 that a version with another random stream raises a false alarm.
 """
 
@@ -57,18 +57,18 @@ _SOURCE = "Devlin et al. 2019, arXiv:1810.04805, section 3.1; transformers.DataC
 
 
 def pad_tokens(tokenizer: Any) -> list[str]:
-    """Return which of the guide's choices a tokenizer can pad with, its own first."""
+    """Return the guide's options for the pad token that the tokenizer has, the guide's own choice first."""
     return [name for name in ("eos_token", "pad_token") if getattr(tokenizer, name) is not None]
 
 
 def plain_rows(rows: Sequence[Sequence[int]], tokenizer: Any) -> list[dict[str, Any]]:
-    """Return rows of ids as the mapped data set holds them; some models (FNet) have no attention mask."""
+    """Return rows of ids as the mapped dataset stores them; some models (FNet) have no attention mask."""
     attended = "attention_mask" in tokenizer.model_input_names
     return [{"input_ids": list(row)} | ({"attention_mask": [1] * len(row)} if attended else {}) for row in rows]
 
 
 def collator_of(subject: Subject, *, mlm_probability: float = RATE) -> tuple[Any, Any]:
-    """Return the guide's collator on a tokenizer of its own, and that tokenizer."""
+    """Return the guide's collator with a newly loaded tokenizer, and that tokenizer."""
     tokenizer = subject.fresh_tokenizer()
     pad_token = pad_tokens(tokenizer)[0]
     return collate.data_collator(tokenizer, mlm_probability=mlm_probability, pad_token=pad_token), tokenizer
@@ -76,7 +76,7 @@ def collator_of(subject: Subject, *, mlm_probability: float = RATE) -> tuple[Any
 
 @dataclass(frozen=True)
 class Drawn:
-    """What a collator made of ordinary tokens; the arrays are of one shape, (calls, rows, columns) unless said."""
+    """What a collator made of ordinary tokens; each array has the shape (calls, rows, columns)."""
 
     originals: NDArray[np.int64]
     inputs: NDArray[np.int64]
@@ -87,7 +87,7 @@ class Drawn:
 
 
 def draw(subject: Subject, rows: int, *, mlm_probability: float = RATE, calls: int = 4) -> Drawn:
-    """Collate `rows` rows of 128 ordinary tokens, uniform over the vocabulary, in one stream of `calls` calls."""
+    """Collate `rows` rows of 128 ordinary tokens, uniform over the vocabulary, in `calls` calls after one seed."""
     import torch
 
     collator, tokenizer = collator_of(subject, mlm_probability=mlm_probability)
@@ -103,7 +103,7 @@ def draw(subject: Subject, rows: int, *, mlm_probability: float = RATE, calls: i
 
 
 def share(what: str, hits: int, count: int, probability: float, *, tests: int = 1) -> Measured:
-    """Hold a share to the two-sided exact binomial test, each tail with half of ALPHA, shared by `tests` tests."""
+    """Bound a share by a two-sided exact binomial test at the level ALPHA, divided among `tests` tests."""
     if not count:
         return Measured(what, math.nan, equals=probability, reason="nothing was drawn")
     tail = ALPHA / tests / 2
@@ -118,7 +118,7 @@ def share(what: str, hits: int, count: int, probability: float, *, tests: int = 
 
 
 def _chi_square(what: str, statistic: float, freedom: int) -> Measured:
-    """Hold a chi-square statistic to its upper tail."""
+    """Bound a chi-square statistic by its upper tail at the level ALPHA."""
     reason = f"the chi-square distribution of {freedom} degrees of freedom is above it once in {1 / ALPHA:,.0f}"
     return Measured(what, statistic, at_most=float(chi2.isf(ALPHA, freedom)), reason=reason)
 
@@ -129,9 +129,9 @@ def _chi_square(what: str, statistic: float, freedom: int) -> Measured:
     cause="mlm_probability does not reach the collator, or tokens are selected at another rate",
 )
 def selection_rate(subject: Subject) -> Iterator[Measured]:
-    """Each ordinary token is selected with the chance that the guide gives, 15 %.
+    """Each ordinary token is selected with the guide's probability, 15 %.
 
-    320,000 draws: a rate that is 0.005 off is caught with a power of 0.998.
+    With 320,000 draws, a rate that is off by 0.005 is detected with a power of 0.998.
     """
     drawn = draw(subject, 2_500)
     yield share("share of tokens selected", int(drawn.selected.sum()), drawn.selected.size, RATE)
@@ -140,27 +140,27 @@ def selection_rate(subject: Subject) -> Iterator[Measured]:
 @law(
     "masked_batches",
     source=_SOURCE,
-    cause="positions, neighbours, rows or calls share their draws: a mask is repeated, or drawn by span or word",
+    cause="positions, rows or calls share random draws: a mask is repeated, or drawn by span or word",
 )
 def masks_are_drawn_independently(subject: Subject) -> Iterator[Measured]:
-    """All positions are selected at one rate, and each without regard to neighbours, other rows and earlier calls.
+    """All positions are selected at the same rate, independently of their neighbours, other rows and earlier calls.
 
-    A rate that rises or falls evenly by 8 % of itself over the row, 0.012 from end to end, is caught in 5,000 rows with
-    a power of 0.998, and the chi-square of 1,000 rows would miss it.
+    A rate that changes linearly by 8 % over the row (0.012 from end to end) is detected in 5,000 rows with a power of
+    0.998; the chi-square test on 1,000 rows would miss it.
     """
     yield from independence(draw(subject, 1_000).selected)
     yield trend(draw(subject, 5_000).selected)
 
 
 def independence(selected: NDArray[np.bool_]) -> Iterator[Measured]:
-    """Measure positions and pairs of a selection, (calls, rows, columns), at the guide's rate."""
+    """Test the positions and pairs of a selection (calls, rows, columns) against the guide's rate."""
     by_position = selected.sum(axis=(0, 1))
     count = selected.shape[0] * selected.shape[1]
     spread = float(((by_position - count * RATE) ** 2).sum() / (count * RATE * (1 - RATE)))
     yield _chi_square("chi-square over positions", spread, selected.shape[2])
     for what, hits in (("least", by_position.min()), ("most", by_position.max())):
         yield share(f"share at the position {what} often selected", int(hits), count, RATE, tests=selected.shape[2])
-    # Pairs that share no token are independent of each other: the count of those selected together is binomial.
+    # The pairs do not overlap and so are independent: the number selected together is binomial.
     pairs = {
         "neighbours in a row": selected[:, :, 0:-1:2] & selected[:, :, 1::2],
         "the same place of two rows": selected[:, 0:-1:2] & selected[:, 1::2],
@@ -171,10 +171,10 @@ def independence(selected: NDArray[np.bool_]) -> Iterator[Measured]:
 
 
 def trend(selected: NDArray[np.bool_]) -> Measured:
-    """Hold the slope of the rate over the positions of (calls, rows, columns) to the test of Cochran and Armitage.
+    """Test the slope of the rate over the positions of (calls, rows, columns) with the Cochran-Armitage test.
 
-    The rate is known, so that hits weighted by their position have a known deviation, and are normal: of 1,000 rows and
-    more the weights of single draws are too small to tell.
+    The rate is known, so the position-weighted sum of hits has a known deviation. From 1,000 rows on it is close enough
+    to normal.
     """
     where = np.linspace(-0.5, 0.5, selected.shape[2])
     count = selected.shape[0] * selected.shape[1]
@@ -190,21 +190,22 @@ def trend(selected: NDArray[np.bool_]) -> Measured:
 @law(
     "masked_batches",
     source=_SOURCE,
-    cause="selected tokens are treated otherwise than 80 % mask, 10 % random, 10 % unchanged",
+    cause="selected tokens do not become 80 % mask, 10 % random, 10 % unchanged",
 )
 def replacements_80_10_10(subject: Subject) -> Iterator[Measured]:
-    """Of the selected tokens 80 % become the mask token, 10 % a random token and 10 % stay.
+    """Of the selected tokens, 80 % become the mask token, 10 % become a random token and 10 % stay unchanged.
 
-    With every token selected 128,000 draws tell 0.80 from 0.79, and 0.10 from 0.107, with a power of 0.999.
+    With every token selected, 128,000 draws distinguish 0.80 from 0.79, and 0.10 from 0.107, with a power of 0.999.
     """
     yield from replacement_shares(draw(subject, 1_000), "at the guide's rate")
     yield from replacement_shares(draw(subject, 1_000, mlm_probability=1.0), "with all selected")
 
 
 def replacement_shares(drawn: Drawn, when: str) -> Iterator[Measured]:
-    """Measure what selected tokens became.
+    """Measure what the selected tokens became.
 
-    A random replacement is uniform over the whole vocabulary: once in its size it is the original, or the mask token.
+    A random replacement is uniform over the whole vocabulary: with probability 1 / vocabulary each, it is the original
+    token or the mask token.
     """
     seen, originals = drawn.inputs[drawn.selected], drawn.originals[drawn.selected]
     masked, kept, once = seen == drawn.mask_id, seen == originals, 1 / drawn.vocabulary
@@ -219,21 +220,21 @@ def replacement_shares(drawn: Drawn, when: str) -> Iterator[Measured]:
 @law(
     "masked_batches",
     source=_SOURCE,
-    cause="random replacements are drawn from a part of the vocabulary, or not evenly",
+    cause="random replacements are drawn from only a part of the vocabulary, or not uniformly",
 )
 def random_replacements_are_uniform(subject: Subject) -> Iterator[Measured]:
-    """A random replacement is any id of the vocabulary, each as likely as the other, special ones among them."""
+    """Random replacements are uniform over the whole vocabulary, including special tokens."""
     yield from uniformity(draw(subject, 1_000, mlm_probability=1.0))
 
 
 def uniformity(drawn: Drawn) -> Iterator[Measured]:
-    """Measure how evenly random replacements are spread over the ids, in at most 64 ranges of ids."""
+    """Test whether random replacements are uniform over the ids, in at most 64 ranges of ids."""
     seen, originals = drawn.inputs[drawn.selected], drawn.originals[drawn.selected]
     random = seen[(seen != drawn.mask_id) & (seen != originals)]
     yield Measured("random tokens", len(random), at_least=1, unit=f"of {len(seen)} selected")
     if not len(random):
         return
-    # A replacement by the mask token looks like a mask; one by the original, which is an ordinary id, like none.
+    # A random mask token looks like a mask; a random original token, an ordinary one, looks unchanged.
     weights = np.full(drawn.vocabulary, 1 - 1 / (drawn.vocabulary - len(drawn.special_ids)))
     weights[list(drawn.special_ids)] = 1.0
     weights[drawn.mask_id] = 0.0
@@ -259,10 +260,10 @@ def mask_breaches(
     width: int | None = None,
     names: Sequence[str] = ("input_ids", "attention_mask", "labels"),
 ) -> dict[str, int]:
-    """Count, rule by rule, what no draw may do to these rows; `width` is the padded length, the longest row's if None.
+    """Count the breaches of each rule that holds for every draw; `width` is the padded length (default: longest row).
 
-    The rules: int64 tensors `names` of shape (rows, width), no others; padding on the right, not attended; neither
-    padding nor special tokens selected; labels are the originals; nothing else changed.
+    The rules: the tensors are those in `names`, int64 and of shape (rows, width); padding is on the right and not
+    attended; neither padding nor special tokens are selected; labels are the originals; nothing else is changed.
     """
     import torch
 
@@ -290,12 +291,12 @@ def mask_breaches(
 
 
 def collated(tokenizer: Any) -> tuple[str, ...]:
-    """Return the tensors that a batch has to have."""
+    """Return the names of the tensors that a batch must have."""
     return (*(name for name in ("input_ids", "attention_mask") if name in tokenizer.model_input_names), "labels")
 
 
 def _ragged_rows(subject: Subject) -> list[list[int]]:
-    """Return rows of unequal lengths, one of them with a mask and special tokens in its middle."""
+    """Return rows of unequal lengths, one of them with a mask and another special token in the middle."""
     tokenizer = subject.tokenizer
     middle = [tokenizer.mask_token_id, *subject.rows[0][-1:]]
     return [*subject.rows[:6], subject.rows[0][:5] + middle + subject.rows[0][5:]]
@@ -304,12 +305,12 @@ def _ragged_rows(subject: Subject) -> list[list[int]]:
 @law(
     "masked_batches",
     source="transformers.DataCollatorForLanguageModeling; the guide pads with the end-of-sequence token",
-    cause="special tokens or padding can be selected, or the labels are not the originals",
+    cause="special tokens or padding can be selected, or the labels are not the original tokens",
 )
 def special_tokens_stay(subject: Subject) -> Iterator[Measured]:
-    """No special token and no padding is ever selected, labels are the originals, and all else stays as it was.
+    """No special token and no padding is ever selected, labels are the original tokens, and nothing else changes.
 
-    At a rate of 1 all that can be selected is.
+    At a rate of 1, every ordinary token is selected.
     """
     import torch
 
@@ -341,10 +342,10 @@ def special_tokens_stay(subject: Subject) -> Iterator[Measured]:
 @law(
     "masked_batches",
     source=_SOURCE,
-    cause="a batch in which chance selects nothing is not provided for",
+    cause="the collator does not handle a batch in which no token happens to be selected",
 )
 def nothing_selected(subject: Subject) -> Iterator[Measured]:
-    """A batch in which nothing is selected has labels of -100 only, and its input as it was."""
+    """If no token of a batch is selected, all labels are -100 and the input is unchanged."""
     special = [token for token in subject.rows[0] if token in subject.tokenizer.all_special_ids]
     cases = {"at a rate of 0": (0.0, subject.rows[:3]), "of special tokens only": (1.0, [special or [subject.pad_id]])}
     for what, (rate, rows) in cases.items():
@@ -364,10 +365,10 @@ def nothing_selected(subject: Subject) -> Iterator[Measured]:
 @law(
     "masked_batches",
     source="torch.manual_seed: the collator draws from torch's global generator",
-    cause="masks are drawn from another generator, from none, or are kept from one call to the next",
+    cause="masks are drawn from another generator, are not random, or are reused in the next call",
 )
 def masks_follow_the_seed(subject: Subject) -> Iterator[Measured]:
-    """One seed gives the same masks again; another seed, and the next call, give others."""
+    """The same seed gives the same masks; another seed, or the next call, gives different ones."""
     import torch
 
     collator, tokenizer = collator_of(subject)
@@ -380,7 +381,7 @@ def masks_follow_the_seed(subject: Subject) -> Iterator[Measured]:
         return batch["input_ids"].numpy().tobytes() + batch["labels"].numpy().tobytes()
 
     first, following = drawn(subject.seed), drawn(None)
-    chance = "some hundreds of positions are drawn alike with a chance that is nil"
+    chance = "several hundred positions are practically never drawn alike"
     yield Measured("the same seed draws the same", drawn(subject.seed) == first, equals=True)
     yield Measured("another seed draws the same", drawn(subject.seed + 1) == first, equals=False, reason=chance)
     yield Measured("the next call draws the same", following == first, equals=False, reason=chance)

@@ -1,4 +1,4 @@
-"""Laws of the model: what its predictions and its loss may depend on, and what they must."""
+"""Laws of the model: what its predictions and its loss may depend on, and what they must depend on."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ __all__ = [
 
 GLOSSARY = "https://huggingface.co/docs/transformers/glossary#attention-mask"
 BERT = "Devlin et al. 2019, https://aclanthology.org/N19-1423"
-MOST_POSITIONS = 512  # of one row that is really run: a longer one takes longer than a law may
+MOST_POSITIONS = 512  # in one row: running a longer one would take too long
 
 
-@law("model", source=GLOSSARY, cause="the attention mask is lost, wrongly shaped or too weak, or positions count pads")
+@law("model", source=GLOSSARY, cause="the attention mask is lost, misshaped or too weak, or position ids count pads")
 def padding(subject: Subject) -> Iterator[Measured]:
-    """Padding on the right changes no prediction, whatever token pads, nor on the left where positions skip pads."""
+    """Padding changes no prediction: on the right with any token, on the left if position ids skip pads."""
     import torch
 
     model = hides_padding(subject)
@@ -67,7 +67,7 @@ def padding(subject: Subject) -> Iterator[Measured]:
     alone = logits_of(model, ids, torch.ones_like(ids))
     real = torch.nn.functional.pad(torch.ones_like(ids), (0, 4))
     fillers = [("pads", subject.pad_id)]
-    if not model.config.is_encoder_decoder:  # a decoder finds the end of its row by the pads
+    if not model.config.is_encoder_decoder:  # a decoder finds the end of its row by its pads
         fillers.append(("hidden words", int(ids[0, places[0]])))
     for what, filler in fillers:
         padded = logits_of(model, torch.nn.functional.pad(ids, (0, 4), value=filler), real)[:, : ids.shape[1]]
@@ -79,14 +79,14 @@ def padding(subject: Subject) -> Iterator[Measured]:
 
 
 def _positions_skip_pads(model: Any, pad_id: int) -> bool:
-    """Tell whether positions are counted from the tokens, pads left out, as RoBERTa's table says by its padding_idx."""
+    """Return whether position ids skip pads, which RoBERTa's position embeddings show by their padding_idx."""
     tables = (module for name, module in model.named_modules() if name.endswith("position_embeddings"))
     return any(getattr(table, "padding_idx", None) == pad_id for table in tables)
 
 
-@law("model", source=GLOSSARY, cause="attention or normalisation runs over the rows of a batch, not within each")
+@law("model", source=GLOSSARY, cause="attention or normalisation mixes the rows of a batch")
 def companions(subject: Subject) -> Iterator[Measured]:
-    """The rows beside it in a batch do not change a row's predictions."""
+    """A row's predictions do not depend on the other rows of its batch."""
     model, ids = in_float32(subject), even(subject)["input_ids"]
     together = logits_of(model, ids)
     for index in (0, len(ids) - 1):
@@ -98,16 +98,16 @@ def companions(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source=GLOSSARY, cause="something in the model depends on a row's index in the batch")
 def row_order(subject: Subject) -> Iterator[Measured]:
-    """The order of the rows in a batch does not matter."""
+    """The order of the rows in a batch does not change their predictions."""
     model, batch = in_float32(subject), subject.batch()
     ids, real = batch["input_ids"], batch["attention_mask"]
     backward = logits_of(model, ids.flip(0), real.flip(0)).flip(0)
     yield agreeing("difference of the logits, rows reversed", subject, backward, logits_of(model, ids, real))
 
 
-@law("model", source=f"{BERT}, section 3.1", cause="a causal mask: is_decoder is set, or the kernel is asked for one")
+@law("model", source=f"{BERT}, section 3.1", cause="a causal mask: is_decoder is set, or the kernel is given one")
 def both_directions(subject: Subject) -> Iterator[Measured]:
-    """Another token somewhere moves the predictions before it and behind it."""
+    """Replacing a token changes the predictions before it and after it."""
     model = in_float32(subject)
     ids, places = longest(subject)
     before, first, last = logits_of(model, ids), places[0], places[-1]
@@ -118,9 +118,9 @@ def both_directions(subject: Subject) -> Iterator[Measured]:
     yield moving("change of the logits behind another token", subject, changed[:, behind], before[:, behind])
 
 
-@law("model", source=GLOSSARY, cause="the attention mask is not applied in every layer, or hides too weakly")
+@law("model", source=GLOSSARY, cause="the attention mask is not applied in every layer, or is too weak")
 def hidden_tokens(subject: Subject) -> Iterator[Measured]:
-    """A token that the attention mask hides does not matter to the others."""
+    """A token hidden by the attention mask does not change the predictions at other positions."""
     import torch
 
     model = hides_padding(subject)
@@ -136,9 +136,9 @@ def hidden_tokens(subject: Subject) -> Iterator[Measured]:
     yield agreeing("difference of the other logits by a hidden token", subject, two, one)
 
 
-@law("model", source=f"{BERT}, section 3", cause="positions are lost: all ids the same, or their embeddings left out")
+@law("model", source=f"{BERT}, section 3", cause="positions are lost: all ids are equal, or no embeddings are added")
 def token_order(subject: Subject) -> Iterator[Measured]:
-    """The order of the tokens matters: where two change places, the predictions elsewhere move."""
+    """The order of the tokens matters: swapping two of them changes the predictions elsewhere."""
     model = in_float32(subject)
     ids, places = longest(subject)
     first = places[0]
@@ -152,7 +152,7 @@ def token_order(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source=f"{BERT}, section 3", cause="max_position_embeddings or padding_idx is wrong, or positions repeat")
 def all_positions(subject: Subject) -> Iterator[Measured]:
-    """A row may be as long as the configuration says, and no two positions have the same embedding."""
+    """A row may be as long as the configuration allows, and no two positions have the same embedding."""
     import torch
 
     model = in_float32(subject)
@@ -167,9 +167,9 @@ def all_positions(subject: Subject) -> Iterator[Measured]:
             yield Measured(f"repeated rows of {name}", repeated, equals=0, reason="positions must be told apart")
 
 
-@law("model", source=f"{BERT}, section 3.1", cause="the loss is summed, in another unit, or over other positions")
+@law("model", source=f"{BERT}, section 3.1", cause="the loss is a sum, has another unit, or covers other positions")
 def mean_loss(subject: Subject) -> Iterator[Measured]:
-    """The loss is the mean of -ln p(original) over the labelled positions, and over no others."""
+    """The loss is the mean of -ln p(original token) over exactly the labelled positions."""
     import torch
 
     model, batch = in_float32(subject), subject.batch()
@@ -183,7 +183,7 @@ def mean_loss(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source="torch.nn.CrossEntropyLoss, ignore_index", cause="label -100 is not ignored, or pads have a label")
 def ignored_labels(subject: Subject) -> Iterator[Measured]:
-    """Positions with label -100 do not touch the loss: its gradient is zero at their logits."""
+    """Positions with label -100 do not affect the loss: its gradient at their logits is zero."""
     import torch
 
     model, batch = in_float32(subject), subject.batch()
@@ -196,7 +196,7 @@ def ignored_labels(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source="the micro-average of a loss", cause="a batch's loss is not the mean over its masked tokens")
 def loss_batch_size(subject: Subject) -> Iterator[Measured]:
-    """The mean loss over masked tokens does not depend on the size of the batches, in the model or in the scorer."""
+    """The mean loss over masked tokens does not depend on the batch size, in the model or in the scorer."""
     import torch
 
     from mlmrepro.scoring.plan import token_plan
@@ -224,10 +224,10 @@ def loss_batch_size(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="https://huggingface.co/docs/transformers/attention_interface",
-    cause="one kernel has another scale, mask or dropout",
+    cause="one kernel uses another scale, mask or dropout",
 )
 def kernels(subject: Subject) -> Iterator[Measured]:
-    """The eager and the SDPA kernel of attention give the same predictions."""
+    """The eager and the SDPA attention kernels give the same predictions."""
     if not getattr(subject.model, "_supports_sdpa", False):
         raise NotApplicable(f"{type(subject.model).__name__} has no SDPA kernel in this version")
     batch = subject.batch(3)
@@ -240,7 +240,7 @@ def kernels(subject: Subject) -> Iterator[Measured]:
 
 
 def _with_kernel(subject: Subject, name: str) -> Any:
-    """Load the model with one kernel of attention; our loading module always takes the library's choice."""
+    """Load the model with the given attention kernel; our loading module always uses the library's default."""
     from transformers import AutoModelForMaskedLM
 
     model = AutoModelForMaskedLM.from_pretrained(
@@ -251,7 +251,7 @@ def _with_kernel(subject: Subject, name: str) -> Any:
 
 @law("model", source="Higham 2002, section 3.1", cause="something is computed in a lower precision than float32")
 def float64_reference(subject: Subject) -> Iterator[Measured]:
-    """Predictions in float32 agree with those in float64 as far as float32's digits go."""
+    """Predictions in float32 agree with those in float64 up to float32 rounding."""
     model, batch = in_float32(subject), subject.batch(2)
     ids, real = batch["input_ids"], batch["attention_mask"]
     try:
@@ -261,9 +261,9 @@ def float64_reference(subject: Subject) -> Iterator[Measured]:
     yield agreeing("difference of the logits, float32 and float64", subject, logits_of(model, ids, real), exact)
 
 
-@law("evaluation", source="mlmrepro.scoring.shortcuts", cause="the scorer cuts behind a layer that mixes positions")
+@law("evaluation", source="mlmrepro.scoring.shortcuts", cause="the scorer selects positions before a layer mixes them")
 def head_on_masked(subject: Subject) -> Iterator[Measured]:
-    """The head on the masked positions only, as the scorer runs it, gives what the whole head gives."""
+    """Running the head on masked positions only, as the scorer does, gives the same logits as running it on all."""
     from mlmrepro.scoring.scorer import Scorer, still
 
     model = in_float32(subject)
@@ -281,19 +281,19 @@ def head_on_masked(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="PreTrainedModel.get_input_embeddings",
-    cause="given embeddings go by another way than looked-up ones",
+    cause="the model treats embeddings that are passed in differently from those that it looks up",
 )
 def inputs_embeds(subject: Subject) -> Iterator[Measured]:
-    """Embeddings handed in give the predictions of the ids that they belong to."""
+    """Passing the embeddings of the input ids gives the same predictions as passing the ids."""
     import torch
 
     model = in_float32(subject)
     embeddings = model.get_input_embeddings()
     known = takes(model, "inputs_embeds") and isinstance(embeddings, torch.nn.Embedding)
     if not known or model.config.is_encoder_decoder:
-        raise NotApplicable("it takes no embeddings alone, or looks them up in a way of its own")
+        raise NotApplicable("it does not accept embeddings alone, or does not look them up in a plain table")
     if getattr(model.config, "token_dropout", False):
-        raise NotApplicable("it scales embeddings by the share of masks, which only the ids tell")
+        raise NotApplicable("it scales embeddings by the share of mask tokens, which it can only count in the ids")
     ids = even(subject)["input_ids"]
     with torch.no_grad():
         given = model(inputs_embeds=embeddings(ids)).logits
@@ -302,7 +302,7 @@ def inputs_embeds(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source="torch.nn.Module.eval", cause="dropout or other randomness is left on in evaluation mode")
 def same_bits(subject: Subject) -> Iterator[Measured]:
-    """Evaluation mode is deterministic: the same batch gives the same bits again, and nearly so by two threads."""
+    """In evaluation mode, repeating a batch gives identical logits; with two threads they differ only by rounding."""
     import torch
 
     model, batch = in_float32(subject), subject.batch(2)
@@ -317,14 +317,14 @@ def same_bits(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="Srivastava et al. 2014, Dropout",
-    cause="all dropout is lost, or some has another rate than in config.json",
+    cause="all dropout is lost, or some dropout has another rate than in config.json",
 )
 def dropout_switch(subject: Subject) -> Iterator[Measured]:
-    """Dropout has no rate that the configuration does not name, and something is dropped in training mode."""
+    """Every dropout rate is one from the configuration, and dropout is active in training mode."""
     import torch
 
     model, ids = copy.deepcopy(in_float32(subject)).train(), even(subject, 2)["input_ids"]
-    elsewhere = ("classif", "qa", "seq", "summary", "token")  # of other heads; ESM's token_dropout is no rate
+    elsewhere = ("classif", "qa", "seq", "summary", "token")  # of other heads; ESM's token_dropout is not a rate
     rates = {
         float(value)
         for name, value in model.config.to_dict().items()
@@ -341,10 +341,10 @@ def dropout_switch(subject: Subject) -> Iterator[Measured]:
 @law(
     "model",
     source="PreTrainedTokenizerBase.get_vocab",
-    cause="the tokenizer is another model's, or embeddings were cut",
+    cause="the tokenizer belongs to another model, or rows of the embedding were cut off",
 )
 def vocabulary_rows(subject: Subject) -> Iterator[Measured]:
-    """Every id of the tokenizer has an embedding and a logit, and logits are finite."""
+    """Every id of the tokenizer has an embedding and a logit, and all logits are finite."""
     import torch
 
     model, batch = in_float32(subject), subject.batch()
@@ -360,7 +360,7 @@ def vocabulary_rows(subject: Subject) -> Iterator[Measured]:
 
 @law("model", source="Shannon 1948: ln(n) is the loss of a guess", cause="weights are not loaded, or ids are shifted")
 def better_than_guessing(subject: Subject) -> Iterator[Measured]:
-    """At masked positions the model loses less than a guess, than without context, and than one place beside."""
+    """The model predicts masked tokens better than a guess, without context, or from a neighbouring position."""
     model, batch = in_float32(subject), subject.batch(8)
     logits = logits_of(model, batch["input_ids"], batch["attention_mask"])
     row, place = (batch["labels"] != IGNORE_INDEX).nonzero().T
@@ -374,17 +374,17 @@ def better_than_guessing(subject: Subject) -> Iterator[Measured]:
         beside = (place + step).clamp(0, logits.shape[1] - 1)
         others[f"by the predictions one place {side}"] = float(exact_losses(logits[row, beside], tokens).mean())
     for way, loss in others.items():
-        yield Measured(f"mean loss {way}", loss, at_least=own, unit="nats", reason="the one above")
+        yield Measured(f"mean loss {way}", loss, at_least=own, unit="nats", reason="the model's own loss")
 
 
 @law("model", source="back-propagation", cause="a layer is skipped, cut off from the loss, or frozen")
 def every_layer(subject: Subject) -> Iterator[Measured]:
-    """Every layer has a say in the loss, and may learn from it."""
+    """Every layer gets a gradient from the loss, and no weights are frozen except fixed position embeddings."""
     import torch
 
     model = copy.deepcopy(in_float32(subject))
     frozen = [name for name, weight in model.named_parameters() if not weight.requires_grad and "pos" not in name]
-    yield Measured("weights that may not learn", ", ".join(frozen[:3]), equals="", reason="all but waves of positions")
+    yield Measured("weights that may not learn", ", ".join(frozen[:3]), equals="", reason="except fixed positions")
     model(**readable(model, subject.batch(2))).loss.backward()
     layers = {
         f"{name}.{index}": [weight.grad for weight in layer.parameters()]

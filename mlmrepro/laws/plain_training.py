@@ -1,4 +1,4 @@
-"""What training is to do, without a Trainer: losses, gradients, AdamW by its formulas, who decays, the defaults."""
+"""What training must do, written without Trainer: losses, gradients, AdamW, weight decay, defaults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 FLOAT32 = "float32 sums in another order: an eighth of it at most was measured, over 30 architectures and 18 versions"
 ROUNDED = "logged losses, of some 5 nats, are rounded to four decimals before transformers 5: 1e-5 of them"
 
-# What a training does that is told nothing: what decides its result, and has been the same in every release since 4.41.
+# Defaults of TrainingArguments that affect the result and have been the same in every release since 4.41.
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-5, "weight_decay": 0.0, "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     "max_grad_norm": 1.0, "num_train_epochs": 3.0, "max_steps": -1, "lr_scheduler_type": "linear", "warmup_steps": 0,
@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What AdamW, with gradients clipped and a rate that falls to 0, is to do in some steps."""
+    """Settings for some steps of AdamW, with gradient clipping and a learning rate that falls linearly to 0."""
 
     rate: float
     steps: int
@@ -57,7 +57,7 @@ class Plan:
     clip: float
 
     def arguments(self) -> dict[str, Any]:
-        """Return it as TrainingArguments name it."""
+        """Return the settings under their names in TrainingArguments."""
         return {
             "learning_rate": self.rate,
             "max_steps": self.steps,
@@ -74,7 +74,7 @@ def replay(
 ) -> list[float]:
     """Train by the formulas of AdamW (arXiv:1711.05101, algorithm 2), and return the loss of each batch in nats.
 
-    `decay` is that of each parameter, by name. What the loss does not reach stays as it is.
+    `decay` maps each parameter's name to its weight decay. Parameters that the loss does not depend on stay unchanged.
     """
     import torch
 
@@ -95,9 +95,9 @@ def replay(
 
 
 def without_decay(model: Any) -> set[str]:
-    """Return the parameters that are not to decay: biases, and what belongs to a normalisation.
+    """Return the parameters that must not decay: biases, and all parameters of normalisation layers.
 
-    A normalisation is known by its module's class, and a bias by having one number an output: by no parameter's name.
+    A normalisation layer is recognised by its class, and a bias by having one number per output, never by their names.
     """
     spared = set()
     for path, module in model.named_modules():
@@ -108,7 +108,7 @@ def without_decay(model: Any) -> set[str]:
 
 
 def kinds(model: Any, names: Sequence[str] | set[str]) -> str:
-    """Return what kinds of parameters these are, such as ``LayerNorm.weight, Linear.bias``: alike for all depths."""
+    """Return the kinds of these parameters, such as ``LayerNorm.weight, Linear.bias``, whatever their layer."""
     found = set()
     for name in names:
         path, _, last = name.rpartition(".")
@@ -117,14 +117,14 @@ def kinds(model: Any, names: Sequence[str] | set[str]) -> str:
 
 
 def smoothed(model: Any, batch: Mapping[str, torch.Tensor], share: float) -> torch.Tensor:
-    """Return the loss with smoothed labels in nats: this share of each label goes to all words alike."""
+    """Return the label-smoothed loss in nats: `share` of each label is spread evenly over the vocabulary."""
     logits = model(**readable(model, batch)).logits.float()[batch["labels"] != IGNORE_INDEX]
     of_all_words = logits.logsumexp(-1) - logits.mean(-1)
     return (1 - share) * losses(model, batch).mean() + share * of_all_words.mean()
 
 
 def shifted(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the batch with each label one place earlier, where a causal model predicts it."""
+    """Return the batch with each label one position earlier, where a causal model predicts it."""
     labels = batch["labels"].roll(-1, 1)
     labels[:, -1] = IGNORE_INDEX
     return {**batch, "labels": labels}
@@ -132,11 +132,11 @@ def shifted(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A step as a multiple of two gradients' mixture: every label counts the same, or every piece of the batch does.
+    """A step as a scaled mixture of two gradients: one counts every label the same, one every piece of the batch.
 
-    `scale` is the step's length over the mixture's. `labels` is the share of the first: 1 where the loss is one mean
-    over all labels, 0 where it is the mean of the pieces' means. `rest` is what is neither, as a share of the step;
-    `loss` is the mixture of both losses, in nats.
+    `scale` is the length of the step over that of the mixture. `labels` is the share of the first gradient: 1 if the
+    loss is the mean over all labels, 0 if it is the mean of the pieces' means. `rest` is the share of the step that
+    neither gradient explains. `loss` is the same mixture of both losses, in nats.
     """
 
     scale: float
@@ -145,7 +145,7 @@ class Mixture:
     loss: float
 
     def measured(self, found: float) -> Iterator[Measured]:
-        """Yield the numbers that a step on the whole batch would have, `found` the loss that was logged."""
+        """Yield the numbers, bounded by those of a step on the whole batch; `found` is the logged loss."""
         yield about_one("length of the step over the wanted one", self.scale, 1e-4, FLOAT32)
         yield about_one("share of the step in which each label counts the same", self.labels, 1e-4, FLOAT32)
         yield Measured("share of the step that is no mean of the gradients", self.rest, at_most=1e-5, reason=FLOAT32)
@@ -153,7 +153,7 @@ class Mixture:
 
 
 def mixture(model: Any, step: torch.Tensor, data: Rows, pieces: Sequence[Sequence[int]]) -> Mixture:
-    """Take apart a step of plain gradient descent at the rate 1 that these pieces of the rows were to make."""
+    """Decompose a step of plain gradient descent, at the learning rate 1, on these pieces of the rows."""
     import torch
 
     of_labels = torch.cat([losses(model, data.batch(piece)) for piece in pieces]).mean()
@@ -167,5 +167,5 @@ def mixture(model: Any, step: torch.Tensor, data: Rows, pieces: Sequence[Sequenc
 
 
 def about_one(what: str, value: float, within: float, reason: str) -> Measured:
-    """Return a ratio that is to be 1."""
+    """Measure a ratio that must be 1."""
     return Measured(what, value, at_least=1 - within, at_most=1 + within, reason=reason)

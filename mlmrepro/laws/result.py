@@ -1,4 +1,4 @@
-"""What a law hands over: the numbers that it measured, each with its bound, and one word."""
+"""The result of a law: the numbers that it measured, each with its bound, and a verdict."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ __all__ = ["LawResult", "LawVerdict", "Measured"]
 
 
 class LawVerdict(str, Enum):
-    """What is said of a law, best first."""
+    """The verdict on a law, best first."""
 
     HOLDS = "holds"
-    NOT_APPLICABLE = "not applicable"  # the checkpoint has nothing that the law speaks of
-    KNOWN = "expected change"  # broken by a fault of these versions that is declared, with its link
+    NOT_APPLICABLE = "not applicable"  # the law does not apply to this checkpoint
+    KNOWN = "expected change"  # broken by a fault of these versions that known.toml declares
     UNMEASURED = "unmeasured"
     BROKEN = "BROKEN"
 
     @property
     def fails(self) -> bool:
-        """Tell whether a gate stays shut; what was not measured never passes."""
+        """Return whether the verdict fails the check; an unmeasured law never passes."""
         return self in (LawVerdict.BROKEN, LawVerdict.UNMEASURED)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number of a law. It has `at_most`, `at_least` or `equals`, and the reason of that bound.
+    """One number that a law measured, with its bound (`at_most`, `at_least` or `equals`) and the reason for it.
 
-    Without any of the three it is only shown. NaN keeps no bound.
+    A number without a bound is only shown. NaN violates every bound.
     """
 
     what: str
@@ -44,12 +44,12 @@ class Measured:
 
     @property
     def bounded(self) -> bool:
-        """Tell whether the number can break its law."""
+        """Return whether the number has a bound and so can break its law."""
         return not (self.at_most is None and self.at_least is None and self.equals is None)
 
     @property
     def holds(self) -> bool:
-        """Tell whether the number keeps its bounds."""
+        """Return whether the number is within its bounds."""
         if isinstance(self.value, float) and math.isnan(self.value):
             return not self.bounded
         if self.equals is not None and self.value != self.equals:
@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class LawResult:
-    """One law on one checkpoint. `problem` says why nothing was measured, or what was raised."""
+    """The result of one law on one checkpoint. `problem` says why nothing was measured, or what was raised."""
 
     name: str
     group: str
@@ -82,13 +82,13 @@ class LawResult:
     verdict: LawVerdict
     measured: tuple[Measured, ...] = ()
     problem: str = ""
-    known: str = ""  # the declared reasons, where the verdict is KNOWN
-    link: str = ""  # of each of them, with a space between
+    known: str = ""  # the declared reasons if the verdict is KNOWN
+    link: str = ""  # the links of these reasons, separated by spaces
     seconds: float = 0.0
 
     @property
     def broken(self) -> tuple[Measured, ...]:
-        """Return the numbers that are out of their bounds."""
+        """Return the numbers that are outside their bounds."""
         return tuple(each for each in self.measured if not each.holds)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hold a checkpoint against the laws: each one measured by itself, timed, and judged in one word."""
+"""Check a checkpoint against the laws: each law is measured and timed on its own, and gets a verdict."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mlmrepro.scoring.documents import read_text
 
 __all__ = ["choose", "run_law", "run_laws", "sample"]
 
-_TEXTS, _WORDS = 8, 60  # enough for batches that are ragged, few enough for a processor
+_TEXTS, _WORDS = 8, 60  # enough for ragged batches, few enough for a CPU
 _FEWEST_TEXTS, _FEWEST_WORDS = 4, 6
 
 
 @dataclass(frozen=True)
 class Known:
-    """One value that versions are known to give in breach of a law."""
+    """A value that some versions are known to give and that breaks a law."""
 
     law: str
     what: str
@@ -42,7 +42,7 @@ class Known:
     models: tuple[str, ...] = ()
 
     def excuses(self, name: str, measured: Measured, model_type: str, versions: Mapping[str, str | None]) -> bool:
-        """Tell whether this number of this law is the one that these versions are known for."""
+        """Return whether this number of this law is the value declared for these versions."""
         if (name, measured.what) != (self.law, self.what) or (self.models and model_type not in self.models):
             return False
         if isinstance(self.value, (int, float)) and isinstance(measured.value, (int, float)):
@@ -54,7 +54,7 @@ class Known:
 
 @cache
 def known_breaches() -> tuple[Known, ...]:
-    """Return what is declared in known.toml."""
+    """Return the breaches that known.toml declares."""
     content = tomllib.loads((Path(__file__).parent / "known.toml").read_text(encoding="utf-8"))
     groups = content["groups"]
 
@@ -66,7 +66,7 @@ def known_breaches() -> tuple[Known, ...]:
 
 
 def choose(names: Sequence[str]) -> list[Law]:
-    """Return the laws of these names or groups, all without any; raises UserError for another name."""
+    """Return the laws with these names or in these groups, by default all; raises UserError for an unknown name."""
     laws = all_laws()
     known = {each.name for each in laws} | {each.group for each in laws}
     if unknown := [name for name in names if name not in known]:
@@ -75,14 +75,14 @@ def choose(names: Sequence[str]) -> list[Law]:
 
 
 def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[str, ...]:
-    """Return the beginnings of some documents of a text, as `scoring.documents.read_text` reads it, from `skip` on."""
+    """Return the beginnings of some documents as `scoring.documents.read_text` reads them, without the first `skip`."""
     return sample_and_notes(source, column=column, skip=skip)[0]
 
 
 def sample_and_notes(
     source: str, *, column: str | None = None, skip: int = 0
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the same as `sample`, and the notes on how the source was read, such as which column is the text."""
+    """Return the same as `sample`, and notes on how the source was read, such as which column holds the text."""
     text = read_text(source, column=column, limit=skip + 4 * _TEXTS)
     begun = (" ".join(document.text.split()[:_WORDS]) for document in text.documents[skip:])
     return tuple(each for each in begun if len(each.split()) >= _FEWEST_WORDS)[:_TEXTS], text.notes
@@ -96,15 +96,15 @@ def run_laws(
     seed: int = 0,
     progress: Callable[[Law], None] = lambda law: None,
 ) -> list[LawResult]:
-    """Measure each law on the checkpoint and some texts; a law that cannot be measured says why.
+    """Measure each law on the checkpoint and some texts; the result of a law that cannot be measured says why.
 
-    `seed` draws the inputs of laws that draw any. Nothing of the process is left changed: generators and threads are
-    given back. Raises UserError for too little text, or a checkpoint of which nothing can be measured.
+    `seed` is used by laws that draw random inputs. The random generators and torch's threads are restored afterwards.
+    Raises UserError for too little text, or if no law can be measured on the checkpoint.
     """
     if len(texts) < _FEWEST_TEXTS:
         raise UserError(
-            f"the laws need {_FEWEST_TEXTS} texts of {_FEWEST_WORDS} words, here are {len(texts)}",
-            remedy="give --text another file, or none",
+            f"the laws need at least {_FEWEST_TEXTS} texts of at least {_FEWEST_WORDS} words, but got {len(texts)}",
+            remedy="pass a larger file to --text, or leave --text out",
         )
     loading.inspect(checkpoint)
     with tempfile.TemporaryDirectory(prefix="mlmrepro-laws-") as folder:
@@ -114,12 +114,12 @@ def run_laws(
             progress(each)
             results.append(run_law(each, subject))
     if results and all(result.verdict is LawVerdict.UNMEASURED for result in results):
-        raise UserError(f"no law could be measured: {results[0].problem}", remedy="mend that first")
+        raise UserError(f"no law could be measured: {results[0].problem}", remedy="fix this first")
     return results
 
 
 def run_law(law: Law, subject: Subject, *, versions: Mapping[str, str | None] | None = None) -> LawResult:
-    """Measure one law and judge it; what the law raises becomes its problem, never the caller's."""
+    """Measure and judge one law; an exception in the law is recorded in its result, not raised."""
     started = time.perf_counter()
     measured: list[Measured] = []
     problem, verdict = "", None
@@ -130,7 +130,7 @@ def run_law(law: Law, subject: Subject, *, versions: Mapping[str, str | None] | 
             problem, verdict = str(reason), LawVerdict.NOT_APPLICABLE
         except UserError as error:
             problem, verdict = str(error), LawVerdict.UNMEASURED
-        except Exception as error:  # that the libraries raise where they must not is a breach too
+        except Exception as error:  # an error that the libraries must not raise breaks the law too
             problem, verdict = f"raises {type(error).__name__}: {first_line(error)}", LawVerdict.BROKEN
     broken = [each for each in measured if not each.holds]
     reasons: list[Known] = []
@@ -164,7 +164,7 @@ def _excuse(name: str, measured: Measured, subject: Subject, versions: Mapping[s
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Give back the global generators, torch's threads and gradient mode; keep the libraries' warnings to ourselves."""
+    """Restore the global generators, torch's threads and gradient mode afterwards; silence the libraries' warnings."""
     import torch
     from transformers.utils import logging
 

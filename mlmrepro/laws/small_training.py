@@ -1,7 +1,7 @@
-"""What the laws of training share: a small model of the checkpoint's kind, rows for it, a quiet Trainer, and formulas.
+"""What the laws of training share: a small model of the checkpoint's architecture, its rows, a quiet Trainer, formulas.
 
-Where a law speaks of the training loop, of the optimiser or of a loss, the checkpoint's weights and words say nothing;
-its architecture does. So the model is the checkpoint's configuration, shallow, narrow and of 200 words.
+For laws about the training loop, the optimiser or the loss, only the checkpoint's architecture matters, not its weights
+or its vocabulary. So the model has the checkpoint's configuration, but is shallow and narrow, with only 200 words.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 
 WORDS = 200
 TOKENS = 12
-# Rows have 1 to 5 labels in turn. Of 8 rows that makes 21, so that no equal pieces of a batch have as many each.
+# Rows have 1 to 5 labels in turn. 8 rows have 21, so equal pieces of a batch never all have the same number.
 ROW_LABELS = 5
 _WORDS = {"vocab_size": WORDS}
 _DEPTH = {"num_hidden_layers": 2}
@@ -56,7 +56,7 @@ _WIDTH = {"hidden_size": 32, "intermediate_size": 64, "embedding_size": 32, **_H
 
 
 class Rows:
-    """Rows of stored tensors, which remember the order in which they are asked for."""
+    """A dataset of stored tensors that records the order in which its rows are requested."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.tensors = dict(tensors)
@@ -70,12 +70,12 @@ class Rows:
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
     def batch(self, indices: Sequence[int] | slice = slice(None)) -> dict[str, torch.Tensor]:
-        """Return these rows as one batch, without asking for them."""
+        """Return these rows as one batch, without recording it."""
         return {name: tensor[indices] for name, tensor in self.tensors.items()}
 
 
 def rows(subject: Subject, count: int) -> Rows:
-    """Return rows of 12 drawn tokens, of which 1 to 5 have labels, drawn too."""
+    """Return rows of 12 random tokens, 1 to 5 of which have random labels."""
     import torch
 
     drawn = torch.Generator().manual_seed(subject.seed + 1)
@@ -86,11 +86,11 @@ def rows(subject: Subject, count: int) -> Rows:
 
 
 def small_model(subject: Subject, *, dropout: float = 0.0, attention: float | None = None) -> Any:
-    """Return a fresh model of the checkpoint's kind in training mode: 2 layers, 32 wide, 200 words.
+    """Return a new model of the checkpoint's architecture in training mode: 2 layers, width 32, 200 words.
 
-    `attention` is the rate of the dropout of attention, where that is another one. What the architecture cannot make
-    small stays as it is. From here on torch has one thread: the model is too small for two, and bits hang on their
-    number.
+    `attention` is the rate of attention dropout if it differs from `dropout`. Sizes that the architecture cannot reduce
+    stay as they are. From here on torch uses one thread: the model is too small for two, and the number of threads
+    changes the last bits of a result.
     """
     import torch
 
@@ -100,12 +100,12 @@ def small_model(subject: Subject, *, dropout: float = 0.0, attention: float | No
 
 
 def narrow_model(subject: Subject) -> Any:
-    """Return a fresh model of the checkpoint's vocabulary in training mode, of 2 layers, 32 wide where it can be."""
+    """Return a new model with the checkpoint's vocabulary in training mode: 2 layers, and width 32 if possible."""
     return _fresh(subject, (_DEPTH | _WIDTH, _DEPTH, {}), 0.0, batch=subject.batch(2)).train()
 
 
 def whole_vocabulary(subject: Subject) -> Any:
-    """Return a fresh model of the checkpoint's width and vocabulary, of 2 layers, in evaluation mode."""
+    """Return a new model with the checkpoint's width and vocabulary in evaluation mode: 2 layers."""
     return _fresh(subject, (_DEPTH, {}), 0.0).eval()
 
 
@@ -116,7 +116,7 @@ def _fresh(
     attention: float | None = None,
     batch: Mapping[str, torch.Tensor] | None = None,
 ) -> Any:
-    """Return the model of the first sizes that the architecture takes; raises what it raises at the first of them."""
+    """Return a model of the first sizes that the architecture accepts; if there are none, raise its first error."""
     import torch
 
     problem: Exception | None = None
@@ -126,7 +126,7 @@ def _fresh(
             with torch.no_grad():
                 losses(model, rows(subject, 2).batch() if batch is None else batch)
             return model
-        except Exception as error:  # each architecture refuses sizes in a way of its own
+        except Exception as error:  # architectures reject sizes with all kinds of errors
             problem = problem or error
     raise problem or ValueError("no sizes were given")
 
@@ -141,9 +141,9 @@ def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float, attenti
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, min(size, getattr(config, name)))
     for name, value in config.to_dict().items():
-        if isinstance(value, list) and len(value) == depth:  # one entry a layer
+        if isinstance(value, list) and len(value) == depth:  # one entry per layer
             setattr(config, name, value[: config.num_hidden_layers])
-        if "dropout" in name and type(value) in (int, float):  # ALBERT's rates were the integer 0; True is none
+        if "dropout" in name and type(value) in (int, float):  # ALBERT's rates were the integer 0; True is not a rate
             setattr(config, name, attention if attention is not None and "attention" in name else dropout)
         if name.endswith("token_id") and isinstance(value, int) and value >= config.vocab_size:
             setattr(config, name, 3)
@@ -152,14 +152,14 @@ def _of_size(subject: Subject, sizes: Mapping[str, int], dropout: float, attenti
 
 
 def build(subject: Subject, model: Any, data: Rows, **options: Any) -> Any:
-    """Return a Trainer as `build_in` does, with a folder of its own."""
+    """Return a Trainer as `build_in` does, with a new folder."""
     return build_in(subject.new_folder("training"), model, data, **options)
 
 
 def build_in(
     output: Path, model: Any, data: Rows, *, callbacks: Sequence[Any] = (), tokenizer: Any = None, **options: Any
 ) -> Any:
-    """Return a Trainer on the processor that prints, reports and saves nothing; `options` are TrainingArguments'."""
+    """Return a Trainer that runs on the CPU and prints, reports and saves nothing; `options` are TrainingArguments."""
     import transformers
 
     settings: dict[str, Any] = {
@@ -179,7 +179,7 @@ def build_in(
         train_dataset=data,
         eval_dataset=data,
         callbacks=list(callbacks),
-        data_collator=transformers.default_data_collator,  # whatever the tokenizer: rows are of one length
+        data_collator=transformers.default_data_collator,  # with any tokenizer: the rows have equal lengths
         **({} if tokenizer is None else trainer_takes(tokenizer)),
     )
     built.remove_callback(transformers.PrinterCallback)
@@ -189,7 +189,7 @@ def build_in(
 def train(trainer: Any, **options: Any) -> Any:
     """Train, and return the Trainer.
 
-    It collects the garbage of the whole process, which takes ten times as long as all steps: what is old is kept out.
+    Trainer collects the garbage of the whole process, ten times slower than all steps: older objects are frozen out.
     """
     gc.freeze()
     try:
@@ -200,7 +200,7 @@ def train(trainer: Any, **options: Any) -> Any:
 
 
 def before_steps(trainer: Any, look: Callable[[Any], Any]) -> list[Any]:
-    """Return a list that gets what `look` sees in the optimiser whenever it is about to take a step."""
+    """Return a list to which the result of `look(optimiser)` is added before each step."""
     seen: list[Any] = []
     trainer.create_optimizer()
     trainer.optimizer.register_step_pre_hook(lambda optimiser, *_: seen.append(look(optimiser)))
@@ -208,10 +208,10 @@ def before_steps(trainer: Any, look: Callable[[Any], Any]) -> list[Any]:
 
 
 def noise_of_embeddings(table: Any, seen: list[torch.Tensor]) -> Any:
-    """Return a callback that lets `seen` get what a training adds to a table's rows, each time that they are read."""
+    """Return a callback that adds to `seen`, at each look-up, the noise that training adds to the embeddings."""
     import transformers
 
-    class Look(transformers.TrainerCallback):  # behind Trainer's own hook, which is set just before
+    class Look(transformers.TrainerCallback):  # after Trainer's own hook, which was set just before
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             table.register_forward_hook(lambda _, ids, rows: seen.append((rows - table.weight[ids[0]]).detach()))
 
@@ -219,9 +219,9 @@ def noise_of_embeddings(table: Any, seen: list[torch.Tensor]) -> Any:
 
 
 def descend(output: Path, model: Any, data: Rows, **options: Any) -> tuple[torch.Tensor, Any]:
-    """Take one step of plain gradient descent at the rate 1, and return it and the Trainer.
+    """Take one step of plain gradient descent at the learning rate 1; return the step and the Trainer.
 
-    What it takes from the weights, ordered as `flat` does, is the gradient itself.
+    The step, what is subtracted from the weights in the order of `flat`, is the gradient itself.
     """
     settings: dict[str, Any] = {
         "optim": "sgd",
@@ -236,36 +236,36 @@ def descend(output: Path, model: Any, data: Rows, **options: Any) -> tuple[torch
 
 
 def logged(trainer: Any, name: str) -> list[float]:
-    """Return what the Trainer logged under this name, in order."""
+    """Return the values that the Trainer logged under this name, in order."""
     return [float(entry[name]) for entry in trainer.state.log_history if name in entry]
 
 
 def losses(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return the cross-entropy of each label in nats, from the logits: what the model's own loss is the mean of."""
+    """Return the cross-entropy of each label in nats, from the logits; the model's own loss is their mean."""
     wanted = batch["labels"] != IGNORE_INDEX
     logits = model(**readable(model, batch)).logits.float()[wanted]
     return logits.logsumexp(-1) - logits.gather(-1, batch["labels"][wanted][:, None])[:, 0]
 
 
 def named(model: Any) -> list[tuple[str, Any]]:
-    """Return the parameters that are trained, by name."""
+    """Return the trainable parameters with their names, sorted by name."""
     return sorted((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 def joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return all numbers in a row, in float64."""
+    """Return all numbers as one float64 vector."""
     import torch
 
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
 def flat(model: Any) -> torch.Tensor:
-    """Return all trained weights in a row, by name, in float64."""
+    """Return all trainable weights as one float64 vector, sorted by name."""
     return joined([parameter for _, parameter in named(model)])
 
 
 def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of a loss, ordered as `flat` does; NaN where the loss does not reach."""
+    """Return the gradient of a loss in the order of `flat`; NaN for weights that the loss does not depend on."""
     import torch
 
     parameters = [parameter for _, parameter in named(model)]
@@ -274,7 +274,7 @@ def gradient(model: Any, loss: torch.Tensor) -> torch.Tensor:
 
 
 def move(model: Any, step: torch.Tensor) -> None:
-    """Add a step to the weights, ordered as `flat` does; NaN stays where it is."""
+    """Add a step, in the order of `flat`, to the weights; NaN leaves a weight unchanged."""
     import torch
 
     parameters = [parameter for _, parameter in named(model)]
@@ -285,7 +285,7 @@ def move(model: Any, step: torch.Tensor) -> None:
 
 
 def initial_variance(model: Any) -> float:
-    """Return the variance that a fresh model's logits are to have: the width below them times that of the weights."""
+    """Return the expected variance of a new model's logits: the head's input width times the variance of weights."""
     names = ("initializer_range", "embed_init_std", "init_std")
     deviation = next((float(value) for name in names if (value := getattr(model.config, name, None))), 0.02)
     head = model.get_output_embeddings() or model.get_input_embeddings()
@@ -294,7 +294,7 @@ def initial_variance(model: Any) -> float:
 
 @contextmanager
 def generator_states_readable() -> Iterator[None]:
-    """Let transformers 4.41 resume beside today's torch; torch's list of safe types is afterwards what it was."""
+    """Let transformers 4.41 resume with a recent torch; restore torch's list of safe types afterwards."""
     import torch
 
     before = torch.serialization.get_safe_globals()

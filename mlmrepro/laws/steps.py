@@ -1,4 +1,4 @@
-"""The guide's own steps against plain definitions of ours, on inputs drawn from the subject's seed."""
+"""Laws of the guide's own steps: they agree with our plain definitions on random inputs from the subject's seed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ __all__ = [
 Columns = dict[str, list[list[Any]]]
 Row = dict[str, Any]
 
-HERE: Any = None  # num_proc: this process alone; datasets 4 and later start a worker for num_proc=1
+HERE: Any = None  # num_proc without workers; datasets 4 and later start a worker for num_proc=1
 NONE_DIFFERS = "the definition is exact"
 
 
@@ -50,7 +50,7 @@ NONE_DIFFERS = "the definition is exact"
 
 
 def flat_columns(fields: Iterable[pa.Field], path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], pa.DataType]]:
-    """Return the path and the type of every leaf, depth first; only structs have leaves below them."""
+    """Return the path and the type of every leaf, depth first; only structs are expanded."""
     leaves: list[tuple[tuple[str, ...], pa.DataType]] = []
     for field in fields:
         here = (*path, field.name)
@@ -59,14 +59,14 @@ def flat_columns(fields: Iterable[pa.Field], path: tuple[str, ...] = ()) -> list
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what a row holds at a path; below a missing struct there is None."""
+    """Return the value of a row at a path; None if a struct on the path is missing."""
     for name in path:
         value = None if value is None else value[name]
     return value
 
 
 def flat_differences(flat: Dataset, schema: pa.Schema, rows: Sequence[Row]) -> list[str]:
-    """Return in what `flat` is not `rows` flattened: names and types of columns, their order, rows, values."""
+    """Return how `flat` differs from `rows` flattened: names, order and types of columns, number of rows, values."""
     leaves = flat_columns(schema)
     names = [".".join(path) for path, _ in leaves]
     if not flat.column_names == flat.features.arrow_schema.names == list(flat[:]) == names:
@@ -81,7 +81,7 @@ def flat_differences(flat: Dataset, schema: pa.Schema, rows: Sequence[Row]) -> l
 
 
 def blocks_of(rows: Iterable[Sequence[Any]], block_size: int) -> list[list[Any]]:
-    """Define the blocks of one column: full ones as long as there are any, else the one short one, else none."""
+    """Define the blocks of one column: all full ones, or the single short one if there is no full one."""
     tokens = chain.from_iterable(rows)
     blocks = []
     while len(block := list(islice(tokens, block_size))) == block_size:
@@ -90,7 +90,7 @@ def blocks_of(rows: Iterable[Sequence[Any]], block_size: int) -> list[list[Any]]
 
 
 def mapped_blocks(rows: Sequence[Sequence[Any]], block_size: int, batch_size: int, num_proc: int) -> list[list[Any]]:
-    """Define the blocks of a mapped column: contiguous shards, the first ones a row longer; batches within each."""
+    """Define the blocks of a mapped column: contiguous shards, the first ones a row longer, cut into batches each."""
     blocks = []
     for shard in np.array_split(np.arange(len(rows)), num_proc):
         for start in range(0, len(shard), batch_size):
@@ -99,7 +99,7 @@ def mapped_blocks(rows: Sequence[Sequence[Any]], block_size: int, batch_size: in
 
 
 def ragged(lengths: Sequence[int], names: Sequence[str] = ("input_ids", "attention_mask")) -> Columns:
-    """Return columns of rows of these lengths in which every token is unique, so that none can be mistaken."""
+    """Return columns of rows of these lengths; every token is unique, so that none can be taken for another."""
     return {
         name: [[1_000_000 * column + 1_000 * row + i for i in range(length)] for row, length in enumerate(lengths)]
         for column, name in enumerate(names)
@@ -107,7 +107,7 @@ def ragged(lengths: Sequence[int], names: Sequence[str] = ("input_ids", "attenti
 
 
 def block_differences(cut: Callable[[Columns, int], Columns], examples: Columns, block_size: int) -> list[str]:
-    """Return in what the blocks that `cut` makes of one batch are not as defined."""
+    """Return how the blocks that `cut` makes of one batch differ from the definition."""
     before = deepcopy(examples)
     made = cut(examples, block_size)
     found = [] if examples == before else ["the input was changed"]
@@ -119,7 +119,7 @@ def block_differences(cut: Callable[[Columns, int], Columns], examples: Columns,
 def mapped_differences(
     grouped: Dataset, examples: Columns, block_size: int, batch_size: int, num_proc: int
 ) -> list[str]:
-    """Return in what a mapped data set is not the blocks of its batches within its shards, in order."""
+    """Return how a mapped dataset differs from the blocks of its batches within its shards, in order."""
     wanted = {name: mapped_blocks(rows, block_size, batch_size, num_proc) for name, rows in examples.items()}
     if grouped.column_names != list(wanted):
         return ["the columns"]
@@ -127,7 +127,7 @@ def mapped_differences(
     return [f"the column {name}" for name, rows in wanted.items() if got[name] != rows]
 
 
-# Drawn inputs
+# Random inputs
 
 _SCALARS: dict[pa.DataType, Callable[[np.random.Generator], Any]] = {
     pa.bool_(): lambda rng: bool(rng.integers(2)),
@@ -164,10 +164,10 @@ def _drawn_value(rng: np.random.Generator, kind: pa.DataType) -> Any:
 @law(
     "flatten",
     source="the guide, Preprocess: flatten; datasets.Dataset.flatten",
-    cause="flatten names, orders or fills columns in another way, or leaves a level nested",
+    cause="flatten names, orders or fills columns differently, or leaves a level nested",
 )
 def flattening_any_schema(subject: Subject) -> Iterator[Measured]:
-    """Flattening turns every field of any nested schema into a column of its own, and leaves lists and rows alone."""
+    """Flattening turns every field of a nested schema into its own column, and leaves lists and rows unchanged."""
     from datasets import Dataset, DatasetDict
 
     rng = np.random.default_rng([subject.seed, 1])
@@ -175,7 +175,7 @@ def flattening_any_schema(subject: Subject) -> Iterator[Measured]:
     for _ in range(tables):
         schema = pa.schema([(name, _drawn_type(rng, 3)) for name in rng.permutation(["b", "a", "answers"])])
         rows = [{field.name: _drawn_value(rng, field.type) for field in schema} for _ in range(5)]
-        order = rng.permutation(len(rows)).tolist()  # rows behind an indices mapping, as a split's are
+        order = rng.permutation(len(rows)).tolist()  # rows with an indices mapping, like those of a split
         nested = Dataset(pa.Table.from_pylist(rows, schema=schema))
         parts = {"train": order[:3], "test": order[3:]}
         flat = dataset.flatten(DatasetDict({name: nested.select(part) for name, part in parts.items()}))
@@ -187,10 +187,10 @@ def flattening_any_schema(subject: Subject) -> Iterator[Measured]:
 @law(
     "blocks",
     source="the guide, Preprocess: group_texts",
-    cause="group_texts cuts elsewhere, drops another remainder, or mixes columns",
+    cause="group_texts cuts at other places, drops another remainder, or mixes columns",
 )
 def grouping_any_batch(subject: Subject) -> Iterator[Measured]:
-    """Blocks are full and in order; a remainder is dropped only beside a full block; columns are cut alike."""
+    """Blocks are full and in order, all columns are cut alike, and a remainder is dropped only after a full block."""
     from datasets import Dataset, DatasetDict
 
     rng = np.random.default_rng([subject.seed, 2])
@@ -219,17 +219,17 @@ def grouping_any_batch(subject: Subject) -> Iterator[Measured]:
 
 
 def _joined(texts: Sequence[str], separator: str) -> str:
-    """Define the joined text: a separator before each text but the first."""
+    """Define the joined text: a separator before each text except the first."""
     return "".join(part for n, text in enumerate(texts) for part in ((separator, text) if n else (text,)))
 
 
 @law(
     "input_ids",
     source="the guide, Preprocess: preprocess_function",
-    cause="texts are joined otherwise, cut, left out or tokenised with other options",
+    cause="texts are joined differently, truncated, left out or tokenised with other options",
 )
 def joining_and_tokenising(subject: Subject) -> Iterator[Measured]:
-    """A row's texts are joined by the separator and tokenised whole, as if each row were alone."""
+    """The texts of a row are joined by the separator and tokenised in full, independently of other rows."""
     from datasets import Dataset, DatasetDict
 
     rng = np.random.default_rng([subject.seed, 3])
@@ -246,7 +246,9 @@ def joining_and_tokenising(subject: Subject) -> Iterator[Measured]:
     yield Measured("batches tokenised otherwise than defined", int(wrong), equals=0, reason="for three separators")
 
     columns = {"q_id": [str(n) for n in range(len(rows))], "answers.text": rows}
-    split = DatasetDict({"train": Dataset.from_dict(columns).select([2, 1, 0])})  # each split costs a fingerprint
+    split = DatasetDict(
+        {"train": Dataset.from_dict(columns).select([2, 1, 0])}
+    )  # only one split: each costs a fingerprint
     mapped = tokens.tokenize(split, tokenizer, column="answers.text", separator=" ", num_proc=HERE)
     ids = [list(tokenizer(_joined(rows[n], " "))["input_ids"]) for n in (2, 1, 0)]
     got = [list(row) for row in mapped["train"]["input_ids"]]
@@ -258,10 +260,10 @@ def joining_and_tokenising(subject: Subject) -> Iterator[Measured]:
 @law(
     "masked_batches",
     source="the guide, Preprocess: data_collator; transformers.DataCollatorForLanguageModeling",
-    cause="the collator pads to another length, side or token, or its attention mask does not say so",
+    cause="the collator pads to another length, on another side or with another token, or its attention mask is wrong",
 )
 def collating_any_rows(subject: Subject) -> Iterator[Measured]:
-    """Ragged rows are padded on the right to the longest, or to the next multiple, and nothing real is lost."""
+    """Rows are padded on the right to the longest row or to a multiple (pad_to_multiple_of); no token is lost."""
     rng = np.random.default_rng([subject.seed, 4])
     for pad_token in pad_tokens(subject.tokenizer):
         tokenizer = subject.fresh_tokenizer()
@@ -282,7 +284,7 @@ def collating_any_rows(subject: Subject) -> Iterator[Measured]:
                     width=width,
                     names=collated(tokenizer),
                 )
-                found.pop(PADDING, None)  # a law of its own: special_tokens_stay
+                found.pop(PADDING, None)  # covered by special_tokens_stay
                 breaches = {name: breaches.get(name, 0) + count for name, count in found.items()}
             yield Measured(
                 f"batches or positions out of order, padded with {pad_token}"
@@ -296,10 +298,10 @@ def collating_any_rows(subject: Subject) -> Iterator[Measured]:
 @law(
     "evaluation",
     source="the guide, Train: math.exp of eval_loss; Jelinek et al. 1977, doi:10.1121/1.2016299",
-    cause="the perplexity is of another base, or of another loss",
+    cause="the perplexity uses another base or another loss",
 )
 def perplexity_of_any_loss(subject: Subject) -> Iterator[Measured]:
-    """Perplexity is e to the loss in nats, 1 where nothing is lost and infinite where no float can hold it."""
+    """Perplexity is exp(loss in nats): 1 for a loss of 0, and infinite if the result is too large for a float."""
     rng = np.random.default_rng([subject.seed, 5])
     losses = [math.log(2), 3.0, *rng.uniform(0, 12, size=50).tolist(), 700.0]
     with localcontext() as context:

@@ -1,4 +1,4 @@
-"""What is written, as others read it: a reader that is not transformers, copies of one weight, a training's folders."""
+"""Laws of saved files as others read them: plain torch, files with copies of a tied weight, Trainer's folders."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = [
     "tied_weights_stored_twice",
 ]
 
-_READERS = "https://huggingface.co/docs/safetensors: a file is names, shapes, dtypes and bytes"
+_READERS = "https://huggingface.co/docs/safetensors: a file consists of names, shapes, dtypes and bytes"
 
 
 def _aliases(model: Any) -> list[list[str]]:
-    """Return the names of each weight that has several names, in the model's order."""
+    """Return the names of every weight that has several names, in the model's order."""
     groups = defaultdict(list)
     for name, weight in model.state_dict(keep_vars=True).items():
         if weight.numel():
@@ -46,13 +46,13 @@ def _aliases(model: Any) -> list[list[str]]:
 
 
 def _kinds(names: Iterable[str]) -> str:
-    """Return the ends of names, each once, whatever the layer: what they have in common says who renamed them."""
+    """Return the ends of the names, whatever their layer, each once: they show which rule renamed the weights."""
     return few({".".join(name.split(".")[-2:]) for name in names})
 
 
-@law("model", source=_READERS, cause="saving renames weights, puts a prefix before them, casts or copies them")
+@law("model", source=_READERS, cause="saving renames, casts or duplicates weights, or adds a prefix to their names")
 def stored_names_are_the_models(subject: Subject) -> Iterator[Measured]:
-    """A saved file holds each weight of the model once, under its name, in its shape and dtype, and nothing else."""
+    """A saved file contains each weight of the model once, with its name, shape and dtype, and nothing else."""
     model, folder = long_mantissas(subject), subject.new_folder("saved")
     model.save_pretrained(str(folder))
     state, stored = model.state_dict(), stored_tensors(str(folder))
@@ -67,10 +67,12 @@ def stored_names_are_the_models(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "model", source=_READERS, cause="the file is complete only for the release that wrote it, which renames or fills in"
+    "model",
+    source=_READERS,
+    cause="the file depends on the release that wrote it, which renames weights or adds missing ones when loading",
 )
 def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
-    """A saved file that torch alone loads into the architecture, by its names, makes the predictions of the model."""
+    """A saved file that plain torch loads by its names gives the same predictions as the model that was saved."""
     import torch
 
     model, folder = long_mantissas(subject), subject.new_folder("saved")
@@ -79,24 +81,24 @@ def plain_torch_reads_the_file(subject: Subject) -> Iterator[Measured]:
     expected = logits_of(copy.deepcopy(model).float(), batch["input_ids"], batch["attention_mask"])
     with torch.no_grad():
         for weight in model.parameters():
-            weight.fill_(float("nan"))  # what the file leaves out shows in every prediction
+            weight.fill_(float("nan"))  # a weight missing from the file shows in every prediction
     problems = model.load_state_dict(stored_tensors(str(folder)), strict=False)
     tied = {name for names in _aliases(model) for name in names}
     missing = set(problems.missing_keys) - tied
     yield Measured("names that torch misses", _kinds(missing), equals="")
     yield Measured("names that torch cannot place", _kinds(problems.unexpected_keys), equals="")
-    if not missing and not problems.unexpected_keys:  # else the logits differ too
+    if not missing and not problems.unexpected_keys:  # otherwise the logits differ too
         found = logits_of(model.float(), batch["input_ids"], batch["attention_mask"])
         yield agreeing("difference of the logits", subject, found, expected)
 
 
 @law(
     "model",
-    source="Press and Wolf 2017, https://aclanthology.org/E17-2025; files of torch.save hold tied weights twice",
-    cause="of two stored copies the wrong one counts, or the tie is given up and only one of them is trained",
+    source="Press and Wolf 2017, https://aclanthology.org/E17-2025; files of torch.save contain tied weights twice",
+    cause="the wrong one of two stored copies is loaded, or the weights are untied and only one of them is trained",
 )
 def tied_weights_stored_twice(subject: Subject) -> Iterator[Measured]:
-    """A tied weight stored twice is one weight still; of copies that differ the input's counts, or it is said."""
+    """A tied weight stored twice stays tied; if the copies differ, the input embedding wins or a warning says so."""
     model = subject.model
     table = model.get_input_embeddings().weight
     tied = [names for names in _aliases(model) if model.state_dict()[names[0]].data_ptr() == table.data_ptr()]
@@ -137,7 +139,7 @@ def _names_one(lines: Iterable[str], names: Iterable[str]) -> bool:
 
 
 def _written(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
-    """Put these tensors in place of the folder's weights, and return the folder."""
+    """Replace the weights in the folder with these tensors, and return the folder."""
     from safetensors.torch import save_file
 
     for old in folder.glob("*.safetensors*"):
@@ -148,7 +150,7 @@ def _written(folder: Path, tensors: Mapping[str, torch.Tensor]) -> str:
 
 @contextmanager
 def _said() -> Iterator[list[str]]:
-    """Collect what transformers says meanwhile, warnings and above."""
+    """Collect what transformers logs in the meantime, warnings and above."""
     from transformers.utils import logging as theirs
 
     lines: list[str] = []
@@ -167,10 +169,10 @@ def _said() -> Iterator[list[str]]:
 @law(
     "loss",
     source=f"{TRAINER}: save_model and checkpoints",
-    cause="Trainer or save_pretrained changes the tokenizer, leaves it out, or writes weights that do not come back",
+    cause="Trainer or save_pretrained changes or omits the tokenizer, or writes weights that load differently",
 )
 def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
-    """What Trainer writes, at a step and at the end, loads as the model of that moment with its tokenizer."""
+    """The folders that Trainer writes, at a step and at the end, load as the model of that moment and its tokenizer."""
     import torch
     import transformers
 
@@ -217,7 +219,7 @@ def a_training_folder_is_the_model(subject: Subject) -> Iterator[Measured]:
 
 
 def _now(model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return copies of the model's weights, and its logits of a batch without dropout."""
+    """Return copies of the model's weights, and its logits for a batch without dropout."""
     training = model.training
     logits = logits_of(model.eval(), batch["input_ids"], batch["attention_mask"])
     model.train(training)

@@ -1,4 +1,4 @@
-"""What the laws are held against: a checkpoint, some text, and a folder to write in."""
+"""The subject of the laws: a checkpoint, some text, and a folder to write to."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Subject"]
 
-ROW_TOKENS = 48  # at most, special tokens included: long enough to be ragged, short enough for a processor
+ROW_TOKENS = 48  # at most, including special tokens: long enough for ragged rows, short enough for a CPU
 
 
 @dataclass
 class Subject:
     """A checkpoint's tokenizer and model, loaded once, and small batches of the text.
 
-    A law that changes what it is given takes `fresh_model` or `fresh_tokenizer`.
+    A law that modifies the model or the tokenizer must use `fresh_model` or `fresh_tokenizer`.
     """
 
     checkpoint: str
@@ -34,24 +34,24 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The checkpoint's tokenizer; nobody may change it."""
+        """The checkpoint's tokenizer. The laws share it and must not modify it."""
         return self.fresh_tokenizer()
 
     @cached_property
     def model(self) -> Any:
-        """The checkpoint's model in evaluation mode; nobody may change it."""
+        """The checkpoint's model in evaluation mode. The laws share it and must not modify it."""
         return self.fresh_model()
 
     def fresh_tokenizer(self) -> Any:
-        """Load the tokenizer once more."""
+        """Load the tokenizer again."""
         return loading.load_tokenizer(self.checkpoint)
 
     def fresh_model(self) -> Any:
-        """Load the model once more, in evaluation mode; weights that are not read are named by a law."""
+        """Load the model again, in evaluation mode. Unread weights raise no error here: a law reports them."""
         return loading.load_model(self.checkpoint, refuse_unread=False).eval()
 
     def file(self, name: str) -> Path | None:
-        """Return where a file of the checkpoint lies on this machine, None where it has none of this name."""
+        """Return the local path of a file of the checkpoint, or None if there is no file of this name."""
         from transformers.utils.hub import cached_file
 
         try:
@@ -62,7 +62,7 @@ class Subject:
 
     @cached_property
     def model_type(self) -> str:
-        """What config.json names, whether the model can be loaded or not; "" where it names nothing."""
+        """The model type in config.json, even if the model cannot be loaded; "" if there is none."""
         path = self.file("config.json")
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path else {}
@@ -72,27 +72,27 @@ class Subject:
 
     @cached_property
     def row_limit(self) -> int:
-        """How many tokens a row may have here, special tokens included."""
+        """The maximum number of tokens in a row, including special tokens."""
         return min(ROW_TOKENS, loading.max_block_size(self.checkpoint, self.tokenizer.model_max_length))
 
     @cached_property
     def rows(self) -> list[list[int]]:
-        """Token ids of each text, special tokens included, cut at `row_limit`; ragged, never empty."""
+        """Token ids of the texts, including special tokens, cut to `row_limit`; rows of unequal length, none empty."""
         ids = [self.tokenizer(text, truncation=True, max_length=self.row_limit)["input_ids"] for text in self.texts]
-        # Texts are often longer than the limit; rows of unequal lengths are what needs padding.
+        # Texts are often longer than the limit: shorten every second row, so that batches need padding.
         rows = [row if index % 2 == 0 else row[: max(8, len(row) * 2 // 3)] for index, row in enumerate(ids)]
         return [row for row in rows if len(row) > 4]
 
     @property
     def pad_id(self) -> int:
-        """The id that pads."""
+        """The id used for padding."""
         pad = self.tokenizer.pad_token_id
         return int(self.tokenizer.eos_token_id if pad is None else pad)
 
     def batch(self, rows: int | slice = 4, *, width: int | None = None) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels`, each (rows, tokens), padded on the right.
 
-        Every sixth ordinary token is masked, another one in each row; its label is the original.
+        Every sixth ordinary token is masked, starting at another one in each row; its label is the original token.
         """
         import torch
 
@@ -112,5 +112,5 @@ class Subject:
         return {"input_ids": ids, "attention_mask": real, "labels": labels}
 
     def new_folder(self, name: str) -> Path:
-        """Return a fresh folder under the scratch folder."""
+        """Return a new folder inside the scratch folder."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder))

@@ -1,6 +1,6 @@
-"""The tokenizer: nothing of a text is lost, the mask takes its space, special tokens are where they are said to be.
+"""Laws of the tokenizer: no text is lost, the mask absorbs the space before it, special tokens are where they belong.
 
-The laws hold for byte-level tokenizers exactly, and for others up to the normalisation that they declare themselves.
+The laws hold exactly for byte-level tokenizers, and for others up to the normalisation that they declare.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _DOCUMENTED = "transformers.PreTrainedTokenizerBase"
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}: decode of what was encoded",
-    cause="decoder, pre-tokenizer or normaliser throw text away or change it",
+    cause="the decoder, pre-tokenizer or normaliser drops or changes text",
 )
 def text_round_trips(subject: Subject) -> Iterator[Measured]:
-    """Decoding gives the text back: byte for byte, or up to the tokenizer's own normalisation and spaces."""
+    """Decoding restores the encoded text, either exactly or up to the tokenizer's own normalisation and spaces."""
     tokenizer = subject.tokenizer
     texts = known(tokenizer, [*texts_of(subject), *EDGES])
     back = [decoded(tokenizer, ids_of(tokenizer, text)) for text in texts]
@@ -72,11 +72,11 @@ def text_round_trips(subject: Subject) -> Iterator[Measured]:
     if backend(tokenizer) is not None:
         wanted = [normalised(tokenizer, text) for text in texts]
         if is_byte_level(tokenizer):
-            # Some put a space before the first word (add_prefix_space).
+            # Some tokenizers put a space before the first word (add_prefix_space).
             space = decoded(tokenizer, ids_of(tokenizer, "x")).startswith(" ")
             wanted = [f" {text}" if space and not text[:1].isspace() else text for text in wanted]
             changed = differing(wanted, back)
-            yield Measured("texts that come back otherwise", changed, equals=0, reason="bytes: every text as it is")
+            yield Measured("texts that come back otherwise", changed, equals=0, reason="bytes keep every text as it is")
         else:
             changed = differing(map(without_spaces, wanted), map(without_spaces, back))
             reason = "up to its own normaliser and spaces"
@@ -88,11 +88,11 @@ def text_round_trips(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "input_ids",
-    source="Sennrich et al. 2016, arXiv:1508.07909: subwords make the vocabulary an open one",
-    cause="the vocabulary or the normaliser lost something, or the text is not of the tokenizer's kind (--text)",
+    source="Sennrich et al. 2016, arXiv:1508.07909: subwords make the vocabulary open",
+    cause="the vocabulary or the normaliser lost something, or the tokenizer was not made for this text (--text)",
 )
 def no_unknown_tokens(subject: Subject) -> Iterator[Measured]:
-    """No word of the text is unknown to the tokenizer, unless it holds a character that the vocabulary lacks."""
+    """No word of the text gives an unknown token, unless it contains a character that the vocabulary lacks."""
     tokenizer = subject.tokenizer
     unknown = tokenizer.unk_token_id
     if unknown is None:
@@ -107,23 +107,23 @@ def no_unknown_tokens(subject: Subject) -> Iterator[Measured]:
         return unknown not in ids_of(tokenizer, character) and (not continues or f"##{character}" in vocabulary)
 
     bad = [word for word in words if unknown in ids_of(tokenizer, word)]
-    # WordPiece gives words of more than 100 characters up.
+    # WordPiece gives up on words of more than 100 characters.
     spellable = sum(len(word) <= 100 and all(map(spelled, normalised(tokenizer, word))) for word in bad)
     yield Measured("unknown words of characters that are all in the vocabulary", spellable, equals=0)
     if is_byte_level(tokenizer):
         yield Measured("unknown words", len(bad), equals=0, reason="every byte is in the vocabulary")
     else:
-        reason = "a vocabulary of its language lacks rare characters only"
+        reason = "a vocabulary for this language lacks only rare characters"
         yield Measured("share of words that are unknown", len(bad) / len(words), at_most=0.01, reason=reason)
 
 
 @law(
     "input_ids",
     source="Sennrich et al. 2016, arXiv:1508.07909; Rust et al. 2021, arXiv:2012.15613 (fertility)",
-    cause="the merges are lost, so that words fall back to characters; or words are thrown away",
+    cause="the merges are lost and words are split into characters, or words are dropped",
 )
 def tokens_a_word(subject: Subject) -> Iterator[Measured]:
-    """Every word has a token at least, and a token stands for two characters or more on average."""
+    """On average, a word has at least one token and a token covers at least two characters."""
     tokenizer = subject.tokenizer
     if next(whole_words(tokenizer), None) is None:
         raise NotApplicable("the tokenizer's vocabulary is of characters, not of words")
@@ -136,17 +136,17 @@ def tokens_a_word(subject: Subject) -> Iterator[Measured]:
         count / words,
         at_least=1.0,
         at_most=characters / 2,
-        reason=f"a word here has {characters:.2f} characters: more tokens than half of that are characters again",
+        reason=f"words have {characters:.2f} characters on average; beyond half of that, tokens are almost characters",
     )
 
 
 @law(
     "input_ids",
-    source="Land and Bartolo 2024, arXiv:2405.05417: a token is unreachable where its own text is encoded otherwise",
-    cause="merges are lost or out of order, or a normaliser changes letters that the vocabulary was made of",
+    source="Land and Bartolo 2024, arXiv:2405.05417: a token is unreachable if its own text is encoded differently",
+    cause="merges are lost or out of order, or the normaliser changes letters that the vocabulary contains",
 )
 def words_of_the_vocabulary(subject: Subject) -> Iterator[Measured]:
-    """A word that is a token of the vocabulary is encoded as this one token."""
+    """A word that is a token of the vocabulary is encoded as that single token."""
     tokenizer = subject.tokenizer
     rng = np.random.default_rng([subject.seed, 30])
     chosen = {kind: words for kind, words in words_by_kind(tokenizer).items() if len(words) >= 20}
@@ -159,21 +159,21 @@ def words_of_the_vocabulary(subject: Subject) -> Iterator[Measured]:
             f"share of words {kind} that are one token",
             1 - differing(found, [[token] for token in tokens]) / len(tokens),
             at_least=0.98,
-            reason=f"{len(tokens)} drawn; all are for merges and word pieces, all but 1 in 100 for unigram models",
+            reason=f"{len(tokens)} drawn; BPE and WordPiece reach 1, unigram models at least 0.99",
         )
 
 
 @law(
     "input_ids",
     source="Liu et al. 2019, arXiv:1907.11692; transformers' AddedToken(lstrip=True) of mask tokens",
-    cause="the mask token has lost lstrip=True: it leaves a token of the space that no training text has",
+    cause="the mask token has lost lstrip=True: the space before it becomes a token that no training text has",
 )
 def mask_takes_the_space(subject: Subject) -> Iterator[Measured]:
-    """A mask in a sentence is one token that takes the space before it, and leaves the text beside it alone."""
+    """A mask in a sentence is one token that absorbs the space before it and leaves the text around it unchanged."""
     tokenizer = subject.tokenizer
     contexts = contexts_of(subject)
     mask = int(tokenizer.mask_token_id)
-    # A mask that stands for a character has no space to take.
+    # A mask that stands for a single character has no space to absorb.
     space = " " if next(whole_words(tokenizer), None) else ""
     wrong = several = 0
     for left, right in contexts:
@@ -188,10 +188,10 @@ def mask_takes_the_space(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}: special tokens are never split",
-    cause="a special token that a text spells out is cut into pieces, or is not counted as special",
+    cause="a special token that is spelled out in a text is split, or does not count as special",
 )
 def special_tokens_in_a_text(subject: Subject) -> Iterator[Measured]:
-    """A special token that is spelled out in a text is its one id there, and is marked as special."""
+    """A special token that is spelled out in a text becomes its single id and is marked as special."""
     tokenizer = subject.tokenizer
     left, right = contexts_of(subject)[0]
     names = ("mask_token", "bos_token", "cls_token", "eos_token", "sep_token", "pad_token")
@@ -209,10 +209,10 @@ def special_tokens_in_a_text(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}.get_special_tokens_mask and all_special_ids",
-    cause="the special-tokens mask marks other positions than those of special tokens: they can be masked",
+    cause="the special-tokens mask marks the wrong positions, so special tokens can be masked",
 )
 def special_tokens_are_marked(subject: Subject) -> Iterator[Measured]:
-    """The special-tokens mask, made with the ids or from them, marks exactly the positions of special ids."""
+    """The special-tokens mask marks exactly the special ids, whether made while encoding or from the ids."""
     tokenizer = subject.tokenizer
     special, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
     from_build = from_ids = 0
@@ -222,7 +222,7 @@ def special_tokens_are_marked(subject: Subject) -> Iterator[Measured]:
         own = tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
         for token, build, said in zip(ids, encoded["special_tokens_mask"], own, strict=True):
             from_ids += bool(said) != (token in special)
-            # What the tokenizer adds is marked when it is added; an unknown word is special, but not added.
+            # Encoding marks the tokens that the tokenizer adds; the unknown token is special, but not added.
             from_build += token != unknown and bool(build) != (token in special)
     yield Measured("positions marked otherwise, from the ids", from_ids, equals=0)
     yield Measured("positions marked otherwise, with the ids", from_build, equals=0)
@@ -231,10 +231,10 @@ def special_tokens_are_marked(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source="Devlin et al. 2019, arXiv:1810.04805, section 3; the tokenizer's own cls_token and sep_token",
-    cause="the template of special tokens is lost or another one (post_processor in tokenizer.json)",
+    cause="the template of special tokens is lost or wrong (post_processor in tokenizer.json)",
 )
 def special_tokens_stand_around(subject: Subject) -> Iterator[Measured]:
-    """Each text has the beginning token first and the separator last, once, and its own tokens between them."""
+    """Each text is encoded as one CLS token, its own tokens and one SEP token (or the BOS and EOS tokens)."""
     tokenizer = subject.tokenizer
     found = [around(tokenizer, text) for text in texts_of(subject)]
     yield Measured("texts whose own tokens are changed", found.count(None), equals=0)
@@ -247,7 +247,7 @@ def special_tokens_stand_around(subject: Subject) -> Iterator[Measured]:
     ):
         ids = {getattr(tokenizer, name) for name in names} - {None}
         shown = " ".join(map(str, tokenizer.convert_ids_to_tokens(list(got)))) or "nothing"
-        declared = getattr(tokenizer, names[0]) is not None  # a model with it was trained with it
+        declared = getattr(tokenizer, names[0]) is not None  # a model that has the token was trained with it
         right = len(got) == 1 and got[0] in ids
         yield Measured(what, right, equals=True if declared else None, unit=f"({shown})")
 
@@ -255,10 +255,10 @@ def special_tokens_stand_around(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}.add_tokens: new tokens get indices from the vocabulary's length on",
-    cause="adding a token renumbers the vocabulary, takes an id that is in use, or cuts text otherwise",
+    cause="adding a token renumbers the vocabulary, takes an id that is in use, or splits text differently",
 )
 def adding_a_token_moves_none(subject: Subject) -> Iterator[Measured]:
-    """A token that is added later gets the next free id, and every text that does not hold it keeps its ids."""
+    """An added token gets the next free id, and texts without it keep their ids."""
     tokenizer = subject.fresh_tokenizer()
     texts = [*texts_of(subject), *EDGES]
     before = [list(tokenizer(text, verbose=False)["input_ids"]) for text in texts]
@@ -276,9 +276,9 @@ def adding_a_token_moves_none(subject: Subject) -> Iterator[Measured]:
     yield Measured("tokens with another id", sum(now.get(token) != n for token, n in vocabulary.items()), equals=0)
 
 
-@law("input_ids", source=f"{_DOCUMENTED}.__call__", cause="a text's tokens depend on the texts beside it")
+@law("input_ids", source=f"{_DOCUMENTED}.__call__", cause="the tokens of a text depend on the other texts of the batch")
 def a_batch_is_each_text_alone(subject: Subject) -> Iterator[Measured]:
-    """Texts that are tokenised together have the ids that each has by itself."""
+    """Tokenising texts in a batch gives the same ids as tokenising each text on its own."""
     tokenizer = subject.tokenizer
     texts = [*texts_of(subject), *EDGES, ""]
     together = tokenizer(texts, verbose=False)["input_ids"]
@@ -289,10 +289,10 @@ def a_batch_is_each_text_alone(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}: padding_side of masked language models",
-    cause="rows are padded on the left or with another token, or the attention mask does not say so",
+    cause="rows are padded on the left or with another token, or the attention mask is wrong",
 )
 def padding_goes_right(subject: Subject) -> Iterator[Measured]:
-    """Padded texts are the texts themselves, then padding to the longest; the attention mask tells which is which."""
+    """Texts are padded on the right to the longest one, and the attention mask covers exactly the real tokens."""
     tokenizer = subject.tokenizer
     if tokenizer.pad_token_id is None:
         raise NotApplicable("the tokenizer has no padding token")
@@ -311,10 +311,10 @@ def padding_goes_right(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}: truncation and max_length",
-    cause="truncation drops the beginning or the special tokens, or leaves too much",
+    cause="truncation drops the beginning or the special tokens, or keeps too many tokens",
 )
 def a_truncated_text_keeps_its_beginning(subject: Subject) -> Iterator[Measured]:
-    """A truncated text is as long as asked for, with its special tokens around its first tokens."""
+    """A truncated text has at most max_length tokens: its first ones, with the special tokens around them."""
     tokenizer = subject.tokenizer
     wrong = longer = 0
     lengths = (6, 9, 16)
@@ -322,7 +322,7 @@ def a_truncated_text_keeps_its_beginning(subject: Subject) -> Iterator[Measured]
     for text in texts:
         bare, ends = ids_of(tokenizer, text), around(tokenizer, text)
         if ends is None:
-            raise NotApplicable("the tokenizer changes a text beside its special tokens")
+            raise NotApplicable("the tokenizer changes the text next to special tokens")
         for length in lengths:
             got = list(tokenizer(text, truncation=True, max_length=length, verbose=False)["input_ids"])
             longer += len(got) > length
@@ -334,13 +334,13 @@ def a_truncated_text_keeps_its_beginning(subject: Subject) -> Iterator[Measured]
 @law(
     "input_ids",
     source="tokenizers: offsets are characters of the text that was given",
-    cause="a normaliser or pre-tokenizer loses track of the text: words, spans and whole-word masks are off",
+    cause="a normaliser or pre-tokenizer loses track of the text, so words, spans and whole-word masks are wrong",
 )
 def offsets_cover_the_text(subject: Subject) -> Iterator[Measured]:
-    """The tokens' offsets go through the text in order and leave out nothing but spaces and marks without width."""
+    """Token offsets are in order and cover every character except spaces, combining marks and control characters."""
     tokenizer = subject.tokenizer
     if not tokenizer.is_fast:
-        raise NotApplicable("a tokenizer in Python only tells no offsets")
+        raise NotApplicable("a slow (pure Python) tokenizer has no offsets")
     out_of_order = uncovered = 0
     for text in texts_of(subject):
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -359,10 +359,10 @@ def offsets_cover_the_text(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source=f"{_DOCUMENTED}.save_pretrained",
-    cause="something of the tokenizer is not written, or read back otherwise",
+    cause="a part of the tokenizer is not saved, or is loaded differently",
 )
 def a_saved_tokenizer_is_the_same(subject: Subject) -> Iterator[Measured]:
-    """A tokenizer that is saved and loaded gives the same ids, special tokens and limits."""
+    """Saving and loading a tokenizer preserves its ids, special tokens and limits."""
     one, folder = subject.tokenizer, str(subject.new_folder("tokenizer"))
     one.save_pretrained(folder)
     other = loading.load_tokenizer(folder)
@@ -379,10 +379,10 @@ def a_saved_tokenizer_is_the_same(subject: Subject) -> Iterator[Measured]:
 @law(
     "input_ids",
     source="torch.nn.Embedding: an id is a row of the weights",
-    cause="ids and rows of the embedding have come apart: tokens were added, or another tokenizer was saved beside",
+    cause="ids do not match the embedding: tokens were added, or another model's tokenizer was saved with the weights",
 )
 def vocabulary_is_whole(subject: Subject) -> Iterator[Measured]:
-    """Ids run from 0 without a gap, each is one token, and each has a row in the model's embedding."""
+    """Ids run from 0 without gaps, each is one token, and each has a row in the model's embedding."""
     tokenizer = subject.tokenizer
     vocabulary = tokenizer.get_vocab()
     size = len(tokenizer)

@@ -1,7 +1,7 @@
-"""The tokenizer as people load it: whatever the class and the files, the ids are those that tokenizer.json gives.
+"""Laws of loading the tokenizer: with any class and any set of files, it gives the ids of tokenizer.json.
 
-The reference is the tokenizers library, which reads tokenizer.json and nothing else. transformers reads the same file,
-but may build parts of it anew from the settings of a class.
+The reference is the tokenizers library, which reads only tokenizer.json. transformers reads the same file, but may
+rebuild parts of it from the settings of a class.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = ["every_set_of_files_gives_the_ids", "every_way_of_loading_gives_the_i
 
 _DOCUMENTED = "https://huggingface.co/docs/tokenizers/api/tokenizer#tokenizers.Tokenizer.from_file"
 _CAUSE = (
-    "the tokenizer's class builds normaliser, pre-tokenizer or special tokens from its own settings in place of what "
-    "tokenizer.json says (https://github.com/huggingface/transformers/issues/44462); "
-    "PreTrainedTokenizerFast(tokenizer_file=...) takes the file as it is"
+    "the tokenizer's class builds the normaliser, pre-tokenizer or special tokens from its own settings instead of "
+    "tokenizer.json (https://github.com/huggingface/transformers/issues/44462); "
+    "PreTrainedTokenizerFast(tokenizer_file=...) uses the file as it is"
 )
 _REASON = "discrete values: the file alone decides"
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _CONFIG = "config.json"
-# Of vocabularies that are sentencepiece's own the conversion needs another package.
+# Vocabularies of SentencePiece are left out: their conversion needs another package.
 _VOCABULARIES = (("vocab.json", "merges.txt"), ("vocab.txt",))
-# Digits and letters next to each other are what pre-tokenizers differ in.
+# Pre-tokenizers differ in how they split digits and letters that are next to each other.
 _PROBES = ("In 2023 it cost 1234567.89 (a 10x rise): see §3.2, eq.12b", "camelCase snake_case AI-based U.S.A. 3rd")
 
 
@@ -42,7 +42,7 @@ def _texts(subject: Subject) -> list[str]:
 
 
 def _by_the_file(path: Path | None, texts: list[str]) -> list[list[int]]:
-    """Return the ids that tokenizer.json gives, neither cut nor padded; raises NotApplicable without the file."""
+    """Return the ids that tokenizer.json gives, neither truncated nor padded; raises NotApplicable without the file."""
     from tokenizers import Tokenizer
 
     if path is None:
@@ -62,7 +62,7 @@ def _agreeing(what: str, found: list[list[int]], expected: list[list[int]]) -> M
 
 
 def _with(subject: Subject, name: str, *names: str) -> str:
-    """Return a folder with those of these files that the checkpoint has."""
+    """Return a new folder with copies of these files, as far as the checkpoint has them."""
     folder = subject.new_folder(name)
     for each in names:
         if (path := subject.file(each)) is not None:
@@ -76,7 +76,7 @@ def _settings(subject: Subject) -> dict[str, Any]:
 
 
 def _named_class(subject: Subject) -> Any:
-    """Return the tokenizer class that tokenizer_config.json names, the fast one of two; None where it names none."""
+    """Return the tokenizer class that tokenizer_config.json names, preferably its fast version, or None."""
     import transformers
 
     name = str(_settings(subject).get("tokenizer_class", "")).removesuffix("Fast")
@@ -84,14 +84,14 @@ def _named_class(subject: Subject) -> Any:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Tell whether a class is the one that takes any tokenizer.json (TokenizersBackend since transformers 5)."""
+    """Return whether this is the class that takes any tokenizer.json (TokenizersBackend since transformers 5)."""
     import transformers
 
     return kind in (transformers.PreTrainedTokenizerFast, getattr(transformers, "TokenizersBackend", None))
 
 
 def _takes_defaults(subject: Subject, kind: Any) -> bool:
-    """Tell whether the settings of the checkpoint's tokenizer are those that its class has by itself."""
+    """Return whether the settings of the checkpoint's tokenizer are the defaults of its class."""
 
     def content(value: Any) -> str:
         return str(value["content"] if isinstance(value, dict) and "content" in value else value)
@@ -117,7 +117,7 @@ def _loading(subject: Subject) -> dict[str, Callable[[], Any]]:
 
 @law("input_ids", source=_DOCUMENTED, cause=_CAUSE)
 def every_way_of_loading_gives_the_ids(subject: Subject) -> Iterator[Measured]:
-    """Loaded by AutoTokenizer, by its class or from tokenizer.json, the tokenizer gives the ids of tokenizer.json."""
+    """Loaded by AutoTokenizer, its class or PreTrainedTokenizerFast, the tokenizer gives the ids of tokenizer.json."""
     texts = _texts(subject)
     expected = _by_the_file(subject.file("tokenizer.json"), texts)
     for way, load in _loading(subject).items():
@@ -125,17 +125,19 @@ def every_way_of_loading_gives_the_ids(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "input_ids", source=_DOCUMENTED, cause=f"{_CAUSE}; or vocabulary files and tokenizer.json are not of one tokenizer"
+    "input_ids",
+    source=_DOCUMENTED,
+    cause=f"{_CAUSE}; or the vocabulary files and tokenizer.json belong to different tokenizers",
 )
 def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
-    """From each set of its files that is enough to load it, the tokenizer gives the ids of tokenizer.json."""
+    """Loaded from any sufficient set of its files, the tokenizer gives the ids of tokenizer.json."""
     from transformers import AutoTokenizer
 
     texts, named = _texts(subject), _named_class(subject)
     expected = _by_the_file(subject.file("tokenizer.json"), texts)
     sets: dict[str, tuple[str, ...]]
     sets = {"tokenizer.json, tokenizer_config.json": ("tokenizer.json", *_SETTINGS)} if named is not None else {}
-    # What tokenizer_config.json alone says is lost without it; where it says what the class does anyway, nothing is.
+    # Leave tokenizer_config.json out only if nothing is lost: its settings must be the defaults of the class.
     bare = named is not None and not _is_plain(named) and _takes_defaults(subject, named)
     if bare:
         sets["tokenizer.json, config.json"] = ("tokenizer.json", _CONFIG)
@@ -155,7 +157,7 @@ def every_set_of_files_gives_the_ids(subject: Subject) -> Iterator[Measured]:
 
 @law("input_ids", source=f"{_DOCUMENTED}; transformers.PreTrainedTokenizerBase.save_pretrained", cause=_CAUSE)
 def saving_keeps_the_ids_of_the_file(subject: Subject) -> Iterator[Measured]:
-    """Saved after each way of loading, tokenizer.json gives the ids that it gave, and so does AutoTokenizer."""
+    """After loading and saving the tokenizer, the new files give the ids of the old tokenizer.json."""
     from transformers import AutoTokenizer
 
     texts = _texts(subject)

@@ -1,7 +1,7 @@
-"""Laws of training: the loss that is minimised, the step that is taken, and the plan of the steps.
+"""Laws of training: the loss that is minimised, the steps that are taken, and their schedule.
 
-They watch transformers' Trainer at work on a small model of the checkpoint's kind, and hold what it does against
-formulas that are written down here.
+They run transformers' Trainer on a small model of the checkpoint's architecture, and compare what it does with formulas
+that are written down here.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ TRAINER = "https://huggingface.co/docs/transformers/main_classes/trainer"
 
 @law(
     "loss",
-    source="Glorot and Bengio 2010, on variances through layers; here of one layer behind a normalised state",
-    cause="fresh weights are too wide or not initialised, or the loss is a sum, or another mean",
+    source="Glorot and Bengio 2010, on variances through layers; here of one layer after a normalised state",
+    cause="new weights vary too much or are not initialised, or the loss is a sum or another mean",
 )
 def first_loss(subject: Subject) -> Iterator[Measured]:
-    """The first loss of a fresh model is ln(vocabulary), and half the variance that its initialisation gives logits."""
+    """The first loss of a new model is ln(vocabulary) plus half the variance that initialisation gives the logits."""
     import torch
 
     model = small.whole_vocabulary(subject)
@@ -49,7 +49,7 @@ def first_loss(subject: Subject) -> Iterator[Measured]:
     with torch.no_grad():
         output = model(**(batch | {"labels": labels}))
     logits, loss = output.logits.double(), float(output.loss)
-    expected = float((logits.logsumexp(-1) - logits.mean(-1)).mean())  # over all words that a label could be
+    expected = float((logits.logsumexp(-1) - logits.mean(-1)).mean())  # over all possible labels
     error = float(logits.std(-1).mean()) / math.sqrt(labels.numel())
     yield Measured("first loss", loss, unit="nats")
     yield Measured("ln(vocabulary)", math.log(words), unit="nats")
@@ -60,18 +60,18 @@ def first_loss(subject: Subject) -> Iterator[Measured]:
         2 * (expected - math.log(words)) / small.initial_variance(model),
         at_least=0.2,
         at_most=3.0,
-        reason="0.7 to 2 was measured over 30 architectures; weights of twice the width give 4 times theirs",
+        reason="0.7 to 2 was measured over 30 architectures; doubling the weights would give 4 times as much",
     )
 
 
 @law(
     "loss",
     source="https://huggingface.co/blog/gradient_accumulation",
-    cause="the loss is not divided by the pieces, or each piece counts the same however few labels it has: Trainer "
-    "leaves both to a model whose loss ignores num_items_in_batch",
+    cause="the loss is not divided by the accumulation steps, or each step counts the same however few labels it has: "
+    "Trainer leaves both to the model, whose loss may ignore num_items_in_batch",
 )
 def accumulation(subject: Subject) -> Iterator[Measured]:
-    """A batch in four pieces with unequal numbers of labels makes the step, and logs the loss, of the whole batch."""
+    """Accumulating a batch in four pieces with unequal numbers of labels gives the step and loss of the whole batch."""
     data, folder = rows(subject, 8), subject.new_folder("training")
     pieces = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     step, trainer = descend(folder, small_model(subject), data, **pieces)
@@ -82,10 +82,10 @@ def accumulation(subject: Subject) -> Iterator[Measured]:
 @law(
     "loss",
     source="https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html: a mean over nothing",
-    cause="the loss of no label is made 0, or its gradient is not 0, or the log fills the gap (logging_nan_inf_filter)",
+    cause="the loss without labels is set to 0, has a gradient, or the log hides the NaN (logging_nan_inf_filter)",
 )
 def batch_without_labels(subject: Subject) -> Iterator[Measured]:
-    """A batch in which no label is wanted has no loss (NaN, never 0), moves no weight, and is seen in the log."""
+    """A batch without labels has a loss of NaN, not 0, which changes no weight and is visible in the log."""
     data = rows(subject, 3)
     data.tensors["labels"][1] = IGNORE_INDEX
     model = small_model(subject)
@@ -107,11 +107,11 @@ def batch_without_labels(subject: Subject) -> Iterator[Measured]:
 @law(
     "loss",
     source="BERT, arXiv:1810.04805, as published: LayerNorm and biases are excluded from weight decay",
-    cause="a parameter's name hides what it is (a prefix with 'layernorm', a matrix called bias), or a normalisation "
-    "is of a class that Trainer does not know",
+    cause="a parameter has a misleading name (a prefix with 'layernorm', a matrix called bias), or Trainer does not "
+    "know the class of a normalisation layer",
 )
 def decay_groups(subject: Subject) -> Iterator[Measured]:
-    """Weight decay acts on every matrix, and on no bias or weight of a normalisation; each is in exactly one group."""
+    """Weight decay applies to every matrix and to no bias or normalisation weight; each is in exactly one group."""
     model = small_model(subject)
     trainer = build(subject, model, rows(subject, 2), weight_decay=0.01)
     trainer.create_optimizer()
@@ -126,10 +126,12 @@ def decay_groups(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "loss", source="AdamW, arXiv:1711.05101, algorithm 2", cause="another optimiser or constant has become the default"
+    "loss",
+    source="AdamW, arXiv:1711.05101, algorithm 2",
+    cause="the default optimiser or one of its constants has changed",
 )
 def optimiser(subject: Subject) -> Iterator[Measured]:
-    """By default the optimiser is torch's AdamW with the constants of its paper, in every group."""
+    """By default, the optimiser is torch's AdamW with the constants of its paper in every parameter group."""
     trainer = train(build(subject, small_model(subject), rows(subject, 2), max_steps=1))
     inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     yield Measured("class", f"{type(inner).__module__}.{type(inner).__name__}", equals="torch.optim.adamw.AdamW")
@@ -138,9 +140,9 @@ def optimiser(subject: Subject) -> Iterator[Measured]:
         yield Measured(name, ", ".join(found), equals=str(wanted))
 
 
-@law("loss", source=TRAINER, cause="a release changed the default; the training's own arguments do not name it")
+@law("loss", source=TRAINER, cause="a release changed a default that the training does not set itself")
 def argument_defaults(subject: Subject) -> Iterator[Measured]:
-    """Arguments of the training that nobody gives have their documented values."""
+    """TrainingArguments that are not set have their documented default values."""
     import transformers
 
     arguments = transformers.TrainingArguments(output_dir=str(subject.new_folder("training")), use_cpu=True)
@@ -153,13 +155,13 @@ def argument_defaults(subject: Subject) -> Iterator[Measured]:
 @law(
     "loss",
     source="AdamW, arXiv:1711.05101, algorithm 2; Pascanu et al., arXiv:1211.5063, on clipping",
-    cause="the gradient, its clipping, AdamW, its decay or the rate is not what the arguments say",
+    cause="the gradient, its clipping, AdamW, weight decay or the learning rate is not what the arguments say",
 )
 def plain_loop(subject: Subject) -> Iterator[Measured]:
-    """Three steps of Trainer end where a plain loop ends: gradient, clipping, AdamW with decay, and a falling rate."""
+    """Three steps of Trainer match a plain loop with clipping, AdamW with weight decay, and a falling learning rate."""
     data, model, wanted = rows(subject, 12), small_model(subject), small_model(subject)
     norm = float(gradient(wanted, losses(wanted, data.batch()).mean()).nan_to_num(0.0).norm())
-    # An eps far above rounding: what has no gradient but for rounding would else move at the full rate, either way.
+    # An eps far above rounding: otherwise weights whose gradient is only rounding would move at the full rate.
     plan = plain.Plan(rate=0.05, steps=3, decay=0.1, betas=(0.8, 0.95), eps=1e-3, clip=norm / 2)
     trainer = train(build(subject, model, data, **plan.arguments(), per_device_train_batch_size=4))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -175,9 +177,11 @@ def plain_loop(subject: Subject) -> Iterator[Measured]:
     yield Measured("difference of train_loss to their mean", apart, at_most=1e-3, unit="nats", reason=ROUNDED)
 
 
-@law("loss", source=TRAINER, cause="another schedule, warm-up or number of steps, or the last batch is left out")
+@law(
+    "loss", source=TRAINER, cause="the schedule, warm-up or number of steps has changed, or the last batch is left out"
+)
 def schedule(subject: Subject) -> Iterator[Measured]:
-    """The rate rises evenly over the warm-up and falls evenly to 0, in ceil(rows / batch) steps an epoch."""
+    """The learning rate rises linearly in warm-up and falls linearly to 0, in ceil(rows / batch) steps per epoch."""
     steps, peak = 8, 0.01
     options = {"per_device_train_batch_size": 4, "num_train_epochs": 2, "learning_rate": peak}
     for warm in (0, 3):
@@ -192,9 +196,13 @@ def schedule(subject: Subject) -> Iterator[Measured]:
         yield Measured(f"largest difference of a rate, warm-up {warm}", apart / peak, at_most=1e-9, reason=why)
 
 
-@law("loss", source=TRAINER, cause="rows are not shuffled, the order hangs on no seed or on another, or rows are lost")
+@law(
+    "loss",
+    source=TRAINER,
+    cause="rows are not shuffled, their order does not depend on the seed alone, or rows are lost",
+)
 def batch_order(subject: Subject) -> Iterator[Measured]:
-    """Each epoch takes every row once, in an order of its own that hangs on the seed alone."""
+    """Each epoch uses every row once, in a new order that depends only on the seed."""
     options = {"per_device_train_batch_size": 3, "num_train_epochs": 2}
     orders = []
     for seed in (7, 7, 8):
@@ -213,11 +221,11 @@ def batch_order(subject: Subject) -> Iterator[Measured]:
 
 @law(
     "loss",
-    source="Pascanu et al., arXiv:1211.5063: the whole gradient's norm",
-    cause="clipping is off, is by value or by parameter, or comes before the gradient is complete",
+    source="Pascanu et al., arXiv:1211.5063: the norm of the whole gradient",
+    cause="clipping is off, works by value or by parameter, or comes before the gradient is complete",
 )
 def clipping(subject: Subject) -> Iterator[Measured]:
-    """A gradient longer than max_grad_norm is shortened to that length; a shorter one stays as it is."""
+    """A gradient whose norm exceeds max_grad_norm is scaled down to that norm; a smaller one is unchanged."""
     data, fresh = rows(subject, 4), small_model(subject)
     wanted = gradient(fresh, losses(fresh, data.batch()).mean()).nan_to_num(0.0)
     norm = float(wanted.norm())
@@ -234,16 +242,16 @@ def clipping(subject: Subject) -> Iterator[Measured]:
 @law(
     "loss",
     source=f"{TRAINER}: resume_from_checkpoint",
-    cause="optimiser, rate, generators or the place within the epoch are not what was saved",
+    cause="the optimiser, learning rate, random generators or position within the epoch are not restored as saved",
 )
 def resuming(subject: Subject) -> Iterator[Measured]:
-    """A training that stops in the middle of an epoch and is resumed ends with the bits of one that does not stop."""
+    """Training resumed in the middle of an epoch ends with exactly the weights and losses of uninterrupted training."""
     options = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
     data, model = rows(subject, 6), small_model(subject, dropout=0.1)
     whole = build(subject, model, data, **options)
     saved = small.before_steps(whole, lambda _: flat(model))
     train(whole)
-    for epoch, steps in (("first", 2), ("second", 4)):  # each epoch has three
+    for epoch, steps in (("first", 2), ("second", 4)):  # each epoch has three steps
         rest, again = rows(subject, 6), small_model(subject, dropout=0.1)
         resumed = build(subject, again, rest, **options)
         loaded = small.before_steps(resumed, _weights(again))
@@ -254,7 +262,7 @@ def resuming(subject: Subject) -> Iterator[Measured]:
         yield Measured(f"{when}: it has the weights that were saved", restored, equals=True)
         left = data.asked[2 * steps :] == rest.asked
         yield Measured(f"{when}: it has the rows that were left", left, equals=True)
-        if restored and left:  # else all that follows differs too
+        if restored and left:  # otherwise the rest differs too
             apart, why = float((flat(model) - flat(again)).abs().max()), "the same operations on one thread"
             yield Measured(f"{when}: largest difference of a weight", apart, equals=0.0, reason=why)
             same = logged(whole, "loss") == logged(resumed, "loss")
@@ -269,11 +277,11 @@ def _weights(model: Any) -> Callable[[Any], torch.Tensor]:
     "loss",
     source="https://docs.pytorch.org/docs/stable/notes/ddp.html; https://github.com/huggingface/transformers/pull/34373",
     cause="gradients are summed and not averaged, or each process counts the same however few labels it has: Trainer "
-    "leaves that to a model whose loss ignores num_items_in_batch",
+    "leaves that to the model, whose loss may ignore num_items_in_batch",
     slow=True,
 )
 def two_processes(subject: Subject) -> Iterator[Measured]:
-    """Two processes with half a batch each make the step, and log the loss, of one with the whole batch."""
+    """Two processes with half a batch each give the step and the loss of one process with the whole batch."""
     data, model = rows(subject, 8), small_model(subject)
     given = (subject.new_folder("training"), model, data)
     one, other = in_two_processes(_step_of_one, given, subject.new_folder("training"))
@@ -293,10 +301,10 @@ def _step_of_one(folder: Path, model: Any, data: small.Rows) -> dict[str, torch.
 @law(
     "loss",
     source="Chen et al., arXiv:1604.06174",
-    cause="what is computed a second time draws another dropout, or another part of the graph is cut off",
+    cause="recomputing draws another dropout mask, or a part of the graph is cut off",
 )
 def gradient_checkpointing(subject: Subject) -> Iterator[Measured]:
-    """Computing activations a second time to save memory changes no gradient, with dropout too."""
+    """Gradient checkpointing changes no gradient, even with dropout."""
     if not getattr(small_model(subject), "supports_gradient_checkpointing", False):
         raise NotApplicable("this architecture has no gradient checkpointing")
     steps = []
@@ -306,14 +314,14 @@ def gradient_checkpointing(subject: Subject) -> Iterator[Measured]:
     yield Measured("it is on", bool(model.is_gradient_checkpointing), equals=True)
     lost = bool(((steps[1] == 0) & (steps[0].abs() > 1e-6)).any())
     yield Measured("weights lose their gradient", lost, equals=False)
-    if not lost:  # else all that follows differs too
+    if not lost:  # otherwise the rest differs too
         apart = float((steps[1] - steps[0]).norm() / steps[0].norm())
         yield Measured("difference of the step, over its length", apart, at_most=1e-5, reason=FLOAT32)
 
 
-@law("loss", source=TRAINER, cause="the optimiser is given what wants no gradient, or decays it")
+@law("loss", source=TRAINER, cause="the optimiser gets frozen weights, or decays them")
 def frozen_weights(subject: Subject) -> Iterator[Measured]:
-    """Weights that want no gradient stay as they are bit for bit, in spite of weight decay, while others move."""
+    """Frozen weights stay the same, bit for bit, in spite of weight decay, while other weights change."""
     model = small_model(subject)
     frozen = {name for name, _ in small.named(model)[::2]}
     for name in frozen:
@@ -328,16 +336,16 @@ def frozen_weights(subject: Subject) -> Iterator[Measured]:
 @law(
     "loss",
     source="Szegedy et al., arXiv:1512.00567, section 7",
-    cause="the smoothed loss shifts the labels as for a causal model, counts ignored labels, or is divided by others",
+    cause="the smoothed loss shifts the labels as for a causal model, counts ignored labels, or is divided wrongly",
 )
 def label_smoothing(subject: Subject) -> Iterator[Measured]:
-    """A loss smoothed by a is (1 - a) times the cross-entropy and a times its mean over all words, at wanted labels."""
+    """With label smoothing a, the loss is (1 - a) times the cross-entropy plus a times its mean over all words."""
     data, fresh, folder = rows(subject, 4), small_model(subject), subject.new_folder("training")
     step, trainer = descend(folder, small_model(subject), data, label_smoothing_factor=0.3)
     found, loss = logged(trainer, "loss")[0], plain.smoothed(fresh, data.batch(), 0.3)
     shifted = abs(found - float(plain.smoothed(fresh, plain.shifted(data.batch()), 0.3))) < abs(found - float(loss))
     yield Measured("labels are shifted as for a causal model", shifted, equals=False)
-    if not shifted:  # else all that follows differs too
+    if not shifted:  # otherwise the rest differs too
         yield about_one("logged loss over the loss", found / float(loss), 1e-4, ROUNDED)
         wanted = gradient(fresh, loss).nan_to_num(0.0)
         apart = float((step - wanted).norm() / wanted.norm())
@@ -345,10 +353,12 @@ def label_smoothing(subject: Subject) -> Iterator[Measured]:
 
 
 @law(
-    "loss", source="NEFTune, arXiv:2310.05914", cause="the noise has another size, or its hook stays after the training"
+    "loss",
+    source="NEFTune, arXiv:2310.05914",
+    cause="the noise has another size, or its hook stays active after training",
 )
 def embedding_noise(subject: Subject) -> Iterator[Measured]:
-    """NEFTune adds even noise of at most a / sqrt(tokens x width) to the embeddings, and none after the training."""
+    """NEFTune adds uniform noise of at most alpha / sqrt(tokens x width) to embeddings, and none after training."""
     import torch
 
     model, data = small_model(subject), rows(subject, 8)
@@ -360,7 +370,7 @@ def embedding_noise(subject: Subject) -> Iterator[Measured]:
     most = 5.0 / math.sqrt(seen[0].shape[1] * seen[0].shape[2])
     largest = float(seen[0].abs().max()) / most
     yield Measured("largest noise over the bound", largest, at_most=1.0 + 1e-5, reason="but for rounding")
-    # Of 3072 numbers or more, the deviation has a standard error of 0.8 % at most.
+    # With 3072 numbers or more, the standard error of the deviation is at most 0.8 %.
     why = "the noise is drawn: more than 6 standard errors have a chance of 2e-9"
     yield about_one("deviation of the noise over that of even noise", float(seen[0].std()) / most * 3**0.5, 0.05, why)
     losses(model, data.batch())

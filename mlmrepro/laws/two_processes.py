@@ -1,4 +1,4 @@
-"""Run a function in two processes that torch.distributed joins, on this machine, without network or free port."""
+"""Run a function in two processes with torch.distributed, on this machine and without a network or a free port."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["in_two_processes"]
 
-SECONDS = 60.0  # one takes about one second
+SECONDS = 60.0  # a run takes about one second
 
 Work = Callable[..., "dict[str, torch.Tensor]"]
 
@@ -28,18 +28,18 @@ Work = Callable[..., "dict[str, torch.Tensor]"]
 def in_two_processes(
     work: Work, arguments: tuple[Any, ...], folder: Path, *, seconds: float = SECONDS
 ) -> list[dict[str, torch.Tensor]]:
-    """Call ``work(*arguments)`` in two joined processes and return what each gives, by rank.
+    """Call ``work(*arguments)`` in two connected processes and return their results, by rank.
 
-    `work` belongs to a module and `folder` is empty. Raises RuntimeError with what a process raised, and UserError
-    when they do not end in time, which says nothing of the libraries.
+    `work` must belong to a module, and `folder` must be empty. Raises RuntimeError with the error of a process that
+    failed, and UserError on a timeout, which says nothing about the libraries.
     """
     import torch
 
-    # A fork keeps what is patched in this process; where a GPU is seen, autograd refuses to run in a fork.
+    # A fork keeps patches made in this process, but with a GPU autograd refuses to run in a fork.
     forks = sys.platform == "linux" and not torch.cuda.is_available()
     context: Any = multiprocessing.get_context("fork" if forks else "spawn")
     members = [context.Process(target=_member, args=(rank, folder, work, arguments), daemon=True) for rank in (0, 1)]
-    with patch.dict(os.environ, TOKENIZERS_PARALLELISM="false"):  # else the tokenizers warn of the fork
+    with patch.dict(os.environ, TOKENIZERS_PARALLELISM="false"):  # otherwise tokenizers warns about the fork
         for each in members:
             each.start()
     try:
@@ -70,19 +70,19 @@ def _join(members: list[Any], folder: Path, deadline: float) -> None:
 def _member(rank: int, folder: Path, work: Work, arguments: tuple[Any, ...]) -> None:
     import torch
 
-    torch.set_num_threads(1)  # before anything is computed: the threads of the parent are not in a fork
+    torch.set_num_threads(1)  # before any computation: a fork does not have its parent's threads
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", OMP_NUM_THREADS="1")
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     nowhere, code = os.open(os.devnull, os.O_WRONLY), 1
-    for stream in (1, 2):  # what it raises is told in a file; torch's own lines are below python's streams
+    for stream in (1, 2):  # errors go to a file; torch itself prints below Python's streams
         os.dup2(nowhere, stream)
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
         torch.save(work(*arguments), folder / f"{rank}.pt")
         torch.distributed.destroy_process_group()
         code = 0
-    except BaseException as error:  # it is told to the parent, and no hook of the parent's may run here
+    except BaseException as error:  # it is reported to the parent, and none of the parent's hooks may run here
         told = folder / f"{rank}.told"
         told.write_text("".join(traceback.format_exception_only(error)).strip(), encoding="utf-8")
         told.rename(folder / f"{rank}.error")

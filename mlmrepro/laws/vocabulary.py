@@ -1,4 +1,4 @@
-"""What a tokenizer is, what it knows of a text, and the texts that its laws are held against."""
+"""Helpers for the tokenizer laws: the kind of a tokenizer, the words it knows, and texts to try."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ EDGES = (
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text alone, without special tokens around it."""
+    """Return the ids of a text without special tokens around it."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    """Return the text of ids, no space tidied up."""
+    """Return the text of ids, without cleaning up spaces."""
     return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
 
 def texts_of(subject: Subject) -> list[str]:
-    """Return some of the subject's texts, cut to a length that keeps laws fast."""
+    """Return some of the subject's texts, shortened to keep the laws fast."""
     return [text[:500] for text in subject.texts[:20]]
 
 
 def known(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Return the texts without their words with unknown tokens, which are covered by `no_unknown_tokens`."""
+    """Return the texts without words that give unknown tokens; `no_unknown_tokens` covers those."""
     unknown = tokenizer.unk_token_id
 
     @cache
@@ -69,29 +69,29 @@ def known(tokenizer: Any, texts: Iterable[str]) -> list[str]:
 
 
 def backend(tokenizer: Any) -> Any:
-    """Return the tokenizer of the tokenizers library, None where there is none."""
+    """Return the underlying tokenizer of the tokenizers library, or None."""
     return getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
 
 
 def is_byte_level(tokenizer: Any) -> bool:
-    """Tell whether the tokenizer reads bytes, and so every text as it is."""
+    """Return whether the tokenizer reads bytes, and so can encode every text exactly."""
     core = backend(tokenizer)
     return core is not None and "ByteLevel" in repr(core.pre_tokenizer)
 
 
 def normalised(tokenizer: Any, text: str) -> str:
-    """Return what the tokenizer itself says that it makes of a text before it takes it apart."""
+    """Return the text after the tokenizer's own normaliser."""
     core = backend(tokenizer)
     return text if core is None or core.normalizer is None else str(core.normalizer.normalize_str(text))
 
 
 def without_spaces(text: str) -> str:
-    """Return the text without white space and the mark that stands for it."""
+    """Return the text without white space and its marker, ▁."""
     return "".join(text.replace("▁", " ").split())
 
 
 def letters(text: str) -> str:
-    """Return letters and digits, without their case, accents and typographic forms."""
+    """Return the letters and digits of a text, without case, accents and typographic forms."""
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return "".join(character for character in decomposed if character.isalnum())
 
@@ -106,10 +106,10 @@ def ordinary(tokenizer: Any) -> dict[int, str]:
 
 
 def whole_words(tokenizer: Any) -> Iterator[tuple[int, str]]:
-    """Iterate over the tokens that are whole words of two letters or more: id, and the text that it stands for.
+    """Yield the id and the text of every token that is a whole word of two letters or more.
 
-    The mark of a word's beginning (▁) or continuation (##) says which tokens can stand alone; without such marks, as
-    in byte-level tokenizers, all can. Only scripts with two cases: others are often taken apart before any word is.
+    The marker of a word's beginning (▁) or continuation (##) shows which tokens can stand alone; without markers, as
+    in byte-level tokenizers, all can. Only scripts with upper and lower case count: others are often split in advance.
     """
     tokens = ordinary(tokenizer)
     starts = sum(text.startswith("▁") for text in tokens.values()) > len(tokens) / 20
@@ -123,7 +123,7 @@ def whole_words(tokenizer: Any) -> Iterator[tuple[int, str]]:
 
 
 def words_by_kind(tokenizer: Any) -> dict[str, dict[int, str]]:
-    """Return the whole words of the vocabulary, apart by what a normaliser could do to their letters."""
+    """Return the whole words of the vocabulary, grouped by what a normaliser could do to their letters."""
     kinds: dict[str, dict[int, str]] = {
         "in small letters": {},
         "with capitals": {},
@@ -136,12 +136,12 @@ def words_by_kind(tokenizer: Any) -> dict[str, dict[int, str]]:
 
 
 def differing(one: Iterable[Any], other: Iterable[Any]) -> int:
-    """Count the places in which two series of texts, or of lists of ids, differ."""
+    """Count the positions at which two sequences of texts, or of lists of ids, differ."""
     return sum(list(a) != list(b) for a, b in zip(one, other, strict=True))
 
 
 def average_word(subject: Subject) -> float:
-    """Return the characters a white-space word; raises NotApplicable where text or tokenizer know no words."""
+    """Return the mean length of a word between spaces; raises NotApplicable if the text has no spaces."""
     words = [word for text in texts_of(subject) for word in text.split()]
     characters = sum(map(len, words)) / len(words)
     if characters > 20:
@@ -150,7 +150,7 @@ def average_word(subject: Subject) -> float:
 
 
 def contexts_of(subject: Subject) -> list[tuple[str, str]]:
-    """Return what stands before a mask and, with its space, what stands behind it; texts of one word are cut in two."""
+    """Return the text before and after a mask, the latter with its space; texts of one word are cut in two."""
     found = []
     for n, text in enumerate(known(subject.tokenizer, texts_of(subject))):
         words = text.split() if " " in text else [text[: len(text) // 2], text[len(text) // 2 :]]
@@ -163,7 +163,7 @@ def contexts_of(subject: Subject) -> list[tuple[str, str]]:
 
 
 def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]] | None:
-    """Return the ids before and behind a text's own ids, None where the tokenizer changes these."""
+    """Return the ids that are added before and after a text's own ids, or None if the tokenizer changes the latter."""
     bare, full = ids_of(tokenizer, text), list(tokenizer(text, verbose=False)["input_ids"])
     for start in range(min(4, len(full) - len(bare) + 1)):
         if full[start : start + len(bare)] == bare:
@@ -172,7 +172,7 @@ def around(tokenizer: Any, text: str) -> tuple[list[int], list[int]] | None:
 
 
 def plain(value: Any) -> Any:
-    """Return a setting of the tokenizer as values that compare; the order and copies of listed tokens do not count."""
+    """Return a tokenizer setting in comparable form: the order and duplicates of listed tokens do not count."""
     if isinstance(value, dict):
         return {name: str(plain(each)) for name, each in sorted(value.items())}
     return sorted(set(value)) if isinstance(value, list) else value

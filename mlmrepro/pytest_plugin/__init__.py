@@ -1,9 +1,9 @@
 """The pytest plugin: the `golden` fixture, the report of unused goldens after a full run, and the retraining gate.
 
-Goldens lie in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
-a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A golden that no test of a full run used fails the run;
-`--golden-update` deletes it; where a test file was not collected, or a collected test did not run, nothing is deleted.
-Goldens of tests that run elsewhere only are declared, each with a reason:
+Goldens are in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
+a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A full run fails if it leaves a golden
+unused; `--golden-update` deletes that golden, unless a test file was not collected or a collected test did not run.
+Goldens of tests that run only elsewhere are declared, each with a reason:
 
     golden_elsewhere =
         tests/test_windows/*: only on Windows
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # The names under which pytest may find this module: the entry point's, and that of `-p` and `pytest_plugins`.
 _NAMES = ("mlmrepro", __name__)
-# Options that leave tests out, whether or not they do so in this run; and what `-o` may not say in a full one.
+# Options that can leave tests out, and ini options that `-o` must not override in a full run.
 _NARROWING = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob", "collectonly")
 _COLLECTING = ("testpaths", "norecursedirs", "python_files", "python_classes", "python_functions")
 _GATE = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
@@ -55,24 +55,30 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         const="all",
         default="",
         choices=("all", "new"),
-        help="write what is obtained: 'all' (the default) replaces what is expected, 'new' only adds what is missing; "
-        "before a path write --golden-update=all",
+        help="write obtained values to the goldens: 'all' (the default) replaces expected values, 'new' only adds "
+        "missing ones; write --golden-update=all if a path follows",
     )
-    group.addoption("--golden-dir", metavar="DIR", help="the directory of the goldens (default: golden_dir of the ini)")
+    group.addoption(
+        "--golden-dir", metavar="DIR", help="the directory of the goldens (default: the ini option golden_dir)"
+    )
     for name, metavar, text in (
-        ("checkpoint", "DIR", "check this masked language model, a test beside the others; may be repeated"),
-        ("baseline", "DIR", "what to check it against: a folder that `mlmrepro baseline` wrote, one for all or each"),
-        ("html", "FILE", "write the page of the check; for several checks give one for each"),
+        ("checkpoint", "DIR", "check this masked language model, as one more test; may be repeated"),
+        (
+            "baseline",
+            "DIR",
+            "what to check it against: a folder that `mlmrepro baseline` wrote, one for all or one for each",
+        ),
+        ("html", "FILE", "write an HTML page of the check; for several checks give one for each"),
     ):
         group.addoption(f"--mlm-{name}", action="append", default=[], metavar=metavar, help=text)
-    parser.addini("golden_dir", "the directory of the goldens, below rootdir (default: golden)", default="")
+    parser.addini("golden_dir", "the directory of the goldens, below the project (default: golden)", default="")
     parser.addini(
-        "golden_elsewhere", "goldens of tests that run elsewhere only: `path: reason`", "linelist", default=[]
+        "golden_elsewhere", "goldens of tests that run only elsewhere, as `path: reason`", "linelist", default=[]
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the book-keeping of one session."""
+    """Start the bookkeeping of one session."""
     config.stash[_SESSION] = GoldenSession(config)
     config.pluginmanager.register(config.stash[_SESSION], "mlmrepro-goldens")
     if any(config.getoption(name) for name in _GATE):
@@ -102,7 +108,7 @@ def golden(request: pytest.FixtureRequest) -> GoldenFile:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Fail a test that passed without checking all that its own golden expects."""
+    """Fail a test that passed without checking every entry of its own golden."""
     result = yield
     if _GOLDEN in item.stash and (message := item.stash[_GOLDEN].unchecked()):
         pytest.fail(message, pytrace=False)
@@ -110,7 +116,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 class GoldenSession:
-    """What the tests of a session used of the goldens; under pytest-xdist the controller gathers it."""
+    """Which goldens the tests of a session used; under pytest-xdist the controller collects this."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -123,7 +129,7 @@ class GoldenSession:
         self.declared: set[str] = set()
         self.unused: list[str] = []
         self.kept: list[str] = []
-        self.looked = False  # for goldens that no test used
+        self.looked = False  # whether unused goldens were looked for
         self.failure = ""
         self.elsewhere: dict[str, str] = {}
         for line in config.getini("golden_elsewhere"):
@@ -134,7 +140,7 @@ class GoldenSession:
 
     @cached_property
     def root(self) -> Path:
-        """The directory of the project; raises UserError where it cannot be decided."""
+        """The directory of the project; raises UserError if it cannot be decided."""
         from mlmrepro.pytest_plugin.project import configures_pytest, project_of
 
         config, here = self.config, self.config.invocation_params.dir
@@ -160,7 +166,7 @@ class GoldenSession:
         return SessionStore(Path(directory), self.config.getoption("--golden-update"))
 
     def misplaced(self, folder: Path) -> str:
-        """Return what there is to say where pytest, started in `folder`, would look for goldens elsewhere."""
+        """Return a problem if pytest, started in `folder`, would look for goldens elsewhere; "" if not."""
         from mlmrepro.errors import UserError
         from mlmrepro.pytest_plugin.project import inner_project
 
@@ -172,7 +178,7 @@ class GoldenSession:
         return f"{inner} is a project inside {root}: set golden_dir in the pytest configuration" if inner else ""
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Stop where it is not clear where the goldens lie; a worker of pytest-xdist fails its tests instead."""
+        """Stop if it is not clear where the goldens are; a worker of pytest-xdist fails its tests instead."""
         if hasattr(self.config, "workeroutput") or self.config.option.collectonly:
             return
         for folder in {item.path.parent for item in session.items if "golden" in getattr(item, "fixturenames", ())}:
@@ -211,7 +217,7 @@ class GoldenSession:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Send what was used to the controller; there, write what is new and look for what no test used."""
+        """Send the used goldens to the controller; there, write new goldens and look for unused ones."""
         own = "store" in self.__dict__
         if own:
             self._merge(sorted(self.store.used), sorted(map(str, self.store.declared)))
@@ -253,7 +259,7 @@ class GoldenSession:
         return any(key == pattern or fnmatchcase(key, pattern) for pattern in self.elsewhere)
 
     def _left_out(self) -> tuple[dict[str, str], bool]:
-        """Return why goldens were not used, by how their keys start, and whether all that this run covers was there."""
+        """Return why goldens were not used, by key prefix, and whether only excluded folders were left out."""
         from mlmrepro.compare.store import file_key
         from mlmrepro.pytest_plugin.left_out import left_out_tests, test_files
 
@@ -287,14 +293,14 @@ class GoldenSession:
         if self.unused:
             deleted = self.store.update == "all"
             terminalreporter.section("unused goldens", red=not deleted)
-            remedy = "deleted" if deleted else "pytest --golden-update deletes"
-            terminalreporter.line(f"{len(self.unused)} that no test used; {remedy}:")
+            remedy = "deleted" if deleted else "pytest --golden-update deletes them"
+            terminalreporter.line(f"{len(self.unused)} not used by any test; {remedy}:")
             _list(terminalreporter, self.unused)
         if self.active and not self.looked and self.config.getoption("--golden-update") == "all":
-            terminalreporter.line("nothing was deleted from the goldens: not every test was run and passed")
+            terminalreporter.line("no golden was deleted: not every test was run and passed")
         if self.kept:
             terminalreporter.section("goldens not used here")
-            terminalreporter.line("kept; golden_elsewhere in the pytest configuration declares them:")
+            terminalreporter.line("kept; declare them with golden_elsewhere in the pytest configuration:")
             _list(terminalreporter, self.kept)
         if self.failure:
             terminalreporter.line(self.failure, red=True)
@@ -319,7 +325,7 @@ class GoldenSession:
             self.store.merge(new)
 
     def _is_full(self, session: pytest.Session) -> bool:
-        """Tell whether every test there is was run and passed: only then is unused what no test used."""
+        """Return whether every existing test was run and passed: only then can a golden be called unused."""
         option = self.config.option
         narrowed = any(getattr(option, name, None) for name in _NARROWING)
         overridden = {text.partition("=")[0].strip() for text in option.override_ini or ()} & set(_COLLECTING)
@@ -333,7 +339,7 @@ class GoldenSession:
         )
 
     def _covers_testpaths(self) -> bool:
-        """Tell whether the arguments name all of testpaths, or of rootdir where there are none."""
+        """Return whether the arguments cover all of testpaths, or of the project if there are none."""
         root, here = self.root, self.config.invocation_params.dir
         found = [
             path for text in self.config.getini("testpaths") for path in glob.glob(str(root / text), recursive=True)

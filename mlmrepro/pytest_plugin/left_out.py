@@ -1,4 +1,4 @@
-"""Tests that lie on disk and that pytest did not collect in this run."""
+"""Find tests on disk that pytest did not collect in this run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["left_out_tests", "test_files"]
 
 
 def test_files(root: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    """Iterate over the files below `root` whose name is a test file's, but for hidden directories and environments."""
+    """Iterate over the test files below `root`, except in hidden directories and virtual environments."""
     for folder, folders, names in os.walk(root):
         here = Path(folder)
         folders[:] = [
@@ -25,7 +25,7 @@ def test_files(root: Path, patterns: Sequence[str]) -> Iterator[Path]:
 
 
 def left_out_tests(path: Path, collected: Collection[str]) -> list[str]:
-    """Return the tests that a module defines, perhaps on a condition, and that are not in `collected`.
+    """Return the tests that a module defines, even conditionally, and that are not in `collected`.
 
     Methods are named with their class: ``TestSaving.test_twice``.
     """

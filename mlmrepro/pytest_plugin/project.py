@@ -1,4 +1,4 @@
-"""Which directory is the project of some tests: the same, whatever the directory that pytest is started in."""
+"""Find the project directory of some tests, whatever directory pytest is started in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REMEDY = "set golden_dir in the pytest configuration of the project, such as `g
 
 
 def configures_pytest(folder: Path) -> bool:
-    """Tell whether a pytest configuration lies in a directory."""
+    """Return whether a directory has a pytest configuration."""
     for name, section in _CONFIGURING.items():
         path = folder / name
         if path.is_file() and re.search(section, path.read_text(encoding="utf-8", errors="replace")):
@@ -39,7 +39,7 @@ def _has_goldens(folder: Path) -> bool:
 
 
 def project_of(start: Path) -> Path:
-    """Return the nearest directory, from `start` upwards, that is a project; raises UserError where none is sure."""
+    """Return the nearest directory, from `start` upwards, that is a project; raises UserError if it is not clear."""
     above = [start, *start.parents]
     for is_project in (configures_pytest, _is_marked):
         for folder in above:

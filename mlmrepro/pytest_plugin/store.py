@@ -1,4 +1,4 @@
-"""The goldens of one pytest run: what is written in it satisfies no test of the same run."""
+"""The goldens of one pytest run: a golden written in a run never satisfies a test of the same run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mlmrepro.compare.values import differences
 
 
 class SessionStore(GoldenStore):
-    """A store that holds new entries back until the run ends, unless an update was asked for.
+    """A store that holds new entries back until the run ends, unless an update was requested.
 
-    A second attempt at a test, another test and another worker then all find that there was no golden.
+    So a second attempt at a test, another test and another worker all find that there was no golden.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -26,12 +26,12 @@ class SessionStore(GoldenStore):
             return super()._absent(golden, key, obtained, entry)
         where = f"{self.path(key)}: {obtained.name!r}: there was no golden"
         if not self._hold(key, obtained.name, entry, self.settings):
-            return f"{where}, and this run obtained different values for it: none is written"
-        advice = "it is expected from the next run on; --golden-update=new writes all that are missing at once"
+            return f"{where}, and this run obtained different values, so none is written"
+        advice = "the next run compares with it; --golden-update=new writes all missing ones at once"
         return f"{where}; this one is written when the run ends: {advice}\n  obtained: {obtained.value!r:.300}"
 
     def _hold(self, key: str, name: str, entry: Entry, settings: dict[str, Any]) -> bool:
-        """Keep an entry for the end of the run; tell whether all that were obtained under its name agree."""
+        """Keep an entry for the end of the run; return whether all values obtained under its name agree."""
         first, _ = self._new.setdefault((key, name), (entry, settings))
         values = first.variants[0].value, entry.variants[0].value
         if first.lane is not entry.lane or differences(first.lane, *values, first.tolerance):
@@ -39,19 +39,19 @@ class SessionStore(GoldenStore):
         return (key, name) not in self._disputed
 
     def state(self) -> str:
-        """Return, as JSON, what a worker of pytest-xdist hands over."""
+        """Return, as JSON, what a worker of pytest-xdist sends to the controller."""
         new = [[*where, entry.to_dict(), settings] for where, (entry, settings) in self._new.items()]
         return json.dumps({"new": new, "disputed": sorted(self._disputed)})
 
     def merge(self, state: str) -> None:
-        """Take what a worker handed over."""
+        """Take over what a worker sent."""
         given = json.loads(state)
         for key, name, entry, settings in given["new"]:
             self._hold(key, name, Entry.from_dict(entry), settings)
         self._disputed |= {(key, name) for key, name in given["disputed"]}
 
     def write_new(self) -> None:
-        """Write what was held back, but for what the tests disagreed about; raises OSError."""
+        """Write the held-back entries, except those that tests disagreed about; raises OSError."""
         for (key, name), (entry, settings) in self._new.items():
             self.settings = settings
             if (key, name) not in self._disputed:

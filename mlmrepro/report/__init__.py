@@ -1,1 +1,1 @@
-"""Showing: what a person sees of a run. Reads records; needs neither torch nor transformers."""
+"""Reports for people and CI. They read records and need neither torch nor transformers."""

@@ -1,4 +1,4 @@
-"""A check as CI reads it: one test case, and one annotation."""
+"""A check for CI: a JUnit test case and a GitHub annotation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mlmrepro.report.words import clean
 
 __all__ = ["check_annotation", "check_junit"]
 
-_LEVELS = {Answer.REGRESSION: "error", Answer.INCONCLUSIVE: "warning"}  # what passes needs no annotation
+_LEVELS = {Answer.REGRESSION: "error", Answer.INCONCLUSIVE: "warning"}  # passing answers need no annotation
 
 
 def check_junit(result: CheckResult, path: Path, name: str) -> None:
-    """Write one test suite with one case, which fails for a regression and where nothing could be concluded.
+    """Write one test suite with one case, which fails for a regression and for an inconclusive result.
 
-    Where it passes, its output holds what was not used and what a number format explains.
+    If the case passes, its output lists unused files and any difference that a number format explains.
     """
     fails = result.exit_code != 0
     suite = ElementTree.Element("testsuite", name=printable(name), tests="1", failures=str(int(fails)))
@@ -34,7 +34,7 @@ def check_junit(result: CheckResult, path: Path, name: str) -> None:
 
 
 def check_annotation(result: CheckResult) -> str | None:
-    """Return GitHub's workflow command: an error for a regression, a warning for inconclusive, None for what passes."""
+    """Return a GitHub workflow command: an error for a regression, a warning if inconclusive, None for a pass."""
     if result.answer not in _LEVELS:
         return None
     text = " ".join([said(result), *([ended(result.advice)] if result.advice else [])])

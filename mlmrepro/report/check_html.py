@@ -1,4 +1,4 @@
-"""One page that shows whether a checkpoint got worse, and where: a single file that fetches nothing, runs no script."""
+"""A page that shows whether and where a checkpoint got worse: one file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from mlmrepro.report.words import number
 
 __all__ = ["render_check_html", "write_check_html"]
 
-STEPS = (0.1, 0.5, 1.0, 2.0)  # nats; fixed, so that the shades of two pages mean the same
+STEPS = (0.1, 0.5, 1.0, 2.0)  # nats; fixed, so that shades mean the same on every page
 _DOCUMENTS = 10
-_TOKENS = 1000  # of a document
-_LISTED = 12  # tokens of a document whose losses are listed
+_TOKENS = 1000  # shown per document
+_LISTED = 12  # tokens per document in the list of losses
 _PROBES = 50
-_OPEN = 6  # probes that stand unfolded
-_ROWS = 10  # of a probe
+_OPEN = 6  # probes shown unfolded
+_ROWS = 10  # per probe
 _VISIBLE = {"\n": "↵\n", "\t": "⇥\t", "\r": "␍"}
 
 
 def write_check_html(result: CheckResult, path: Path) -> None:
-    """Write the page, whole or not at all; equal results give equal bytes."""
+    """Write the page atomically; equal results give equal bytes."""
     atomic_write(path, render_check_html(result))
 
 
@@ -54,7 +54,7 @@ def render_check_html(result: CheckResult) -> str:
     from markupsafe import Markup, escape
 
     def visible(text: str) -> Markup:
-        return escape(_visible(text))  # keeps its spaces, which else are folded
+        return escape(_visible(text))  # Markup keeps the spaces that `clean` would collapse
 
     filters: dict[str, Callable[..., Any]] = {"ended": ended, "number": number, "visible": visible}
     styles = [TEMPLATES / name for name in ("drift.css", "check.css")]
@@ -89,7 +89,7 @@ def _content(result: CheckResult) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shade:
-    """How a token is shown: a class of the style sheet, and what the pointer tells."""
+    """How a token is shown: its CSS class and its tooltip."""
 
     text: str
     css: str
@@ -98,20 +98,20 @@ class Shade:
 
 @dataclass(frozen=True)
 class Document:
-    """A document that got worse, as it is shown."""
+    """A document that got worse, ready for display."""
 
     name: str
     topic: str
     change: str
-    spaced: bool  # words come without the spaces between them
+    spaced: bool  # words lack the spaces between them, so add some
     tokens: list[Shade]
-    left: int  # tokens that are not shown
+    left: int  # number of tokens not shown
     listed: list[TokenChange]
 
 
 def _document(document: DocumentChange, result: CheckResult) -> Document:
     scale = Scale(result.measure)
-    tokens = [token for token in document.tokens if token.text]  # a character's later bytes have no text of their own
+    tokens = [token for token in document.tokens if token.text]  # the later bytes of a character have no text
     return Document(
         document.name,
         document.topic,
@@ -141,14 +141,14 @@ def _shade(token: TokenChange) -> Shade:
 
 
 def _change(token: TokenChange) -> str:
-    """Return both losses of a token, and the change."""
+    """Format both losses of a token and their difference."""
     if token.before is None or token.after is None:
         return "not masked"
     return f"{token.before:.2f} → {token.after:.2f} nats ({token.after - token.before:+.2f})"
 
 
 def _legend(worst: Sequence[Document]) -> list[tuple[str, str]]:
-    """Return (class, meaning) of the shades that occur, from much better to much worse."""
+    """Return (CSS class, meaning) of the shades in use, from much better to much worse."""
     present = {token.css for document in worst for token in document.tokens}
     ends = [f"{low:g} to {high:g}" for low, high in pairwise(STEPS)] + [f"{STEPS[-1]:g} or more"]
     steps = list(enumerate(ends, start=1))
@@ -159,7 +159,7 @@ def _legend(worst: Sequence[Document]) -> list[tuple[str, str]]:
 
 
 def _visible(text: str) -> str:
-    """Return a token with its spaces, its line breaks marked, and escapes for what does not print."""
+    """Return a token with visible whitespace and with escapes for unprintable characters."""
     if not text.strip(" "):
         return "␣" * len(text)
     return "".join(_VISIBLE.get(c) or (c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)
@@ -167,7 +167,7 @@ def _visible(text: str) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """A prediction in its row: `moved` says where the other side has it, "" where it is the same."""
+    """A prediction in its row; `moved` gives its place on the other side, "" if that is the same."""
 
     text: str
     probability: float
@@ -177,11 +177,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt with both rankings side by side."""
+    """A prompt with both rankings next to each other."""
 
     change: ProbeChange
     rows: list[tuple[Cell | None, Cell | None]]
-    common: list[tuple[int, str]]  # share of the top k that both have
+    common: list[tuple[int, str]]  # share of the top k that both sides have
 
 
 def _probe(probe: ProbeChange, result: CheckResult) -> Probe:
@@ -197,7 +197,7 @@ def _probe(probe: ProbeChange, result: CheckResult) -> Probe:
 
 
 def _places(predictions: Sequence[Prediction], by_text: bool) -> dict[object, int]:
-    """Map each token to its rank, that of the first among those it is tied with."""
+    """Map each token to its rank; tied tokens share the best of their ranks."""
     places: dict[object, int] = {}
     for group in ranked(predictions, by_text=by_text):
         first = len(places) + 1
@@ -221,7 +221,7 @@ def _cell(
 
 
 def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
-    """Return (measure, before, after, change) with what is better in words."""
+    """Return rows of (measure, before, after, change)."""
     paired = accuracy.paired
     interval = f"{level(paired)} interval {points(paired.low)} to {points(paired.high)}"
     errors = (
@@ -230,13 +230,13 @@ def _accuracy(accuracy: Accuracy) -> list[tuple[str, str, str, str]]:
     )
     return [
         (
-            "right predictions (more is better)",
+            "correct predictions (higher is better)",
             share(accuracy.before),
             share(accuracy.after),
             f"{points(paired.difference)} points, {interval}",
         ),
         *(
-            (f"{name} (less is better)", number(a, 3), number(b, 3), f"{b - a:+.2g}" if b != a else "0")
+            (f"{name} (lower is better)", number(a, 3), number(b, 3), f"{b - a:+.2g}" if b != a else "0")
             for name, a, b in errors
         ),
     ]

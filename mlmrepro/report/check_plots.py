@@ -1,4 +1,4 @@
-"""The figures of a check: the interval against the margin, and every slice beside the others."""
+"""The figures of a check: the interval with the margin, and a forest plot of the slices."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from mlmrepro.report.words import clean, count, number
 
 __all__ = ["drawings", "forest", "interval"]
 
-_SLICES = 30  # that are drawn; the table has all
+_SLICES = 30  # drawn; the table lists all
 _BETTER, _WORSE, _ALL = SERIES[0], SERIES[1], INK
 _COLOURS = {"worse": _WORSE, "better": _BETTER, "": MUTED}
 _RULES = {
-    Answer.BETTER: "the whole interval lies below no difference",
-    Answer.SAME: "no part of the interval lies beyond the margin",
-    Answer.REGRESSION: "the whole interval lies beyond the margin",
-    Answer.INCONCLUSIVE: "the margin lies within the interval",
+    Answer.BETTER: "the whole interval is below zero",
+    Answer.SAME: "the interval does not exceed the margin",
+    Answer.REGRESSION: "the whole interval is above the margin",
+    Answer.INCONCLUSIVE: "the interval contains the margin",
 }
 _MARKERS = {"worse": "D", "better": "D", "": "o"}
 
 
 def drawings(result: CheckResult) -> list[Drawing]:
-    """Return the figures that the result has numbers for; none where nothing changed."""
+    """Return the figures that the result has numbers for; none if nothing changed."""
     if unchanged(result):
         return []
     return [drawing for drawing in (interval(result), forest(result)) if drawing is not None]
 
 
 def interval(result: CheckResult) -> Drawing | None:
-    """The estimate with its confidence interval, no difference, and the margin."""
+    """Draw the estimate with its confidence interval, zero and the margin."""
     paired, scale = result.paired, Scale(result.measure)
     if paired is None:
         return None
     estimate, low, high, margin = map(scale.of, (paired.difference, paired.low, paired.high, result.margin_nats))
     if not all(map(math.isfinite, (estimate, low, high, margin))):
         return None
-    title = f"Change of {_quantity(scale)}, with its {level(paired)} interval"
+    title = f"Change in {_quantity(scale)} with its {level(paired)} interval"
     said = (
-        f"The estimate is {scale.signed(paired.difference)}, the interval {scale.interval(paired)}; "
-        f"the margin is {scale.size(result.margin_nats)}. {result.answer.value}: {_RULES[result.answer]}."
+        f"Estimate {scale.signed(paired.difference)}, interval {scale.interval(paired)}, "
+        f"margin {scale.size(result.margin_nats)}. {result.answer.value}: {_RULES[result.answer]}."
     )
 
     def paint(figure: Any) -> None:
@@ -64,11 +64,11 @@ def interval(result: CheckResult) -> Drawing | None:
         _ticks(axes, scale)
 
     legend = (
-        Swatch(f"estimate, with its {level(paired)} interval", "ink", width=3.0),
-        Swatch(f"the margin, {scale.size(result.margin_nats)}", "c2", "5 2", 1.4),
+        Swatch(f"estimate with its {level(paired)} interval", "ink", width=3.0),
+        Swatch(f"margin, {scale.size(result.margin_nats)}", "c2", "5 2", 1.4),
         Swatch("worse, but within the margin", "band", block=True),
     )
-    head = ("", "nats a token" if scale.relative else "nats a byte", _head(scale))
+    head = ("", "nats per token" if scale.relative else "nats per byte", _head(scale))
     rows = tuple(
         (name, number(nats, 4), scale.signed(nats))
         for name, nats in (
@@ -76,24 +76,24 @@ def interval(result: CheckResult) -> Drawing | None:
             ("low end of the interval", paired.low),
             ("high end of the interval", paired.high),
             ("margin", result.margin_nats),
-            ("smallest change it could see", paired.smallest_effect),
+            ("smallest detectable change", paired.smallest_effect),
         )
     )
     return Drawing("interval", title, said, draw("interval", title, said, 1.75, paint), legend, head, rows)
 
 
 def forest(result: CheckResult) -> Drawing | None:
-    """Each slice with its interval, those that changed after Holm's correction as filled diamonds with a word."""
+    """Draw each slice with its interval; filled diamonds with a word mark changes that pass Holm's correction."""
     scale = Scale(result.measure)
     usable = [part for part in result.slices if _finite(part.paired, scale)]
     if not usable:
         return None
     shown = _most_changed(usable)
     changed = [part for part in result.slices if part.answer]
-    title = f"Change of {_quantity(scale)} by slice, with {level(usable[0].paired)} intervals"
-    said = f"{len(changed)} of {count(len(result.slices), 'slice')} changed after Holm's correction for their number."
+    title = f"Change in {_quantity(scale)} by slice, with {level(usable[0].paired)} intervals"
+    said = f"{len(changed)} of {count(len(result.slices), 'slice')} changed after Holm's correction for multiple tests."
     if len(shown) < len(result.slices):
-        said += f" Drawn are the {len(shown)} that changed most; the table has all."
+        said += f" The figure shows the {len(shown)} with the smallest p-values; the table lists all."
     rows: list[tuple[str, SliceChange | None]] = []
     for kind in dict.fromkeys(part.kind for part in shown):
         rows += [(label(kind), None), *((label(part.name), part) for part in shown if part.kind == kind)]
@@ -122,10 +122,10 @@ def forest(result: CheckResult) -> Drawing | None:
     legend = (
         Swatch("worse (diamond)", "c2", block=True),
         Swatch("better (diamond)", "c1", block=True),
-        Swatch("no change shown (circle)", "muted", block=True),
+        Swatch("no significant change (circle)", "muted", block=True),
         Swatch("interval of the whole text", "band", block=True),
     )
-    head = ("slice", "kind", "answer", _head(scale), "low", "high", "p after Holm", f"{scale.units}s", "documents")
+    head = ("slice", "kind", "answer", _head(scale), "low", "high", "p (Holm)", f"{scale.units}s", "documents")
     table = tuple(
         (
             clean(part.name),
@@ -145,7 +145,7 @@ def forest(result: CheckResult) -> Drawing | None:
 
 
 def _most_changed(slices: Sequence[SliceChange]) -> list[SliceChange]:
-    """Return those to draw, in their own order."""
+    """Return the slices to draw, in their original order."""
     order = sorted(range(len(slices)), key=lambda n: (slices[n].p_value, n))
     return [slices[n] for n in sorted(order[:_SLICES])]
 
@@ -156,7 +156,7 @@ def _slice_row(axes: Any, place: int, part: SliceChange, scale: Scale, bounds: t
     axes.plot([low, high], [place, place], color=colour, linewidth=2 if part.answer else 1.4)
     for end, edge, marker in ((low, bounds[0], "<"), (high, bounds[1], ">")):
         if not bounds[0] <= end <= bounds[1]:
-            axes.plot([edge], [place], marker, color=colour, markersize=5)  # the interval goes on
+            axes.plot([edge], [place], marker, color=colour, markersize=5)  # the interval continues outside
     filled = colour if part.answer else SURFACE
     axes.plot([middle], [place], _MARKERS[part.answer], color=colour, markerfacecolor=filled, markersize=5.5)
     text = f"{scale.signed(part.paired.difference)} {part.answer}".strip()
@@ -164,7 +164,7 @@ def _slice_row(axes: Any, place: int, part: SliceChange, scale: Scale, bounds: t
 
 
 def _bounds(slices: Sequence[Paired], whole: Paired | None, scale: Scale) -> tuple[float, float]:
-    """Return the ends of the axis: a slice of few documents has an interval that would flatten all others."""
+    """Return the limits of the axis; very wide intervals are cut, because they would flatten all others."""
     estimates = [scale.of(paired.difference) for paired in slices]
     ends = [scale.of(end) for paired in slices for end in (paired.low, paired.high)]
     if whole is not None and _finite(whole, scale):
@@ -186,7 +186,7 @@ def _quantity(scale: Scale) -> str:
 
 
 def _head(scale: Scale) -> str:
-    return "change of perplexity" if scale.relative else "bits per byte"
+    return "change in perplexity" if scale.relative else "bits per byte"
 
 
 def _sides(axes: Any) -> None:
@@ -197,4 +197,4 @@ def _sides(axes: Any) -> None:
 def _ticks(axes: Any, scale: Scale) -> None:
     axes.xaxis.get_major_locator().set_params(nbins=5)
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.4g}{scale.unit}" if x else "0")
-    axes.set_xlabel(f"change of {_quantity(scale)}")
+    axes.set_xlabel(f"change in {_quantity(scale)}")

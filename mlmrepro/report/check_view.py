@@ -1,4 +1,4 @@
-"""A check on the terminal and for a pull request: the answer first, what to do next last."""
+"""A check on the terminal and in Markdown: the answer comes first, what to do next comes last."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from mlmrepro.report.words import SYMBOL, clean, number
 
 __all__ = ["check_markdown", "print_check"]
 
-_PROBES = 3  # the most changed, that the terminal shows
+_PROBES = 3  # shown on the terminal, the most changed ones
 
 
 def print_check(result: CheckResult, console: Console | None = None) -> None:
-    """Print the answer with its reason, the numbers behind it, where the model changed, and what to do next."""
+    """Print the answer and its reason, the numbers, where the model changed, and what to do next."""
     console = console or standard_output()
     verdict = VERDICT[result.answer]
     console.print()
@@ -56,7 +56,7 @@ def print_check(result: CheckResult, console: Console | None = None) -> None:
 
 
 def check_markdown(result: CheckResult, *, limit: int = markdown.PR_LIMIT) -> str:
-    """Return the answer, the numbers, and the details folded away; never longer than `limit` characters."""
+    """Return the answer, the numbers and the folded details as Markdown of at most `limit` characters."""
     page = markdown.Page(limit)
     page.add(f"### {SYMBOL[VERDICT[result.answer]]} {HEADLINE[result.answer]}")
     page.add(markdown.sentence(said(result)))
@@ -89,7 +89,7 @@ def _slices(result: CheckResult) -> list[str]:
         )
         for part in changed_first
     ]
-    head = ("slice", "answer", "change", f"{level(result.slices[0].paired)} interval", "p after Holm")
+    head = ("slice", "answer", "change", f"{level(result.slices[0].paired)} interval", "p (Holm)")
     return _lines(head, rows)
 
 

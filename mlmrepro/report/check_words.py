@@ -1,4 +1,4 @@
-"""A check in words: the lines that the terminal, a pull request and the page share."""
+"""The wording of a check, shared by the terminal, Markdown and the page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
     "unused_line",
 ]
 
-VERDICT = {  # whose symbol and colour an answer has
+VERDICT = {  # gives an answer its symbol and colour
     Answer.BETTER: Verdict.IMPROVEMENT,
     Answer.SAME: Verdict.IDENTICAL,
     Answer.REGRESSION: Verdict.REGRESSION,
@@ -43,36 +43,36 @@ HEADLINE = {
     Answer.BETTER: "better: the new checkpoint is better",
     Answer.SAME: "same: the new checkpoint is not worse than the margin allows",
     Answer.REGRESSION: "REGRESSION: the new checkpoint is worse",
-    Answer.INCONCLUSIVE: "inconclusive: this text cannot tell whether the new checkpoint is worse",
+    Answer.INCONCLUSIVE: "inconclusive: this text does not show whether the new checkpoint is worse",
 }
-_NAMED = 4  # slices that a line names
-_PROMPT = 56  # characters of a prompt in a line
-_EQUAL = 1 - 1e-9  # rank-biased overlap of equal rankings, but for rounding
+_NAMED = 4  # slices named in a line
+_PROMPT = 56  # characters of a prompt shown in a line
+_EQUAL = 1 - 1e-9  # rank-biased overlap of equal rankings, allowing for rounding
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How a difference of mean losses is told: as a relative change of perplexity, or in bits per byte."""
+    """How a difference of mean losses is shown: as a relative change in perplexity, or in bits per byte."""
 
     measure: str
 
     @property
     def relative(self) -> bool:
-        """Whether differences are told in per cent."""
+        """Whether differences are shown in per cent."""
         return self.measure == "perplexity"
 
     @property
     def unit(self) -> str:
-        """What stands behind a number."""
+        """The unit after a number."""
         return " %" if self.relative else ""
 
     @property
     def units(self) -> str:
-        """What is counted."""
+        """The noun for the units that are counted."""
         return "masked token" if self.relative else "masked word"
 
     def of(self, nats: float) -> float:
-        """Return per cent of perplexity, or bits."""
+        """Convert nats to per cent of perplexity, or to bits."""
         if not self.relative:
             return nats / math.log(2)
         try:
@@ -81,20 +81,20 @@ class Scale:
             return math.inf
 
     def signed(self, nats: float) -> str:
-        """Return a difference with its sign, such as ``+3.10 %``."""
+        """Format a difference with its sign, such as ``+3.10 %``."""
         return f"{_signed(self.of(nats))}{self.unit}"
 
     def size(self, nats: float) -> str:
-        """Return a size without a sign, such as the margin's: ``1 %``."""
+        """Format a size without a sign, such as the margin ``1 %``."""
         return f"{self.of(nats):.3g}{self.unit}"
 
     def interval(self, paired: Paired) -> str:
-        """Return the interval, such as ``+2.41 to +3.80 %``."""
+        """Format the interval, such as ``+2.41 to +3.80 %``."""
         return f"{_signed(self.of(paired.low))} to {_signed(self.of(paired.high))}{self.unit}"
 
 
 def _signed(figure: float) -> str:
-    """Return two decimals where they tell enough, two digits below, none for large numbers."""
+    """Format with two decimals, with two significant digits below 0.1, and with no decimals from 1000."""
     if figure == 0 or not math.isfinite(figure):
         return number(figure)
     size = abs(figure)
@@ -102,64 +102,63 @@ def _signed(figure: float) -> str:
 
 
 def level(paired: Paired) -> str:
-    """Return the confidence of the interval, such as ``98 %``."""
+    """Return the confidence level of the interval, such as ``98 %``."""
     return f"{100 * (1 - 2 * paired.alpha):.4g} %"
 
 
 def share(figure: float) -> str:
-    """Return a share in per cent."""
+    """Format a share in per cent."""
     return f"{100 * figure:.1f} %" if math.isfinite(figure) else number(figure)
 
 
 def points(figure: float) -> str:
-    """Return a difference of shares, in percentage points without the unit."""
+    """Format a difference of shares in percentage points, without the unit."""
     return _signed(100 * figure)
 
 
 def ended(text: str) -> str:
-    """Return a sentence in one line, with its full stop."""
+    """Return a sentence on one line, ending with a full stop."""
     return f"{clean(text).rstrip('.')}."
 
 
 def said(result: CheckResult) -> str:
-    """Return the reason in one line, and where two checkpoints differ by a number format alone, that."""
+    """Return the reason on one line; say so if the checkpoints differ only by a number format."""
     sentence = ended(result.reason)
     rounded = result.rounded
     if rounded is None:
         return sentence
     weights = {
-        "candidate": f"The weights are the baseline's rounded to {rounded.format}",
-        "baseline": f"The baseline's weights are these rounded to {rounded.format}",
-        "evaluation": f"The weights are the baseline's, and one of the two was scored in {rounded.format}",
+        "candidate": f"The candidate's weights are the baseline's rounded to {rounded.format}",
+        "baseline": f"The baseline's weights are the candidate's rounded to {rounded.format}",
+        "evaluation": f"Both checkpoints have the same weights, and one of them was scored in {rounded.format}",
     }[rounded.side]
     if result.paired is None or unchanged(result):
         return f"{sentence} {weights}."
-    return (
-        f"{sentence} {weights}: the difference of {Scale(result.measure).signed(result.paired.difference)} is rounding."
-    )
+    change = Scale(result.measure).signed(result.paired.difference)
+    return f"{sentence} {weights}, so the difference of {change} is only rounding."
 
 
 _UNUSED = {
-    "adapter": "an adapter lies here and is not applied: {names}. The scores are of {used} alone. Where the adapter "
-    "is not merged into it yet, merge it (with PEFT: merge_and_unload, save_pretrained) and give the merged folder",
-    "format": "the model is read from {used}; weights in another format are not read, equal or not: {names}",
-    "weights": "the model is read from {used}; other weights are not read: {names}",
-    "pickle": "the model is read from {used}; pickles are never read: {names}",
-    "code": "Python code lies here and is not run: {names}",
-    "class": "config.json names the class {names}, which transformers does not have; {used} is used in its place",
-    "head": "stored weights of other heads are not used: {names}",
-    "folder": "the model is read from {used}; folders with weights of their own are not read: {names}",
+    "adapter": "the adapter is not applied: {names}. Only {used} is read. If the adapter is not merged into it yet, "
+    "merge it (with PEFT: merge_and_unload, then save_pretrained) and give the merged folder",
+    "format": "the model is read from {used}. Weights in other formats are not read or compared: {names}",
+    "weights": "the model is read from {used}. Other weight files are not read: {names}",
+    "pickle": "the model is read from {used}. Pickles are never read: {names}",
+    "code": "Python code is not run: {names}",
+    "class": "config.json names the class {names}, which transformers does not have. {used} is used instead",
+    "head": "weights of other heads are ignored: {names}",
+    "folder": "the model is read from {used}. Subfolders with weights are not read: {names}",
 }
 
 
 def unused_line(unused: Unused) -> str:
-    """Return in one line what lies in a checkpoint's folder and has no part in the result."""
+    """Return one line about files in a checkpoint's folder that do not affect the result."""
     line = _UNUSED[unused.kind].format(names=few(unused.names), used=unused.used)
     return clean(f"in the folder of the {unused.side}: {line}" if unused.side else line)
 
 
 def facts(result: CheckResult) -> Iterator[tuple[str, str]]:
-    """Return (name, line) of everything that was measured; what was not has no line, nor what the reason tells."""
+    """Yield (name, line) for everything that was measured, except for what the reason already says."""
     scale, paired = Scale(result.measure), result.paired
     change = f"{number(result.before, 5)} → {number(result.after, 5)}"
     if change not in result.reason:
@@ -186,7 +185,7 @@ def _change(result: CheckResult, scale: Scale) -> str:
 
 
 def unchanged(result: CheckResult) -> bool:
-    """Return whether no loss differs beyond rounding: intervals of no width would tell nothing."""
+    """Return whether all losses are equal up to rounding, so that an interval would mean nothing."""
     return result.paired is not None and result.largest_change <= result.rounding
 
 
@@ -196,16 +195,16 @@ def _counts(paired: Paired, scale: Scale) -> str:
 
 def _sight(paired: Paired, scale: Scale) -> str:
     if not math.isfinite(paired.smallest_effect):
-        return "too little to see a change of any size"
+        return "too little text to detect a change of any size"
     power = f"power {100 * paired.power:.4g} %"
-    return f"the smallest change it could see is {scale.size(paired.smallest_effect)} ({power})"
+    return f"the smallest detectable change is {scale.size(paired.smallest_effect)} ({power})"
 
 
 def _accuracy(accuracy: Accuracy) -> str:
     paired = accuracy.paired
     interval = f"{points(paired.low)} to {points(paired.high)}"
     return (
-        f"{share(accuracy.before)} → {share(accuracy.after)} right, {points(paired.difference)} points "
+        f"{share(accuracy.before)} → {share(accuracy.after)} correct, {points(paired.difference)} points "
         f"({level(paired)} interval {interval}); calibration error {number(accuracy.calibration_before, 3)} → "
         f"{number(accuracy.calibration_after, 3)}; Brier {number(accuracy.brier_before, 3)} → "
         f"{number(accuracy.brier_after, 3)}"
@@ -213,7 +212,7 @@ def _accuracy(accuracy: Accuracy) -> str:
 
 
 def slice_name(part: SliceChange) -> str:
-    """Return what kind of slice it is, and its name."""
+    """Return the kind of a slice and its name."""
     return f"{clean(part.kind)} {label(part.name, 40)}"
 
 
@@ -225,7 +224,7 @@ def _slices(slices: Sequence[SliceChange], scale: Scale) -> str:
             named = [f"{slice_name(s)} {scale.signed(s.paired.difference)}" for s in found[:_NAMED]]
             named += and_more([s.kind for s in found[_NAMED:]], "slice", named=0)
             groups.append(f"{len(found)} of {len(slices)} {answer}: {', '.join(named)}")
-    return "; ".join(groups) or f"no slice of {len(slices)} changed"
+    return "; ".join(groups) or f"0 of {count(len(slices), 'slice')} changed"
 
 
 def changed_probes(result: CheckResult) -> list[ProbeChange]:
@@ -241,13 +240,12 @@ def _another_first(probe: ProbeChange) -> bool:
 def _probes(result: CheckResult) -> str:
     others = sum(_another_first(probe) for probe in result.probes)
     lowest = min(probe.rank_biased_overlap for probe in result.probes)
-    prompts = count(len(result.probes), "prompt")
-    have = f"{others} of {prompts} {'has' if others == 1 else 'have'}" if others else f"none of {prompts} has"
-    return f"{have} another first word; the lowest rank-biased overlap is {number(lowest, 2)}"
+    changed = f"the top word changed in {others} of {count(len(result.probes), 'prompt')}"
+    return f"{changed}; the lowest rank-biased overlap is {number(lowest, 2)}"
 
 
 def probe_line(probe: ProbeChange) -> str:
-    """Return a probe in a line: the first word before and after, and where the right answer went."""
+    """Describe a probe in one line: the top word before and after, and the ranks of the right answer."""
     first, other = (
         f"{clean(p[0].text)} {number(p[0].probability, 2)}" if p else "–" for p in (probe.before, probe.after)
     )
@@ -259,13 +257,13 @@ def probe_line(probe: ProbeChange) -> str:
 
 
 def rank(place: int | None, kept: Sequence[Prediction]) -> str:
-    """Return a rank in words; beyond those kept it is not known."""
-    return f"beyond rank {len(kept)}" if place is None else f"rank {place}"
+    """Return a rank in words; it is unknown outside the predictions that were kept."""
+    return f"not in the top {len(kept)}" if place is None else f"rank {place}"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """One fact about both checkpoints."""
+    """One fact about the origin of both checkpoints."""
 
     name: str
     before: str
@@ -273,12 +271,12 @@ class Origin:
 
     @property
     def differs(self) -> bool:
-        """Whether it is not the same of both."""
+        """Whether the checkpoints differ in it."""
         return self.before != self.after
 
 
 def origins(result: CheckResult) -> list[Origin]:
-    """Return where the two checkpoints come from, nested facts by their path, what differs first."""
+    """Return the origin of both checkpoints, differences first; nested facts are named by their path."""
     both = dict(result.provenance)
     before, after = (_flat(both.pop(side, {})) for side in ("baseline", "candidate"))
     shared = _flat(both)

@@ -1,4 +1,4 @@
-"""What a CI system reads: JUnit XML, GitHub's annotations, and its step summary."""
+"""Output for CI: JUnit XML, GitHub annotations and the GitHub step summary."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["annotation", "append_step_summary", "github_annotations", "printable
 
 
 def write_junit(path: Path, comparisons: Mapping[str, Comparison], problems: Mapping[str, str]) -> None:
-    """Write one test suite an environment and one test case a stage, so that CI shows each failure once.
+    """Write one test suite per environment and one test case per stage, so that CI shows each failure once.
 
-    A stage that only follows from another is skipped with that stage's name; `problems` are environments without a
-    record, which are errors.
+    A stage that only inherits a failure is skipped, and the message names the stage it comes from. `problems` are
+    environments without a record; they are reported as errors.
     """
     suites = [_suite(name, comparison) for name, comparison in comparisons.items()]
     for name, problem in problems.items():
@@ -30,7 +30,7 @@ def write_junit(path: Path, comparisons: Mapping[str, Comparison], problems: Map
 
 
 def write_suites(path: Path, suites: Iterable[ElementTree.Element]) -> None:
-    """Write test suites as one JUnit file, whole or not at all."""
+    """Write test suites to one JUnit file atomically."""
     root = ElementTree.Element("testsuites", name="mlmrepro")
     root.extend(suites)
     ElementTree.indent(root)
@@ -52,7 +52,7 @@ def _suite(name: str, comparison: Comparison) -> ElementTree.Element:
             failure.text = printable("\n".join(line for change in changes for line in _lines(change)))
         elif stage in follows and verdict.fails:
             counts["skipped"] += 1
-            ElementTree.SubElement(case, "skipped", message=f"follows from {follows[stage]}")
+            ElementTree.SubElement(case, "skipped", message=f"inherited from {follows[stage]}")
     suite.attrib.update(tests=str(len(stages)), errors="0", **{key: str(count) for key, count in counts.items()})
     return suite
 
@@ -64,26 +64,26 @@ def _lines(change: Change) -> Iterable[str]:
 
 
 def github_annotations(name: str, comparison: Comparison) -> list[str]:
-    """Return GitHub's workflow commands: an error for each failing cause, a notice for each improvement."""
+    """Return GitHub workflow commands: an error for each failing change, a notice for each improvement."""
     lines = []
     for change in comparison.changes:
         if not (change.verdict.fails or change.verdict is Verdict.IMPROVEMENT):
             continue
         level = "error" if change.verdict.fails else "notice"
         first = next(iter(_lines(change)), "")
-        follows = f" Follows from it: {', '.join(change.follows)}." if change.follows else ""
+        follows = f" Inherited by: {', '.join(change.follows)}." if change.follows else ""
         title = f"{name}: {change.stage}: {change.verdict.value}"
         lines.append(annotation(level, title, first + follows))
     return lines
 
 
 def annotation(level: str, title: str, text: str) -> str:
-    """Return GitHub's workflow command that marks a job with a notice, warning or error, in one line."""
+    """Return the GitHub workflow command for a notice, warning or error, on one line."""
     return f"::{level} title={_property(title)}::{_message(text)}"
 
 
 def append_step_summary(markdown: Callable[[], str]) -> bool:
-    """Append to the page of a GitHub job, where there is one; tell whether it was."""
+    """Append to the step summary of a GitHub job, if there is one; return whether there is."""
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if not path:
         return False
@@ -101,7 +101,7 @@ def _property(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """XML holds no control characters, and a log may."""
+    """Replace the characters that XML does not allow, such as control characters in a log."""
     return "".join(
         c if c in "\t\n" or " " <= c < "\ud800" or "\ue000" <= c <= "\ufffd" or c > "\uffff" else "?" for c in text
     )

@@ -1,4 +1,4 @@
-"""A comparison of two records, or of several with the first, on the terminal and for a pull request."""
+"""Comparisons of two records, or of several records with the first, on the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CHANGES = 20  # shown on the terminal
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison, and what its floats measure."""
+    """A comparison and the quantities of its floats."""
 
     comparison: Comparison
     measures: Quantities
@@ -55,25 +55,25 @@ class Compared:
 
     @classmethod
     def of(cls, source: Step | Comparison) -> Compared:
-        """Take the units of the figures from the findings."""
+        """Take the quantities from the findings."""
         comparison = source if isinstance(source, Comparison) else source.comparison
         return cls(comparison, {(f.stage, f.name): f.quantity for f in comparison.findings})
 
     @property
     def names(self) -> tuple[str, str]:
-        """Return the names of both sides, fit to be shown."""
+        """Return the printable names of both sides."""
         before, after = self.comparison.names
         return clean(before), clean(after)
 
     @property
     def first(self) -> str:
-        """Return the first value at which the two runs part, "" where they do not."""
+        """Return the first value in which the two runs diverge, "" if they do not."""
         found = self.comparison.first_divergence
         return f"{found.stage}.{finding_line(found, self.measures)}" if found else ""
 
     @property
     def next(self) -> str:
-        """Return what to do now."""
+        """Return what to do next."""
         verdict = self.comparison.verdict
         first = self.comparison.first_divergence
         carrying = sorted(
@@ -83,7 +83,7 @@ class Compared:
         return next_step(verdict, next(iter(carrying), None), self.settings)
 
     def cell(self, stage: str) -> tuple[Verdict, str] | None:
-        """Return a stage's verdict, and what it follows from; None where neither side has the stage."""
+        """Return a stage's verdict and the stage it inherits it from; None if neither side has the stage."""
         verdict = self.comparison.stages().get(stage)
         own = {c.stage for c in self.comparison.changes if verdict is not None and c.verdict.fails == verdict.fails}
         cause = "" if stage in own else self.comparison.follows().get(stage, "")
@@ -100,7 +100,7 @@ Source = Step | Comparison | Sequence[Step | Comparison]
 
 
 def print_comparison(source: Source, console: Console | None = None) -> None:
-    """Print one comparison, or several with the same first side: a column each."""
+    """Print one comparison, or several that share the first record, one column each."""
     console = console or standard_output()
     compared = _compared(source)
     verdict = worst(each.comparison.verdict for each in compared)
@@ -135,7 +135,7 @@ def _table(compared: Sequence[Compared]) -> Table:
     if len(compared) == 1:
         table.add_column("verdict", overflow="fold")
         table.add_column("values changed", justify="right")
-        table.add_column("follows from", overflow="fold")
+        table.add_column("inherited from", overflow="fold")
     for each in compared if len(compared) > 1 else ():
         table.add_column(Text(each.names[1]), overflow="fold")
     for stage in STAGES:
@@ -145,7 +145,7 @@ def _table(compared: Sequence[Compared]) -> Table:
             if len(compared) == 1 and cells[0]:
                 table.add_row(stage, *shown, compared[0].values(stage), cells[0][1])
             else:
-                causes = [f" (from {cell[1]})" if cell and cell[1] else "" for cell in cells]
+                causes = [f" (inherited from {cell[1]})" if cell and cell[1] else "" for cell in cells]
                 table.add_row(stage, *(text.append(cause) for text, cause in zip(shown, causes, strict=True)))
     return table
 
@@ -159,19 +159,19 @@ def _print_changes(each: Compared, console: Console, *, named: bool) -> None:
     say(console, bold=f"{each.names[1]}, {title}" if named else title)
     if each.first:
         say(console, each.first, bold="First divergence: ")
-    # The gravest first, and the guide's own path: the list may be cut.
+    # The list may be cut, so the worst verdicts come first, and the guide's own path before the rest.
     order = sorted(changes, key=lambda c: (-list(Verdict).index(c.verdict), c.part is Part.BESIDE))
     for change in order[:_CHANGES]:
         say(console, styled(change.verdict), f"  {change_line(change, each.measures)}", indent=2)
         cause = cause_line(change)
         if cause:
-            say(console, cause, bold="declared: ", indent=4)
+            say(console, cause, bold="declared cause: ", indent=4)
     for more in and_more([change.stage for change in order[_CHANGES:]], "change", named=5):
         say(console, more, indent=2)
 
 
 def comparison_markdown(source: Source, *, limit: int = markdown.PR_LIMIT) -> str:
-    """Return one comparison, or several with the same first side, for a pull request: the answer, then details."""
+    """Return one comparison, or several that share the first record, as Markdown: the verdict, then the details."""
     compared = _compared(source)
     page = markdown.Page(limit)
     if not compared:
@@ -198,7 +198,7 @@ def comparison_markdown(source: Source, *, limit: int = markdown.PR_LIMIT) -> st
 
 
 def change_item(change: Change, measures: Quantities, note: str = "") -> str:
-    """Return a change as an item of a list, with its cause."""
+    """Return a change as a list item, with its cause."""
     line = f"- {SYMBOL[change.verdict]} **{change.verdict.value}** {markdown.prose(change_line(change, measures))}"
     cause = " ".join(
         part for part in (markdown.prose(change.reason), change.link and markdown.link(change.link)) if part
@@ -228,6 +228,6 @@ def _markdown_table(compared: Sequence[Compared]) -> str:
 
 
 def markdown_cell(verdict: Verdict, follows: str = "") -> str:
-    """Return a verdict as a cell: symbol, word, and what it follows from."""
+    """Return a table cell: the verdict's symbol and word, and the stage it is inherited from."""
     words = f"**{verdict.value}**" if verdict.fails else verdict.value
-    return f"{SYMBOL[verdict]} {words}" + (f" (from {markdown.prose(follows)})" if follows else "")
+    return f"{SYMBOL[verdict]} {words}" + (f" (inherited from {markdown.prose(follows)})" if follows else "")

@@ -1,4 +1,4 @@
-"""Lines on a terminal: a verdict's colour only underlines what its word says."""
+"""Printing on the terminal. Colour only repeats what a verdict's word says."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ STYLE = {
 
 
 def standard_output() -> Console:
-    """Return a console that prints square brackets as they are."""
+    """Return a console for standard output that does not interpret square brackets."""
     return Console(file=sys.stdout, markup=False)
 
 
 def styled(verdict: Verdict, words: str = "") -> Text:
-    """Return a verdict's symbol and word, or other words, in its colour."""
+    """Return a verdict's symbol and its word, or `words` instead, in the verdict's colour."""
     return Text(f"{SYMBOL[verdict]} {words or verdict.value}", style=STYLE[verdict])
 
 
 def say(console: Console, *parts: Text | str, bold: str = "", indent: int = 0) -> None:
-    """Print parts in a line, the first words bold; what does not fit goes on below, indented like it."""
+    """Print `bold` in bold and then the parts; wrapped lines keep the indent."""
     line = Text.assemble((bold, "bold"), *parts, overflow="fold")
     console.print(Padding(line, (0, 0, 0, indent), expand=False), highlight=False)

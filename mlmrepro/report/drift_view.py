@@ -1,4 +1,4 @@
-"""A drift over many versions, on the terminal and for a pull request."""
+"""The drift across many versions, on the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from mlmrepro.report.words import (
 
 __all__ = ["drift_markdown", "print_drift"]
 
-_ITEMS = 12  # changes of a step that the terminal shows
+_ITEMS = 12  # changes of a step shown on the terminal
 
 
 def print_drift(drift: Drift, console: Console | None = None) -> None:
-    """Print the answer, the map of stages, what each step changed, and what to do next."""
+    """Print the verdict, the map of stages, the changes of each step, and what to do next."""
     console = console or standard_output()
     outline = Outline(drift)
     console.print()
@@ -54,7 +54,7 @@ def print_drift(drift: Drift, console: Console | None = None) -> None:
         _print_section(section, console)
     if outline.variations:
         console.print()
-        say(console, bold="One package alone")
+        say(console, bold="One package at a time")
     for section in outline.variations:
         say(console, _variation(section), indent=2)
     _print_unexplained(outline, console)
@@ -64,11 +64,11 @@ def print_drift(drift: Drift, console: Console | None = None) -> None:
 
 def _problem(outcome: Outcome) -> str:
     log = f" (log: {clean(outcome.log)})" if outcome.log else ""
-    return f"no record: {clean(outcome.problem) or 'no reason is known'}{log}"
+    return f"no record: {clean(outcome.problem) or 'reason unknown'}{log}"
 
 
 def _map(outline: Outline) -> Table:
-    """Rows are environments, so that any number of them fits into the width of a terminal."""
+    """Use one row per environment, so that any number of them fits on a terminal."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("environment", overflow="fold")
     for stage in STAGES:
@@ -76,7 +76,7 @@ def _map(outline: Outline) -> Table:
     grouped = False
     for row in outline.rows:
         if row.aside and not grouped:
-            table.add_row(Text("one package alone:", style="dim"))
+            table.add_row(Text("one package only:", style="dim"))
             grouped = True
         cells = [_cell(cell) for cell in row.cells] or [_cell(Cell(stage, Verdict.UNMEASURED)) for stage in STAGES]
         table.add_row(Text(clean(row.outcome.name)), *cells)
@@ -86,7 +86,7 @@ def _map(outline: Outline) -> Table:
 def _cell(cell: Cell) -> Text:
     if cell.verdict is None:
         return Text("")
-    word = SHORT[cell.verdict] if cell.verdict.is_change else SYMBOL[cell.verdict]  # quiet where nothing changed
+    word = SHORT[cell.verdict] if cell.verdict.is_change else SYMBOL[cell.verdict]  # no word if nothing changed
     return Text(_marked(cell, word), style=STYLE[cell.verdict])
 
 
@@ -104,11 +104,11 @@ def _legend(outline: Outline) -> str:
         if verdict in present
     ]
     if any(cell.follows for cell in cells):
-        legend.append("(…) follows from an earlier stage")
+        legend.append("(…) inherited from another stage")
     if any(cell.beside for cell in cells):
-        legend.append(f"{BESIDE} beside the guide's path only")
+        legend.append(f"{BESIDE} only off the guide's path (other arguments, files and defaults)")
     if any(cell.changed for cell in cells):
-        legend.append(f"{CHANGED} since the environment above")
+        legend.append(f"{CHANGED} changed since the environment above")
     return "; ".join(legend)
 
 
@@ -124,26 +124,26 @@ def _print_section(section: Section, console: Console) -> None:
     for item in section.items[:_ITEMS]:
         say(console, styled(item.change.verdict), f"  {change_line(item.change, section.measures)}", indent=2)
         if item.behind:
-            say(console, ", ".join(item.behind), bold="behind it: ", indent=4)
+            say(console, ", ".join(item.behind), bold="caused by: ", indent=4)
         if cause_line(item.change):
-            say(console, cause_line(item.change), bold="declared: ", indent=4)
+            say(console, cause_line(item.change), bold="declared cause: ", indent=4)
     for more in and_more([item.change.stage for item in section.items[_ITEMS:]], "change", named=5):
         say(console, more, indent=2)
 
 
 def _variation(section: Section) -> str:
-    """Return what one package did by itself, in a line."""
+    """Return one line on what one package changed by itself."""
     step = section.step
     stages = ", ".join(dict.fromkeys(item.change.stage for item in section.items)) or "nothing"
     return f"{clean(step.before.name)} → {clean(step.after.name)} ({pairs_line(step.packages, 2)}): changed {stages}"
 
 
 def _print_unexplained(outline: Outline, console: Console) -> None:
-    """What shuts the gate and stands at no step, as a value that is wrong in all environments does."""
+    """Print the failures that no step caused, such as a value that is wrong in every environment."""
     if not outline.unexplained:
         return
     console.print()
-    say(console, bold=f"Not as {outline.reference}")
+    say(console, bold=f"Different from {outline.reference}, but not changed by any step")
     for deviation in outline.unexplained[:_ITEMS]:
         where = short_names(deviation.names, total=len(outline.drift.comparisons))
         text = f"  {deviation.finding.stage}.{deviation.line}, in {where}"
@@ -153,7 +153,7 @@ def _print_unexplained(outline: Outline, console: Console) -> None:
 
 
 def drift_markdown(drift: Drift, *, limit: int = markdown.PR_LIMIT) -> str:
-    """Return the answer, the map, and the changes folded away; never longer than `limit` characters."""
+    """Return the verdict, the map and the folded changes as Markdown of at most `limit` characters."""
     outline = Outline(drift)
     page = markdown.Page(limit)
     page.add(f"### {SYMBOL[drift.verdict]} {outline.headline}")
@@ -174,29 +174,29 @@ def drift_markdown(drift: Drift, *, limit: int = markdown.PR_LIMIT) -> str:
         page.add("\n".join(["**Regressions**", "", *shown, *(f"- {line}" for line in rest)]))
     steps = [line for section in outline.steps for line in _markdown_section(section)][1:]
     page.fold("What each step changed", steps)
-    page.fold("One package alone", [f"- {markdown.prose(_variation(section))}" for section in outline.variations])
-    page.fold(f"Values that are not those of {outline.reference}", _markdown_deviations(outline))
+    page.fold("One package at a time", [f"- {markdown.prose(_variation(section))}" for section in outline.variations])
+    page.fold(f"Values that differ from {outline.reference}", _markdown_deviations(outline))
     return str(page)
 
 
 def _regression(section: Section, item: Item) -> str:
     step = section.step
-    since = f"since {markdown.code(step.before.name)} → {markdown.code(step.after.name)}"
-    return change_item(item.change, section.measures, _behind(item, since))
+    where = f"step {markdown.code(step.before.name)} → {markdown.code(step.after.name)}"
+    return change_item(item.change, section.measures, _behind(item, where))
 
 
 def _behind(item: Item, note: str = "") -> str:
-    behind = f"behind it: {', '.join(item.behind)}" if item.behind else ""
+    behind = f"caused by: {', '.join(item.behind)}" if item.behind else ""
     return "; ".join(part for part in (note, behind) if part)
 
 
 def _markdown_map(outline: Outline) -> str:
-    """A column for remarks only where an environment has no record: Markdown knows no cell over many columns."""
+    """Return the map. Markdown cells cannot span columns, so problems of environments get a column of their own."""
     remarks = bool(outline.missing)
     head = ["environment", *map(markdown.prose, STAGES), *(["remark"] if remarks else [])]
     rows = []
     for row in outline.rows:
-        name = markdown.code(row.outcome.name) + (" (alone)" if row.aside else "")
+        name = markdown.code(row.outcome.name) + (" (one package changed)" if row.aside else "")
         cells = [_markdown_cell(cell) for cell in row.cells] or [SYMBOL[Verdict.UNMEASURED]] * len(STAGES)
         problem = "" if row.cells else f"**{markdown.prose(_problem(row.outcome))}**"
         rows.append([name, *cells, *([problem] if remarks else [])])

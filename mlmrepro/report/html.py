@@ -1,4 +1,4 @@
-"""One page that shows what an upgrade changed: a single file that fetches nothing and runs no script."""
+"""A page that shows what an upgrade changed: one file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _WORDS = {
     Verdict.UNMEASURED: "none",
     Verdict.REGRESSION: "REGRESSION",
 }
-_DIFFERENCES = 40  # of a value that the page lists
+_DIFFERENCES = 40  # listed per value
 _DEVIATIONS = 300
 _WARNINGS = 100
 
 
 def write_html(drift: Drift, path: Path) -> None:
-    """Write the page, whole or not at all; equal drifts give equal bytes."""
+    """Write the page atomically; equal drifts give equal bytes."""
     atomic_write(path, render_html(drift))
 
 
@@ -75,9 +75,9 @@ def _content(drift: Drift) -> dict[str, Any]:
     cells = [cell for row in outline.rows for cell in row.cells]
     present = {cell.verdict for cell in cells} | {row.verdict for row in outline.rows if not row.cells}
     marks = [
-        (CHANGED, "since the environment above", any(cell.changed for cell in cells)),
-        ("from …", "inherited from an earlier stage", any(cell.follows for cell in cells)),
-        ("beside", "other arguments and defaults only, not the guide's own path", any(cell.beside for cell in cells)),
+        (CHANGED, "changed since the environment above", any(cell.changed for cell in cells)),
+        ("from …", "inherited from another stage", any(cell.follows for cell in cells)),
+        ("off-path", "only arguments, files and defaults the guide does not use", any(cell.beside for cell in cells)),
     ]
     return {
         "base": drift.chain[0] if drift.goldens is None and drift.chain else None,
@@ -102,12 +102,12 @@ def _content(drift: Drift) -> dict[str, Any]:
 
 
 def _address(link: str) -> str:
-    """Return a link that is safe to follow, "" for anything but a web address."""
+    """Return a link if it is a web address, "" otherwise."""
     return link if re.fullmatch(r"https?://[^\s\"'<>`\\]+", link) else ""
 
 
 def _versions(outcome: Outcome) -> str:
-    """Return the varied versions that an environment's name does not tell."""
+    """Return the varied versions, unless the environment's name contains them."""
     known = {name: outcome.versions.get(name) for name in ("transformers", "datasets")}
     if all(version is None or version in outcome.name for version in known.values()):
         return ""
@@ -115,7 +115,7 @@ def _versions(outcome: Outcome) -> str:
 
 
 def _provenance(record: RunRecord | None) -> list[tuple[str, str]]:
-    """Return where the first record comes from."""
+    """Return the origin of the first record."""
     if record is None:
         return []
     origin = record.provenance
@@ -123,7 +123,7 @@ def _provenance(record: RunRecord | None) -> list[tuple[str, str]]:
     packages = origin.get("packages") or {}
     facts = {
         "mlmrepro": packages.get("mlmrepro"),
-        "commit": f"{commit.get('id')}{' with changes' if commit.get('dirty') else ''}"
+        "commit": f"{commit.get('id')}{' with uncommitted changes' if commit.get('dirty') else ''}"
         if isinstance(commit, dict)
         else None,
         "python": origin.get("python"),

@@ -1,4 +1,4 @@
-"""Laws on the terminal, for a pull request, and for CI: what is broken first, with its numbers and likely cause."""
+"""Laws on the terminal, in Markdown and in JUnit; broken laws come first, with numbers and likely cause."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _STYLE = {
 
 
 def laws_headline(results: Sequence[LawResult]) -> str:
-    """Return the whole in one line."""
+    """Return the counts of all verdicts in one line."""
     tally = {verdict: sum(r.verdict is verdict for r in results) for verdict in LawVerdict}
     parts = [f"{tally[LawVerdict.HOLDS]} of {count(len(results), 'law')} hold"]
     words = {
         LawVerdict.BROKEN: "broken",
         LawVerdict.UNMEASURED: "unmeasured",
-        LawVerdict.KNOWN: "broken as declared for these versions",
+        LawVerdict.KNOWN: "known to be broken in these versions",
         LawVerdict.NOT_APPLICABLE: "not applicable",
     }
     return ", ".join(parts + [f"{tally[verdict]} {word}" for verdict, word in words.items() if tally[verdict]])
@@ -52,9 +52,9 @@ def laws_headline(results: Sequence[LawResult]) -> str:
 def print_laws(
     results: Sequence[LawResult], *, numbers: bool = False, notes: Sequence[str] = (), console: Console | None = None
 ) -> None:
-    """Print the headline, each broken or unmeasured law with its numbers and likely cause, then the declared ones.
+    """Print the headline, each broken or unmeasured law with its numbers and likely cause, then the known faults.
 
-    With `numbers`, what every law measured follows; `notes` say how the text was read.
+    `numbers` adds the measurements of the laws that do not fail; `notes` say how the text was read.
     """
     console = console or standard_output()
     worst = max((r.verdict for r in results), key=list(LawVerdict).index, default=LawVerdict.UNMEASURED)
@@ -112,7 +112,7 @@ def _value(measured: Measured) -> str:
 
 
 def laws_markdown(results: Sequence[LawResult], *, notes: Sequence[str] = (), limit: int = markdown.PR_LIMIT) -> str:
-    """Return the headline, what is broken, and a table of all laws folded away."""
+    """Return the headline, the broken laws and a folded table of all laws as Markdown."""
     page = markdown.Page(limit)
     failing = _failing(results)
     page.add(f"### {'✗' if failing else '='} {laws_headline(results)}")
@@ -120,14 +120,14 @@ def laws_markdown(results: Sequence[LawResult], *, notes: Sequence[str] = (), li
         page.add("\n".join(f"- note: {markdown.sentence(note)}" for note in notes))
     for result in failing:
         numbers = [
-            f"- {markdown.prose(each.what)}: **{markdown.prose(_value(each))}**, wanted {each.bound}"
+            f"- {markdown.prose(each.what)}: **{markdown.prose(_value(each))}**, expected {each.bound}"
             for each in result.broken
         ]
         problem = [markdown.prose(result.problem)] if result.problem else []
         lines = [f"**{result.verdict.value}** {markdown.code(result.name)}: {markdown.prose(result.claim)}"]
         page.add("\n".join([*lines, *problem, "", *numbers, f"- likely cause: {markdown.prose(result.cause)}"]))
     known = [r for r in results if r.verdict is LawVerdict.KNOWN]
-    page.fold("Declared for these versions", [f"- {markdown.code(r.name)}: {_known_markdown(r)}" for r in known])
+    page.fold("Known faults of these versions", [f"- {markdown.code(r.name)}: {_known_markdown(r)}" for r in known])
     rows = [
         (markdown.code(r.name), r.group, r.verdict.value, markdown.prose(r.claim), _numbers(r.measured))
         for r in results
@@ -148,7 +148,7 @@ def _numbers(measured: Iterable[Measured]) -> str:
 
 
 def laws_junit(results: Sequence[LawResult], path: Path, name: str, *, notes: Sequence[str] = ()) -> None:
-    """Write one test suite with a case for each law; a broken or unmeasured one fails, others may be skipped."""
+    """Write one test suite with a case per law: broken and unmeasured fail, known and inapplicable are skipped."""
     suite = ElementTree.Element("testsuite", name=printable(name), tests=str(len(results)), errors="0")
     failing = _failing(results)
     skipped = [r for r in results if r.verdict in (LawVerdict.KNOWN, LawVerdict.NOT_APPLICABLE)]
@@ -160,7 +160,7 @@ def laws_junit(results: Sequence[LawResult], path: Path, name: str, *, notes: Se
         if result in failing:
             message = f"{result.verdict.value}: {result.claim}"
             failure = ElementTree.SubElement(case, "failure", message=printable(message))
-            lines = [f"{each.what}: {_value(each)}, wanted {each.bound}" for each in result.broken]
+            lines = [f"{each.what}: {_value(each)}, expected {each.bound}" for each in result.broken]
             failure.text = printable("\n".join([*lines, result.problem, f"likely cause: {result.cause}"]))
         elif result in skipped:
             ElementTree.SubElement(case, "skipped", message=printable(result.known or result.problem))
@@ -170,7 +170,7 @@ def laws_junit(results: Sequence[LawResult], path: Path, name: str, *, notes: Se
 
 
 class LawsDisplay:
-    """A bar over the laws with the name of the one that is measured; nothing where nobody looks."""
+    """A progress bar with the name of the current law; it shows nothing if standard error is not a terminal."""
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         console = Console(stderr=True, quiet=quiet, markup=False)
@@ -194,5 +194,5 @@ class LawsDisplay:
         self.bar.stop()
 
     def __call__(self, name: str) -> None:
-        """Show that a law is begun."""
+        """Show that a law has started."""
         self.bar.update(self.task, advance=1, description=name)

@@ -1,4 +1,4 @@
-"""The terminal while a matrix runs: one line for each environment."""
+"""Progress of a matrix on the terminal: one line per environment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARKS = {"waiting": Text("·", "dim"), "done": Text("✓", "green"), "failed": 
 
 
 class MatrixDisplay:
-    """Shows what each environment is doing; plain lines where the output is no terminal, nothing when quiet."""
+    """Show the phase of each environment; print plain lines if the output is not a terminal, nothing if quiet."""
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, quiet=quiet, markup=False)
@@ -25,7 +25,7 @@ class MatrixDisplay:
             TextColumn("{task.description}", markup=False),
             TextColumn("{task.fields[phase]:<10}", markup=False),
             _Seconds(table_column=Column(no_wrap=True)),
-            _Note(),  # the only column that gives way where the terminal is narrow
+            _Note(),  # the only column that shrinks on a narrow terminal
             console=self.console,
             disable=quiet or not self.console.is_terminal,
         )
@@ -42,7 +42,7 @@ class MatrixDisplay:
         self.lines.stop()
 
     def environment(self, name: str, phase: str, note: str = "") -> None:
-        """Show that an environment enters a phase: waiting, installing, recording, done or failed."""
+        """Show an environment's new phase: waiting, installing, recording, done or failed."""
         if name not in self.tasks:
             self.tasks[name] = self.lines.add_task(name, start=False, total=1, phase=phase, note="")
         task = self.tasks[name]

@@ -1,4 +1,4 @@
-"""What a drift report says, whatever its form: the answer, the map of stages, and each change once."""
+"""The content of a drift report in every format: the verdict, the map of stages, and each change once."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["Cell", "Deviation", "Item", "Outline", "Row", "Section", "short_name
 
 @dataclass(frozen=True)
 class Item:
-    """One change of one step, under the name by which the map links to it."""
+    """One change of one step, with the anchor that the map links to."""
 
     anchor: str
     change: Change
-    behind: tuple[str, ...] = ()  # the packages that change it by themselves
+    behind: tuple[str, ...] = ()  # the packages that cause it by themselves
 
 
 @dataclass(frozen=True)
 class Section:
-    """All changes of one step, in the order of the stages; what lies beside the guide's path comes last."""
+    """All changes of one step, in the order of the stages; off-path changes come last."""
 
     anchor: str
     step: Step
@@ -35,40 +35,40 @@ class Section:
 
     @property
     def flow(self) -> tuple[Item, ...]:
-        """Return the changes that the guide's own run sees."""
+        """Return the changes on the guide's own path."""
         return tuple(item for item in self.items if item.change.part is not Part.BESIDE)
 
     @property
     def beside(self) -> tuple[Item, ...]:
-        """Return the changes beside the guide's path."""
+        """Return the off-path changes."""
         return tuple(item for item in self.items if item.change.part is Part.BESIDE)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One stage in one environment, against the reference."""
+    """One stage in one environment, compared with the reference."""
 
     stage: str
     verdict: Verdict | None  # None: neither side has the stage
-    follows: str = ""  # the earlier stage that it inherits its change from
-    changed: bool = False  # since the environment before it on the upgrade path
+    follows: str = ""  # the stage it inherits its change from
+    changed: bool = False  # since the previous environment on the upgrade path
     anchor: str = ""
-    beside: bool = False  # nothing on the guide's own path changed, only what lies beside it
+    beside: bool = False  # only off-path values changed
 
 
 @dataclass(frozen=True)
 class Row:
-    """One environment; without cells where it has no record."""
+    """One environment; it has no cells if it has no record."""
 
     outcome: Outcome
     cells: tuple[Cell, ...]
     verdict: Verdict
-    aside: bool = False  # not on the upgrade path: it varies one package alone
+    aside: bool = False  # not on the upgrade path: it changes only one package
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A value that is not the reference's, and all environments in which it deviates in the same way."""
+    """A value that differs from the reference, and all environments with the same difference."""
 
     anchor: str
     finding: Finding
@@ -90,22 +90,22 @@ class Outline:
 
     @property
     def reference(self) -> str:
-        """Return what the map compares with."""
+        """Return a phrase for what the map compares with."""
         if self.drift.goldens is not None:
             versions = ", ".join(f"{name} {self.drift.goldens.versions.get(name) or 'absent'}" for name in VARIED)
-            return f"the goldens, made with {versions}"
-        return f"{clean(self.drift.chain[0].name)}, the first environment" if self.drift.chain else "nothing"
+            return f"the goldens ({versions})"
+        return f"the first environment ({clean(self.drift.chain[0].name)})" if self.drift.chain else "nothing"
 
     @property
     def headline(self) -> str:
-        """Return the answer in one sentence."""
+        """Return the verdict in one sentence."""
         if not self.drift.comparisons:
             return "Nothing was measured: there is no record"
         return headline(self.drift.verdict)
 
     @property
     def summary(self) -> str:
-        """Return how many changes there are between the first and the last environment, by verdict."""
+        """Count the changes between the first and the last environment by verdict."""
         chain = self.drift.chain
         if not chain:
             return f"{count(len(self.missing), 'environment')}, none with a record."
@@ -120,30 +120,30 @@ class Outline:
 
     @property
     def gate(self) -> str:
-        """Return which environments fail, and with what."""
+        """Count the environments that pass, and those that fail by verdict."""
         failing = Counter(row.verdict for row in self.rows if row.verdict.fails)
         passing = len(self.rows) - sum(failing.values())
         parts = [f"{passing} of {count(len(self.rows), 'environment')} {'passes' if passing == 1 else 'pass'}"]
         parts += [f"{n} {'fails' if n == 1 else 'fail'} ({verdict.value})" for verdict, n in failing.items()]
-        return f"Against {self.reference}: {', '.join(parts)}."
+        return f"Compared with {self.reference}: {', '.join(parts)}."
 
     @property
     def first_divergence(self) -> str:
-        """Return the first value at which the guide's own runs part, "" where they never do."""
+        """Return the first value in which the guide's own runs diverge, "" if they never do."""
         for section in self.steps:
             first = section.step.comparison.first_divergence
             if first is not None:
                 where = f"{clean(section.step.before.name)} → {clean(section.step.after.name)}"
-                return f"{first.stage}.{finding_line(first, section.measures)}, since {where}"
+                return f"{first.stage}.{finding_line(first, section.measures)}, at step {where}"
         for name, comparison in self.drift.comparisons.items():
             first = comparison.first_divergence
             if first is not None:
-                return f"{first.stage}.{finding_line(first)}, in {clean(name)} against {self.reference}"
+                return f"{first.stage}.{finding_line(first)}, in {clean(name)} compared with {self.reference}"
         return ""
 
     @property
     def next_step(self) -> str:
-        """Return what to do now."""
+        """Return what to do next."""
         verdict = self.drift.verdict
         comparisons: Iterable[Comparison] = [s.comparison for s in self.drift.steps] + [
             *self.drift.comparisons.values()
@@ -154,7 +154,7 @@ class Outline:
 
     @property
     def unexplained(self) -> list[Deviation]:
-        """Return what deviates from the goldens and fails although no step changes it: wrong everywhere."""
+        """Return failing deviations from the goldens that no step caused, such as values that are wrong everywhere."""
         steps = [*self.drift.steps, *self.drift.variations]
         changed = {(f.stage, f.name) for step in steps for f in step.comparison.findings if f.verdict.is_change}
         failing = [deviation for deviation in self.deviations if deviation.finding.verdict.fails]
@@ -162,7 +162,7 @@ class Outline:
 
     @property
     def settings(self) -> Pairs:
-        """Return the settings that are not the same in all records, with the first two values."""
+        """Return the settings that differ between records, each with the first record's value and another."""
         found: dict[str, tuple[object, object]] = {}
         measured = [outcome.record for outcome in self.drift.outcomes if outcome.record is not None]
         for record in measured[1:]:
@@ -182,7 +182,7 @@ class Outline:
         return tuple(package for package in VARIED if package in found)
 
     def _deviations(self) -> list[Deviation]:
-        """Group what deviates from the reference by its text: most environments deviate in the same way."""
+        """Group deviations from the reference by their text, because many environments share them."""
         groups: dict[tuple[str, str, Verdict, str], tuple[Finding, list[str]]] = {}
         for outcome in self.drift.outcomes:
             if outcome.name not in self.drift.comparisons:
@@ -221,7 +221,7 @@ class Outline:
         return Row(outcome, tuple(cells), comparison.verdict, outcome in self.drift.aside)
 
     def _anchor(self, outcome: Outcome, stage: str, verdict: Verdict | None) -> str:
-        """Return where a cell leads: its own step's change, else the nearest one, else what deviates."""
+        """Return a cell's link: to the change of its own step, else of the nearest step, else to its deviation."""
         deviates = verdict is not None and verdict.is_change
         for section in self._nearest(outcome):
             for item in section.items:
@@ -231,7 +231,7 @@ class Outline:
         return next(deviations, "")
 
     def _nearest(self, outcome: Outcome) -> list[Section]:
-        """Return the steps in which to look for the cause of what an environment shows, its own first."""
+        """Return the steps that may explain an environment's changes, nearest first."""
         if outcome in self.drift.aside:
             return [section for section in self.variations if section.step.after is outcome]
         place = self.drift.chain.index(outcome)
@@ -243,7 +243,7 @@ def _stages(section: Section) -> set[str]:
 
 
 def short_names(names: Sequence[str], limit: int = 3, total: int = 0) -> str:
-    """Return names in a line: all, a few and a count, or that it is every one of `total`."""
+    """Return names in one line: all of them, a few and a count, or "all N environments"."""
     if total > 1 and len(names) == total:
         return f"all {total} environments"
     shown = [clean(name) for name in names]

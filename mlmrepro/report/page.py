@@ -1,4 +1,4 @@
-"""What all pages share: one file that fetches nothing and runs no script, with everything from outside escaped."""
+"""Rendering for all pages: one file without scripts or external resources, with all external text escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def render(
     filters: Mapping[str, Callable[..., Any]],
     functions: Mapping[str, Callable[..., Any]],
 ) -> str:
-    """Return the page that a template makes of `content`, with its style sheets in it; equal content, equal bytes."""
+    """Render a template with its style sheets inlined; equal content gives equal bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -28,11 +28,11 @@ def render(
         return text if isinstance(text, Markup) else clean(text)
 
     def sentence(text: str) -> Any:
-        """Our own words, with their code spans."""
+        """Mark up the code spans in one of our own sentences."""
         parts = clean(text).split("`")
         return Markup("").join(Markup("<code>{}</code>").format(p) if n % 2 else p for n, p in enumerate(parts))
 
-    # Everything is escaped but our own style sheets and figures.
+    # Everything is escaped, except for our own style sheets and figures.
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The figures of a drift: losses, perplexity, mask rates and stage times. A figure without numbers is not drawn."""
+"""The figures of a drift: losses, perplexity, mask rates and stage times. Figures without numbers are left out."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mlmrepro.report.words import clean, count, number
 
 __all__ = ["drawings"]
 
-_POINTS = 600  # of a curve; a longer one is thinned
-_ROWS = 200  # of a figure's table
+_POINTS = 600  # per curve; longer curves are thinned
+_ROWS = 200  # per table
 _DASHES = ("", "5 2", "2 2", "7 2 2 2", "1 2", "9 3")
-_CALM, _LOUD = (0, 2, 5, 4, 3, 1), (1, 3, 4, 5, 2, 0)  # colours within the tolerance, and beyond it
-_CONFIDENCE = 0.999  # of the mask rates: many are shown, and none should lie outside by chance
+_CALM, _LOUD = (0, 2, 5, 4, 3, 1), (1, 3, 4, 5, 2, 0)  # colours of curves within and outside the tolerance
+_CONFIDENCE = 0.999  # of the mask rates: there are many, and none should fall outside by chance
 
 
 def drawings(drift: Drift) -> list[Drawing]:
@@ -30,7 +30,7 @@ def drawings(drift: Drift) -> list[Drawing]:
 
 
 def losses(drift: Drift) -> Drawing | None:
-    """Every step's loss, and how far it lies from the reference."""
+    """Draw the loss of every step and its difference from the reference."""
     outcomes = measured(drift)
     curves = [(o.name, floats(observed(o.record, "loss", "step_losses"))) for o in outcomes]
     groups = grouped((name, curve) for name, curve in curves if curve)
@@ -46,18 +46,18 @@ def losses(drift: Drift) -> Drawing | None:
     def within(group: Group) -> bool:
         return len(group.content) == len(base) and all(abs(x) <= limit for x in gaps[group.names])
 
-    groups.sort(key=lambda group: not within(group))  # stable; what lies beyond is drawn last, so above
+    groups.sort(key=lambda group: not within(group))  # stable; curves outside are drawn last, on top
     styles = _styles([within(group) for group in groups])
     largest = max((abs(x) for gap in gaps.values() for x in gap if math.isfinite(x)), default=0.0)
     inside = sum(len(group.names) for group in groups if within(group))
-    title = "Training loss, and its distance from the reference"
+    title = "Training loss and its difference from the reference"
     said = (
         f"{count(max(len(g.content) for g in groups), 'training step')} in {count(total, 'environment')}. "
-        f"{inside} {'lies' if inside == 1 else 'lie'} within the tolerance of {number(limit, 2)} nats at every step; "
-        f"the largest distance is {number(largest, 2)} nats."
+        f"{inside} {'stays' if inside == 1 else 'stay'} within the tolerance of {number(limit, 2)} nats at every step. "
+        f"The largest difference is {number(largest, 2)} nats."
     )
     missing = sum(not math.isfinite(x) for group in groups for x in group.content)
-    said += f" {count(missing, 'loss')} of all curves is no finite number." if missing else ""
+    said += f" {missing:,} of the losses {'is' if missing == 1 else 'are'} not finite." if missing else ""
 
     def paint(figure: Any) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -67,7 +67,7 @@ def losses(drift: Drift) -> Drawing | None:
             top.plot(*_thinned(group.content), **style.line)
             bottom.plot(*_thinned(gaps[group.names]), **style.line)
         top.set_ylabel("loss (nats)")
-        bottom.set_ylabel("distance (nats)")
+        bottom.set_ylabel("difference (nats)")
         bottom.set_xlabel("training step")
         bottom.xaxis.get_major_locator().set_params(integer=True)
         bottom.axhspan(-limit, limit, color=BAND, alpha=0.35, linewidth=0)
@@ -90,7 +90,7 @@ def losses(drift: Drift) -> Drawing | None:
 
 
 def perplexities(drift: Drift) -> Drawing | None:
-    """The perplexity of the fine-tuned model in each environment."""
+    """Draw the perplexity of the fine-tuned model in each environment."""
     outcomes = measured(drift)
     figures = [_number(observed(o.record, "evaluation", "perplexity")) for o in outcomes]
     shown = [(o, figure) for o, figure in zip(outcomes, figures, strict=True) if figure is not None]
@@ -105,8 +105,8 @@ def perplexities(drift: Drift) -> Drawing | None:
     said = (
         f"From {number(min(finite), 6)} to {number(max(finite), 6)} in {count(len(shown), 'environment')}"
         if finite
-        else f"No finite number in {count(len(shown), 'environment')}"
-    ) + (f"; the reference is {number(base, 6)}." if base is not None else ".")
+        else f"Not finite in {count(len(shown), 'environment')}"
+    ) + (f". The reference is {number(base, 6)}." if base is not None else ".")
 
     def paint(figure: Any) -> None:
         axes = _names_down(figure.subplots(), names)
@@ -119,10 +119,10 @@ def perplexities(drift: Drift) -> Drawing | None:
         axes.set_xlabel("perplexity, exp(eval_loss)")
 
     legend = (
-        Swatch("as the guide evaluates, on fresh masks", "c1", block=True),
-        Swatch("reference, with its tolerance", "band", block=True),
+        Swatch("evaluated as in the guide, on fresh masks", "c1", block=True),
+        Swatch("reference with its tolerance", "band", block=True),
     )
-    head = ("environment", "fresh masks", "same masks, before", "same masks, after", "distance from the reference")
+    head = ("environment", "fresh masks", "same masks, before", "same masks, after", "difference from the reference")
     rows = tuple(
         (
             clean(outcome.name),
@@ -137,7 +137,7 @@ def perplexities(drift: Drift) -> Drawing | None:
 
 
 def mask_rates(drift: Drift) -> Drawing | None:
-    """How many tokens were selected, and what became of them, with bounds from the binomial distribution."""
+    """Draw the shares of selected, masked, random and unchanged tokens with binomial confidence bounds."""
     counted = []
     for outcome in measured(drift):
         counts = observed(outcome.record, "masked_batches", "counts")
@@ -156,12 +156,12 @@ def mask_rates(drift: Drift) -> Drawing | None:
         for panel, nominal, _, _, low, high in group.content
         if not low <= nominal <= high
     ]
-    title = "Mask rates, with 99.9 % bounds"
+    title = "Mask rates with 99.9 % confidence bounds"
     draws = "The same masks" if len(groups) == 1 else f"{len(groups)} different draws of masks"
     said = f"{draws} in {count(len(counted), 'environment')}. " + (
-        f"The nominal rate lies outside the bounds for {'; '.join(outside)}."
+        f"The nominal rate is outside the bounds for {'; '.join(outside)}."
         if outside
-        else "Every nominal rate lies within the bounds."
+        else "Every nominal rate is within the bounds."
     )
 
     def paint(figure: Any) -> None:
@@ -199,7 +199,7 @@ def mask_rates(drift: Drift) -> Drawing | None:
 
 
 def seconds(drift: Drift) -> Drawing | None:
-    """Where the time went, by stage."""
+    """Draw the time per stage."""
     outcomes = [
         (o, [_number(observed(o.record, stage, "seconds")) or 0.0 for stage in STAGES]) for o in measured(drift)
     ]
@@ -216,7 +216,7 @@ def seconds(drift: Drift) -> Drawing | None:
     title = "Time by stage (not compared)"
     said = (
         f"From {min(sums):.1f} to {max(sums):.1f} seconds in {count(len(shown), 'environment')}. Times depend on the "
-        "machine and on what else it did: they are shown, and never judged."
+        "machine and its load, so they are never judged."
     )
 
     def paint(figure: Any) -> None:
@@ -238,11 +238,11 @@ def seconds(drift: Drift) -> Drawing | None:
     legend = tuple(Swatch(stage, f"c{n}", block=True) for n, (stage, _) in enumerate(parts, start=1))
     rows = tuple((clean(outcome.name), *(f"{t:.2f}" for t in times), f"{sum(times):.2f}") for outcome, times in shown)
     svg = draw("seconds", title, said, 0.9 + 0.24 * len(shown), paint)
-    return Drawing("seconds", title, said, svg, legend, ("environment", *STAGES, "together"), rows)
+    return Drawing("seconds", title, said, svg, legend, ("environment", *STAGES, "total"), rows)
 
 
 def _shares(counts: dict[str, Any], probability: Any) -> list[tuple[str, float, int, int, float, float]]:
-    """Return (share, nominal, count, of, lower and upper bound) of the selected tokens and of what became of them."""
+    """Return (share, nominal, count, of, lower, upper bound) for the selected, masked, random and unchanged tokens."""
     from scipy.stats import binomtest
 
     kinds = ("tokens", "selected", "mask", "random", "unchanged")
@@ -267,7 +267,7 @@ def _shares(counts: dict[str, Any], probability: Any) -> list[tuple[str, float, 
 _KINDS = {
     "selected": "tokens selected",
     "mask": "of these, masked",
-    "random": "of these, another token",
+    "random": "of these, random token",
     "unchanged": "of these, unchanged",
 }
 
@@ -292,7 +292,7 @@ def _thinned(values: Sequence[float]) -> tuple[list[int], list[float]]:
 
 @dataclass(frozen=True)
 class _Style:
-    """How a curve is drawn: its colour's place in the palette, its dashes and width."""
+    """How a curve is drawn: index of its colour in the palette, dashes and width."""
 
     colour: int | None
     dashes: str
@@ -310,7 +310,7 @@ class _Style:
 
 
 def _styles(within: Sequence[bool]) -> list[_Style]:
-    """Curves that nearly coincide stay visible, wide ones below and narrow ones above; what lies beyond stands out."""
+    """Keep nearly equal curves visible, narrow ones over wide ones, and make curves outside the tolerance stand out."""
     styles: list[_Style] = []
     for n, calm in enumerate(within):
         palette = [colour for colour in (_CALM if calm else _LOUD) if colour not in [style.colour for style in styles]]
@@ -339,7 +339,7 @@ def _reference_band(axes: Any, base: float, reference: Expected) -> None:
 
 
 def _spread(axes: Any, values: Sequence[float]) -> None:
-    """Show at least a hundredth of the value around it: an axis that magnifies rounding would mislead."""
+    """Show at least one per cent of the value, because an axis that magnifies rounding would mislead."""
     if values:
         low, high = min(values), max(values)
         margin = max((high - low) * 0.1, 0.005 * abs(low) or 0.5)
@@ -347,7 +347,7 @@ def _spread(axes: Any, values: Sequence[float]) -> None:
 
 
 def _distance_axis(axes: Any, limit: float, largest: float) -> None:
-    """Linear within the tolerance; beyond it logarithmic, so that rounding and regressions fit one picture."""
+    """Scale linearly within the tolerance and logarithmically outside, so that rounding and regressions both fit."""
     if largest <= limit or limit <= 0:
         bound = 1.6 * max(limit, largest) or 1.0
         axes.set_ylim(-bound, bound)

@@ -1,4 +1,4 @@
-"""The terminal while a text is scored: a bar, or lines where there is none, and how long it will take."""
+"""Progress of scoring on the terminal: a bar, or plain lines, with the estimated time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 __all__ = ["ScoringDisplay", "duration"]
 
-_MEASURED = 5.0  # seconds of scoring before a line says how long it will take
-_WORTH_A_LINE = 30.0  # seconds: what ends sooner needs no lines
-_LINES = 10  # of one kind of unit, at most
+_MEASURED = 5.0  # seconds of scoring before the first estimate
+_WORTH_A_LINE = 30.0  # seconds; shorter runs print no lines
+_LINES = 10  # at most, per kind of unit
 
 
 class ScoringDisplay:
-    """One bar for each kind of unit, which moves with each batch, so within a long document too.
+    """One bar per kind of unit, updated after each batch, so within long documents too.
 
-    Where standard error is no terminal, a line says after the first batches how long it will take, and further lines
-    how far it is. Nothing is shown when quiet.
+    If standard error is not a terminal, plain lines give the progress and the estimated time instead. If quiet,
+    nothing is shown.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ScoringDisplay:
             get_time=clock,
         )
         self.tasks: dict[str, TaskID] = {}
-        self.lines: dict[str, int] = {}  # tenths of the work that lines have told of
+        self.lines: dict[str, int] = {}  # tenths of the work already reported in lines
         self.started = clock()
 
     def __enter__(self) -> ScoringDisplay:
@@ -52,7 +52,7 @@ class ScoringDisplay:
         self.bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Move the bar of `what`; the first call of each kind starts its clock."""
+        """Update the bar of `what`; the first call of each kind starts its clock."""
         now = self.clock()
         if what not in self.tasks:
             self.tasks[what] = self.bars.add_task(f"score {what}", total=total, estimate="")
@@ -60,7 +60,7 @@ class ScoringDisplay:
             self.started = now
         spent = now - self.started
         whole = spent * total / done if done else 0.0
-        estimate = f"about {duration(whole)} in all" if spent >= _MEASURED and whole >= _WORTH_A_LINE else ""
+        estimate = f"about {duration(whole)} in total" if spent >= _MEASURED and whole >= _WORTH_A_LINE else ""
         self.bars.update(self.tasks[what], completed=done, estimate=estimate)
         tenth = _LINES * done // total if total else 0
         if estimate and self.bars.disable and tenth > self.lines[what] and done < total:
@@ -70,7 +70,7 @@ class ScoringDisplay:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in words: seconds below two minutes, minutes below two hours, else hours."""
+    """Format a time: in seconds below two minutes, in minutes below two hours, else in hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""Two recipes with several seeds each, on the terminal and as Markdown: every raw value, the test, and its power."""
+"""The comparison of two recipes over several seeds, on the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _HEADLINE = {
     Answer.BETTER: "better: the recipe got better",
     Answer.SAME: "same: the recipe is not worse than the margin allows",
     Answer.REGRESSION: "REGRESSION: the recipe got worse",
-    Answer.INCONCLUSIVE: "inconclusive: these runs cannot tell the recipe from the luck of a seed",
+    Answer.INCONCLUSIVE: "inconclusive: the difference may come from the seeds, not from the recipe",
 }
 
 
 def print_seeds(comparison: SeedComparison, console: Console | None = None) -> None:
-    """Print the answer, each run's loss, the test with what it could reach and see, and what to do next."""
+    """Print the answer, the loss of each run, the test with its power, and what to do next."""
     console = console or standard_output()
     console.print()
     say(console, styled(VERDICT[comparison.answer], comparison.answer.value), f"  {ended(comparison.reason)}")
@@ -44,7 +44,7 @@ def print_seeds(comparison: SeedComparison, console: Console | None = None) -> N
 
 
 def seeds_markdown(comparison: SeedComparison, *, limit: int = markdown.PR_LIMIT) -> str:
-    """Return the answer, the losses of all runs as a table, and the test; never longer than `limit` characters."""
+    """Return the answer, the test and a table of all losses as Markdown of at most `limit` characters."""
     page = markdown.Page(limit)
     page.add(f"### {SYMBOL[VERDICT[comparison.answer]]} {_HEADLINE[comparison.answer]}")
     page.add(markdown.sentence(ended(comparison.reason)))
@@ -67,7 +67,7 @@ def _table(comparison: SeedComparison) -> str:
 
 
 def _facts(comparison: SeedComparison) -> Iterator[tuple[str, str]]:
-    """Return (name, line): the raw losses of both sides, their difference, the test, and what it could see."""
+    """Yield (name, line): the raw losses of both sides, their difference, the test, and the detectable difference."""
     for name, losses in (("before", comparison.before), ("after", comparison.after)):
         yield name, f"{', '.join(number(loss, 7) for loss in losses)} nats (mean {number(_mean(losses), 7)})"
     change = f"{comparison.difference:+.3g} nats"
@@ -94,17 +94,18 @@ def _test(comparison: SeedComparison) -> str:
     found = (
         ("better", comparison.p_better),
         ("worse by more than the margin", comparison.p_worse),
-        ("not worse than the margin", comparison.p_same),
+        ("no worse than the margin", comparison.p_same),
     )
-    told = "; ".join(f"p of {claim} {number(p, 3)}" for claim, p in found if p is not None)
+    told = [f"p = {number(p, 3)} for {claim}" for claim, p in found if p is not None]
     seeds = f"{len(comparison.before)} against {count(len(comparison.after), 'seed')}"
-    reach = f"{seeds} can reach {number(comparison.smallest_p, 3)} at best, alpha is {number(comparison.alpha, 3)}"
-    return f"permutation test; {told}; {reach}" if told else f"permutation test; {reach}"
+    least, alpha = number(comparison.smallest_p, 3), number(comparison.alpha, 3)
+    reach = f"the smallest possible p with {seeds} is {least} (alpha {alpha})"
+    return f"permutation test: {'; '.join([*told, reach])}"
 
 
 def _sight(comparison: SeedComparison) -> Iterator[tuple[str, str]]:
     if comparison.smallest_p > comparison.alpha:
-        yield "sight", "no difference, however large, could be told with so few seeds"
+        yield "detectable", "no difference, however large: too few seeds"
     elif comparison.smallest_effect is not None and math.isfinite(comparison.smallest_effect):
         power = f"power {100 * comparison.power:.4g} %"
-        yield "sight", f"a true difference of {number(comparison.smallest_effect, 3)} nats could be told ({power})"
+        yield "detectable", f"a true difference of {number(comparison.smallest_effect, 3)} nats ({power})"

@@ -1,4 +1,4 @@
-"""The figures' numbers, out of records that may lack any of them."""
+"""The numbers of the figures, from records that may lack any of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Expected", "Group", "expected", "floats", "grouped", "measured", "ob
 
 @dataclass(frozen=True)
 class Group:
-    """Environments that obtained the very same."""
+    """Environments with identical values."""
 
     names: tuple[str, ...]
     content: Any
@@ -24,13 +24,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Expected:
-    """The reference of a value, and how far rounding may take a float from it."""
+    """The reference of a value and its tolerance for rounding."""
 
     content: Any
     tolerance: Tolerance | None
 
     def limit(self, figure: float) -> float:
-        """Return how far a float may lie from `figure`."""
+        """Return how far a float may differ from `figure`."""
         return self.tolerance.limit(figure) if self.tolerance else 0.0
 
 
@@ -40,20 +40,20 @@ def measured(drift: Drift) -> list[Outcome]:
 
 
 def observed(record: RunRecord | None, stage: str, name: str) -> Any:
-    """Return an observation's value, None where the record lacks it."""
+    """Return the value of an observation, None if the record lacks it."""
     observation = record.stages.get(stage, {}).get(name) if record else None
     return None if observation is None else observation.value
 
 
 def floats(content: Any) -> list[float]:
-    """Return the numbers of a list, NaN in place of what is none; [] for anything else."""
+    """Return a list as floats, with NaN for items that are not numbers; [] for anything but a list."""
     if not isinstance(content, list):
         return []
     return [float(x) if isinstance(x, (int, float)) and not isinstance(x, bool) else math.nan for x in content]
 
 
 def expected(drift: Drift, stage: str, name: str) -> Expected | None:
-    """Return what the map compares a value with: the golden's own variant, or the first record's value."""
+    """Return the reference for a value: the golden's own variant, or the value in the first record."""
     if drift.goldens is not None:
         entry = drift.goldens.entries.get(stage, {}).get(name)
         if entry is None:
@@ -66,7 +66,7 @@ def expected(drift: Drift, stage: str, name: str) -> Expected | None:
 
 
 def grouped(pairs: Iterable[tuple[str, Any]]) -> list[Group]:
-    """Put names with the very same content together: curves that coincide are drawn once. NaN is itself here."""
+    """Group names with identical content, so that equal curves are drawn once. Here NaN equals NaN."""
     groups: dict[str, tuple[list[str], Any]] = {}
     for name, content in pairs:
         groups.setdefault(repr(content), ([], content))[0].append(name)

@@ -1,4 +1,4 @@
-"""Figures as inline SVG: deterministic, of the page's own colours and fonts, with a text alternative."""
+"""Deterministic inline SVG figures with the colours and fonts of the page and a text alternative."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlmrepro.report.words import clean
 
 __all__ = ["BAND", "GRID", "INK", "MUTED", "SERIES", "SURFACE", "Drawing", "Swatch", "draw", "label"]
 
-# matplotlib knows no CSS variables: it draws with codes that occur nowhere else, and the page's colours replace them.
+# matplotlib does not support CSS variables, so it draws with unique colour codes, which are then replaced.
 INK, MUTED, GRID, BAND, SURFACE = "#000001", "#000002", "#000003", "#000004", "#000005"
 SERIES = ("#000011", "#000012", "#000013", "#000014", "#000015", "#000016")
 _VARIABLES = {
@@ -22,12 +22,12 @@ _VARIABLES = {
     "#000000": "ink",  # matplotlib's own default
     **{code: f"c{n}" for n, code in enumerate(SERIES, start=1)},
 }
-_WIDTH = 5.2  # inches, 374 units: on a phone the text keeps about its size, on a screen two figures stand abreast
+_WIDTH = 5.2  # inches, 374 units: text stays readable on a phone, and two figures fit side by side on a screen
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, selected and read aloud
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib; wider than what the page uses, so that nothing is cut
+    "svg.fonttype": "none",  # keep text as text, so that it can be searched, selected and read aloud
+    "font.family": ["DejaVu Sans"],  # bundled with matplotlib; wider than the page's font, so nothing is cut off
     "font.size": 10,
-    "text.parse_math": False,  # a `$` in a name is a dollar
+    "text.parse_math": False,  # a `$` in a name is just a dollar sign
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,
@@ -49,18 +49,18 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Swatch:
-    """A line of a legend, which stands in the page: long names wrap there, and need no room in the drawing."""
+    """A line of a legend. Legends are HTML, so long names can wrap and take no space in the drawing."""
 
     label: str
     colour: str  # a CSS variable
     dashes: str = ""
     width: float = 2.0
-    block: bool = False  # a filled box in place of a line
+    block: bool = False  # a filled box instead of a line
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """An inline SVG with its legend, and its numbers as a table."""
+    """An inline SVG with its legend and a table of its numbers."""
 
     name: str
     title: str
@@ -72,20 +72,20 @@ class Drawing:
 
 
 def label(text: str, width: int = 22) -> str:
-    """Return a name short enough for an axis."""
+    """Shorten a name to fit an axis."""
     line = clean(text)
     return line if len(line) <= width else f"{line[: width - 1]}…"
 
 
 def draw(name: str, title: str, description: str, height: float, paint: Callable[[Any], None]) -> str:
-    """Return what `paint` draws on a figure; equal content gives equal bytes."""
+    """Return the figure that `paint` draws as SVG; equal content gives equal bytes."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    # No pyplot, so that nothing of the process's own figures and settings is touched.
+    # Avoid pyplot, so that the figures and settings of the process are left alone.
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # measured with a stand-in; the page has the reader's fonts
+        warnings.filterwarnings("ignore", message="Glyph")  # the page uses the reader's fonts instead
         figure = Figure((_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure)
@@ -95,9 +95,9 @@ def draw(name: str, title: str, description: str, height: float, paint: Callable
 
 
 def _inline(source: str, name: str, title: str, description: str) -> str:
-    """Turn a standalone SVG into an element of the page: no namespaces, fonts or colours of its own, ids by figure.
+    """Turn a standalone SVG into an inline one: no namespaces, fonts or colours of its own, ids prefixed by figure.
 
-    Only attributes are rewritten, never text: a name may look like a colour or an id.
+    Only attributes are rewritten, never text, because a name may look like a colour or an id.
     """
     root = ElementTree.fromstring(source)
     used = {found for e in root.iter() for v in e.attrib.values() for found in re.findall(r"(?:url\(|^)#([\w.-]+)", v)}

@@ -1,4 +1,4 @@
-"""The tables of a drift page: ranks of the filled mask, warnings, and what differs between the environments."""
+"""The tables of a drift page: fill-mask ranks, warnings, and differences between the environments."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlmrepro.report.words import clean, number, value
 __all__ = ["Rank", "Warned", "environment_table", "ranks", "setting_table", "warnings_table"]
 
 _RANKS = 10  # columns
-_OLD = ("DeprecationWarning", "FutureWarning", "PendingDeprecationWarning")  # what the next version may take away
+_OLD = ("DeprecationWarning", "FutureWarning", "PendingDeprecationWarning")  # announce removals in later versions
 
 
 @dataclass(frozen=True)
 class Rank:
-    """A predicted token in its place; `moved` says where the reference has it, "" where it is the same."""
+    """A predicted token at its rank; `moved` gives its rank in the reference, "" if that is the same."""
 
     token: str
     score: str
@@ -28,7 +28,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Warned:
-    """A message, the stages that gave it, and the environments."""
+    """A warning with the stages and environments that gave it."""
 
     category: str
     message: str
@@ -38,7 +38,7 @@ class Warned:
 
 
 def ranks(drift: Drift) -> list[tuple[str, list[Rank]]]:
-    """Return the pipeline's predictions, best first, of all environments that predict the same."""
+    """Return the pipeline's predictions, best first, for each group of environments with equal predictions."""
     outcomes = measured(drift)
     reference = expected(drift, "fill_mask", "pipeline")
     places = {row[0]: n for n, row in enumerate(_predictions(reference.content if reference else None), start=1)}
@@ -54,7 +54,7 @@ def ranks(drift: Drift) -> list[tuple[str, list[Rank]]]:
 
 
 def _predictions(content: Any) -> list[tuple[str, str, str]]:
-    """Return (token, its text, its score to four digits): rounding makes no group of its own."""
+    """Return (token, text, score) of each prediction; scores have four digits, so that rounding splits no group."""
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         return []
     return [
@@ -70,7 +70,7 @@ def _moved(token: str, place: int, places: dict[str, int]) -> str:
 
 
 def warnings_table(drift: Drift) -> list[Warned]:
-    """Return what the libraries warned of, deprecations first; the environments of equal messages together."""
+    """Return the warnings of the libraries, deprecations first; equal messages share a row."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     outcomes = measured(drift)
     for outcome in outcomes:
@@ -82,7 +82,7 @@ def warnings_table(drift: Drift) -> list[Warned]:
     rows = []
     for message, (stages, names) in found.items():
         category, _, text = message.partition(": ")
-        # Of a logger's line the prefix is the logger's name, such as transformers.trainer.
+        # The prefix of a log line is the name of the logger, such as transformers.trainer.
         kind = category if category.endswith("Warning") else "log"
         where = short_names(list(names), 3, len(outcomes))
         rows.append(
@@ -94,7 +94,7 @@ def warnings_table(drift: Drift) -> list[Warned]:
 
 
 def environment_table(drift: Drift) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the packages and machines that differ, and each environment's; the varied packages come first."""
+    """Return the names of the packages and machine facts that differ, and their values in each environment."""
     outcomes = measured(drift)
     facts = [_facts(outcome) for outcome in outcomes]
     names = list(dict.fromkeys([*VARIED, *(name for fact in facts for name in fact)]))

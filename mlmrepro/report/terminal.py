@@ -1,4 +1,4 @@
-"""The terminal: a progress display while a run goes on, and its summary."""
+"""Progress of a run on the terminal, and its summary."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from mlmrepro.record import STAGES, RunRecord
 
 __all__ = ["RunDisplay", "print_fill_mask", "print_summary"]
 
-# What happens in a stage, in a few words.
+# A few words on each stage.
 _ACTIONS = {
     "dataset": "load and split the data set",
     "flatten": "flatten nested columns",
     "input_ids": "join and tokenise the answers",
     "blocks": "group into blocks",
     "masked_batches": "draw masks",
-    "model": "load the model, evaluate it",
+    "model": "load and evaluate the model",
     "loss": "fine-tune",
-    "evaluation": "evaluate, save",
+    "evaluation": "evaluate and save",
     "fill_mask": "fill the mask",
 }
 _WIDTH = max(map(len, _ACTIONS.values()))
 
 
 class RunDisplay:
-    """Shows every stage of a run as it goes; plain lines where the output is no terminal, nothing when quiet."""
+    """Show each stage of a run; print plain lines if the output is not a terminal, nothing if quiet."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, markup=False)
@@ -63,14 +63,14 @@ class RunDisplay:
         self.bars.stop()
 
     def stage(self, name: str) -> None:
-        """Close the stage before, open this one."""
+        """Finish the previous stage and start this one."""
         self._finish()
         self.name, self.note, self.started = name, "", time.monotonic()
         position = f"{STAGES.index(name) + 1}/{len(STAGES)}"
         self.current = self.bars.add_task(f"{position} {_ACTIONS[name]:<{_WIDTH}}", total=None, note="")
 
     def step(self, done: int, total: int, loss: float) -> None:
-        """Move the bar of the training."""
+        """Update the training bar."""
         self.note = f"{done}/{total}  loss {loss:.3f}"
         if self.current is not None:
             self.bars.update(self.current, completed=done, total=total, note=self.note)
@@ -87,7 +87,7 @@ class RunDisplay:
 
 
 def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:
-    """Print what the run found, what it changed in the guide, and where its files lie."""
+    """Print the results of the run, its overrides of the guide, and the paths of its files."""
     console = console or Console(file=sys.stdout, markup=False)
     versions = record.provenance["packages"]
     console.print()
@@ -100,13 +100,13 @@ def print_summary(record: RunRecord, directory: Path, console: Console | None = 
     pair = record["evaluation.same_masks_perplexity"]
     table = _table("Perplexity, exp(eval_loss)", "", "test blocks")
     table.add_row("before fine-tuning", _figure(pair["before"]))
-    table.add_row("after, on the same masks", _figure(pair["after"]))
-    table.add_row("as the guide evaluates (fresh masks)", _figure(record["evaluation.perplexity"]))
+    table.add_row("after fine-tuning, same masks", _figure(pair["after"]))
+    table.add_row("evaluated as in the guide (fresh masks)", _figure(record["evaluation.perplexity"]))
     console.print(table)
     console.print(_data_table(record))
     prompt = record.config["guide"]["prompt"]
     print_fill_mask(record["fill_mask.pipeline"], record["fill_mask.by_hand"], prompt=prompt, console=console)
-    table = _table("Overrides of the guide", "name", "guide", "here", "why")
+    table = _table("Overrides of the guide", "name", "guide", "this run", "reason")
     for override in record.config["overrides"]:
         table.add_row(override["name"], str(override["guide"]), str(override["value"]), override["reason"])
     console.print(table)
@@ -122,7 +122,7 @@ def print_fill_mask(
     prompt: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Print the rows of both ways side by side."""
+    """Print the predictions of the pipeline and of the manual computation next to each other."""
     console = console or Console(file=sys.stdout, markup=False)
     table = _table(prompt or "", "", "pipeline", "score", "by hand", "score")
     for rank, (left, right) in enumerate(zip(pipeline, by_hand, strict=True), start=1):
@@ -154,7 +154,7 @@ def _time_table(record: RunRecord) -> Table:
         seconds = record[f"{stage}.seconds"]
         total += seconds
         table.add_row(_ACTIONS[stage], f"{seconds:.1f}")
-    table.add_row("together", f"{total:.1f}")
+    table.add_row("total", f"{total:.1f}")
     return table
 
 

@@ -1,4 +1,4 @@
-"""The words that all reports share: verdicts, values, and one line for a change, its cause, its packages."""
+"""The wording that all reports share: verdicts, values, and lines for changes, causes and packages."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ __all__ = [
 ]
 
 Pairs = Mapping[str, tuple[Any, Any]]  # what differs, by name: (before, after)
-Quantities = Mapping[tuple[str, str], str]  # what a float measures, by (stage, name)
+Quantities = Mapping[tuple[str, str], str]  # the quantity of each float, by (stage, name)
 
-# A verdict never rests on colour alone: a symbol, and a word short enough for a narrow column.
+# Colour is never the only sign of a verdict: each has a symbol, and a word that fits a narrow column.
 SYMBOL = {
     Verdict.IDENTICAL: "=",
     Verdict.WITHIN_NOISE: "≈",
@@ -63,11 +63,11 @@ SHORT = {
 LEGEND = {
     Verdict.IDENTICAL: "identical",
     Verdict.WITHIN_NOISE: "differs by rounding only",
-    Verdict.EXPECTED: "changed as the goldens declare",
-    Verdict.IMPROVEMENT: "changed for the better",
-    Verdict.INCONCLUSIVE: "too uncertain to tell",
+    Verdict.EXPECTED: "changed as declared in the goldens",
+    Verdict.IMPROVEMENT: "improved",
+    Verdict.INCONCLUSIVE: "too uncertain to judge",
     Verdict.UNMEASURED: "not measured on one side",
-    Verdict.REGRESSION: "changed, and nothing declares it",
+    Verdict.REGRESSION: "unexpected change",
 }
 SHORT_STAGE = {
     "dataset": "data",
@@ -80,16 +80,16 @@ SHORT_STAGE = {
     "evaluation": "eval",
     "fill_mask": "fill",
 }
-BESIDE = "°"  # marks a stage that changed beside the guide's path only
-CHANGED = "•"  # marks a stage that changed since the environment before it
+BESIDE = "°"  # marks a stage that changed only off the guide's path
+CHANGED = "•"  # marks a stage that changed since the previous environment
 _UNITS = {"nats": " nats"}  # the other quantities are bare numbers
 _WIDTH = 60  # characters of a value in a line
 
 
 def clean(text: object) -> str:
-    r"""Return text in one line, with what is not printable written as an escape such as ``\x1b``.
+    r"""Return text on one line, with unprintable characters written as escapes such as ``\x1b``.
 
-    Names, tokens and warnings come from users and libraries: a terminal must not obey them, a page not hide them.
+    Names, tokens and warnings come from users and libraries: a terminal must not execute them, nor a page hide them.
     """
     line = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
@@ -101,7 +101,7 @@ def count(number: int, noun: str) -> str:
 
 
 def number(figure: Any, digits: int = 6) -> str:
-    """Return a number in a few digits; NaN and the infinities by name, what is no number as a dash."""
+    """Format a number with few digits: NaN and the infinities by name, anything but a number as a dash."""
     if isinstance(figure, bool) or not isinstance(figure, (int, float)):
         return "–"
     if isinstance(figure, int):
@@ -110,7 +110,7 @@ def number(figure: Any, digits: int = 6) -> str:
 
 
 def value(content: Any, width: int = _WIDTH) -> str:
-    """Return any value of a record in at most about `width` characters; long ones by their size."""
+    """Format any value of a record in at most about `width` characters; show the size of long lists and dicts."""
     if content is ABSENT:
         return "nothing"
     if isinstance(content, float):
@@ -124,43 +124,43 @@ def value(content: Any, width: int = _WIDTH) -> str:
 
 
 def quantities(record: RunRecord | None) -> Quantities:
-    """Return what the floats of a record measure."""
+    """Return the quantity of each observation in a record."""
     return {(o.stage, o.name): o.quantity for o in record or ()}
 
 
 def change_line(change: Change, measures: Quantities | None = None, findings: int = 2) -> str:
-    """Return a change in one line: which stage, what in it, by how much, and what follows."""
+    """Describe a change in one line: the stage, the values, by how much, and the stages that inherit it."""
     shown = [finding_line(finding, measures) for finding in change.findings[:findings]]
     rest = [finding.name for finding in change.findings[findings:]]
     line = f"{change_words(change)}: {'; '.join([*shown, *and_more(rest, 'value', named=3)])}"
-    return line + (f"; follows: {', '.join(change.follows)}" if change.follows else "")
+    return line + (f"; inherited by: {', '.join(change.follows)}" if change.follows else "")
 
 
 def change_words(change: Change) -> str:
-    """Return what became of a stage: changed by itself, only in the flow, beside the guide's path, or not measured."""
+    """Say how a stage changed: by itself, only in the full run, off the guide's path, or not measured."""
     beside = change.part is Part.BESIDE
-    subject = f"{change.stage}, beside the guide's path," if beside else change.stage
+    subject = f"{change.stage}, off the guide's path," if beside else change.stage
     if change.verdict is Verdict.UNMEASURED:
         return f"{subject} was not measured on one side"
     if change.verdict is Verdict.INCONCLUSIVE:
         return f"{subject} may have changed"
     if beside:
-        return f"{change.stage} changed beside the guide's path"
+        return f"{change.stage} changed off the guide's path"
     return (
         f"{change.stage} changed by itself"
         if change.by_itself
-        else f"{change.stage} changed, but not on its stored input"
+        else f"{change.stage} changed, but not when run on its stored input"
     )
 
 
 def cause_line(change: Change) -> str:
-    """Return the declared cause, the versions that it was declared for, and its link; "" where none is declared."""
+    """Return the declared cause with its versions and its link, or "" if no cause is declared."""
     when = f"[{' and '.join(change.when)}]" if change.when else ""
     return " ".join(clean(text) for text in (change.reason, when, f"<{change.link}>" if change.link else "") if text)
 
 
 def finding_line(finding: Finding, measures: Quantities | None = None) -> str:
-    """Return one value's name with its first difference, and how many more there are."""
+    """Return a value's name, its first difference, and the number of other differences."""
     name = clean(finding.name)
     if not finding.differences:
         return name
@@ -178,7 +178,7 @@ def finding_line(finding: Finding, measures: Quantities | None = None) -> str:
 
 
 def difference_line(finding: Finding, difference: Difference, measures: Quantities | None = None) -> str:
-    """Return one difference of a value, without the value's name."""
+    """Return one difference of a value, without the name of the value."""
     unit = _UNITS.get((measures or {}).get((finding.stage, finding.name), ""), "")
     return f"{clean(difference.place)} {_difference(difference, unit)}".strip()
 
@@ -202,7 +202,7 @@ def _difference(difference: Difference, unit: str) -> str:
 
 
 def _apart(before: Any, after: Any) -> tuple[str, str]:
-    """Return two values as text, floats with as many digits as it takes to tell them apart."""
+    """Format two values; give floats enough digits to look different."""
     if isinstance(before, float) and isinstance(after, float):
         for digits in range(5, 18):
             left, right = number(before, digits), number(after, digits)
@@ -212,7 +212,7 @@ def _apart(before: Any, after: Any) -> tuple[str, str]:
 
 
 def and_more(rest: Sequence[str], noun: str, named: int = 0) -> list[str]:
-    """Return ``["and 5 more values (a, 3 of b, …)"]``, or nothing where nothing is left; equal names are counted."""
+    """Return ``["and 5 more values (a, 3 of b, …)"]``, or an empty list if nothing is left; equal names are counted."""
     if not rest:
         return []
     counts = Counter(clean(name) for name in rest)
@@ -224,7 +224,7 @@ def and_more(rest: Sequence[str], noun: str, named: int = 0) -> list[str]:
 
 
 def pairs_line(pairs: Pairs, limit: int = 6) -> str:
-    """Return what differs, such as ``transformers 4.41.2 → 5.23.0, evaluate absent → 0.4.6``."""
+    """List the differences, such as ``transformers 4.41.2 → 5.23.0, evaluate absent → 0.4.6``."""
     shown = [f"{clean(name)} {_side(a)} → {_side(b)}" for name, (a, b) in list(pairs.items())[:limit]]
     rest = [f"and {len(pairs) - limit} more"] if len(pairs) > limit else []
     return ", ".join([*shown, *rest])
@@ -237,40 +237,40 @@ def _side(content: Any) -> str:
 
 
 def tally(verdicts: Iterable[Verdict]) -> str:
-    """Return how many there are of each verdict, best first: ``12 expected, 2 REGRESSION``."""
+    """Count the verdicts, best first: ``12 expected, 2 REGRESSION``."""
     listed = list(verdicts)
     counts = [(listed.count(verdict), verdict.value.removesuffix(" change")) for verdict in Verdict]
     return ", ".join(f"{number} {word}" for number, word in counts if number)
 
 
 def headline(verdict: Verdict) -> str:
-    """Return a verdict as a sentence that answers whether an upgrade is safe."""
+    """Return a sentence for a verdict that says whether an upgrade is safe."""
     return {
         Verdict.IDENTICAL: "Nothing changed",
         Verdict.WITHIN_NOISE: "Nothing changed beyond rounding",
         Verdict.EXPECTED: "Every change is expected",
-        Verdict.IMPROVEMENT: "Nothing got worse, something improved",
-        Verdict.INCONCLUSIVE: "Inconclusive: some values are too uncertain to tell",
+        Verdict.IMPROVEMENT: "Nothing got worse, and some values improved",
+        Verdict.INCONCLUSIVE: "Inconclusive: some values are too uncertain to judge",
         Verdict.UNMEASURED: "Not everything was measured",
-        Verdict.REGRESSION: "REGRESSION: something changed that nothing declares",
+        Verdict.REGRESSION: "REGRESSION: some changes are unexpected",
     }[verdict]
 
 
 def next_step(verdict: Verdict, finding: Finding | None = None, settings: Pairs | None = None) -> str:
-    """Return what to do about a verdict, in a line; `finding` is the first that carries it."""
+    """Return a line on what to do about a verdict; `finding` is the first finding with that verdict."""
     if settings and verdict.is_change:
         names = ", ".join(clean(name) for name in settings)
-        return f"make both records with the same settings first: {names} differ, and every change may come from that."
+        return f"make the records again with the same settings. They differ in {names}, which may explain every change."
     if verdict is Verdict.REGRESSION and finding is not None:
         return (
-            f"look at {finding.stage}.{clean(finding.name)}. If it was meant to change, declare it with "
-            "`mlmrepro expect` for the versions that change it; if not, it is a regression: hold the upgrade back."
+            f"look at {finding.stage}.{clean(finding.name)}. If the change is intended, declare it with "
+            "`mlmrepro expect` for the versions that make it. Otherwise it is a regression: do not upgrade."
         )
     return {
-        Verdict.EXPECTED: "nothing to do, the goldens declare every change.",
-        Verdict.IMPROVEMENT: "nothing fails; renew the goldens to keep what improved.",
-        Verdict.INCONCLUSIVE: "measure again with more data: what is not sure does not pass.",
-        Verdict.UNMEASURED: "make the missing records, all with this version of mlmrepro: what was not measured "
-        "does not pass.",
+        Verdict.EXPECTED: "nothing to do. The goldens declare every change.",
+        Verdict.IMPROVEMENT: "nothing fails. Update the goldens to keep the improvement.",
+        Verdict.INCONCLUSIVE: "measure again with more data. Inconclusive results do not pass.",
+        Verdict.UNMEASURED: "make the missing records, all with this version of mlmrepro. Unmeasured values "
+        "do not pass.",
         Verdict.REGRESSION: "look at the changes below.",
     }.get(verdict, "nothing to do.")

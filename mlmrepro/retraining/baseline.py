@@ -50,7 +50,7 @@ class Baseline:
     """All that a check needs of the old checkpoint."""
 
     documents: tuple[Document, ...]
-    ids: tuple[NDArray[np.int32], ...]  # token ids of each document, by which a changed tokenizer is seen
+    ids: tuple[NDArray[np.int32], ...]  # token ids of each document, to detect a changed tokenizer
     tokens: Scores
     token_draws: NDArray[np.int32]  # the pass that masks each of them: with `tokens` this is the mask plan
     words: Scores
@@ -62,10 +62,10 @@ class Baseline:
     def write(self, folder: Path, *, overwrite: bool = False) -> None:
         """Write the folder whole or not at all.
 
-        Raises UserError where something is there already; with `overwrite` another baseline is replaced.
+        Raises UserError if the folder already holds something; `overwrite` replaces another baseline.
         """
         check_target(folder, overwrite=overwrite)
-        folder = folder.resolve()  # behind a link lies what is replaced
+        folder = folder.resolve()  # replace what a link points to, not the link
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -92,11 +92,10 @@ class Baseline:
             shutil.rmtree(work, ignore_errors=True)
 
     def rounding(self, rounded: Callable[[str], str], dtype: str) -> Rounded | None:
-        """Return how a candidate is this checkpoint but for a number format, None where it is not.
+        """Return how a candidate differs from this checkpoint by number format alone, None if it differs otherwise.
 
-        `rounded` gives the digest of the candidate's weights rounded to a format and of its configuration, `dtype` is
-        what it is scored in.
-        A baseline of an earlier version holds no such digests, and nothing can be told.
+        `rounded` gives the digest of the candidate's weights, rounded to a format, and of its configuration; `dtype` is
+        the format that it is scored in. Also None for a baseline of an earlier version, which has no such digests.
         """
         before, ours = self.about.get("rounded"), self.settings["dtype"]
         if not before:
@@ -113,7 +112,7 @@ class Baseline:
 
     @property
     def unused(self) -> list[Unused]:
-        """What lay beside the old checkpoint's weights and has no part in the losses."""
+        """What was in the old checkpoint's folder, but not used for the losses."""
         return [
             Unused(each["kind"], tuple(each["names"]), each["used"], "baseline")
             for each in self.about.get("unused", ())
@@ -135,7 +134,7 @@ class Baseline:
 
     @classmethod
     def read(cls, folder: Path) -> Baseline:
-        """Read a baseline; raises UserError where it is absent, of another schema, damaged, or edited by hand."""
+        """Read a baseline; raises UserError if it is absent, of another schema, damaged, or edited by hand."""
         manifest = _manifest(folder)
         contents = {}
         for name in (_DOCUMENTS, _SCORES):
@@ -174,15 +173,13 @@ class Baseline:
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
-    """Raise UserError where a baseline cannot be written to `folder` without losing what lies there."""
+    """Raise UserError if a baseline cannot be written to `folder` without losing what it holds."""
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if (folder.exists() and not folder.is_dir()) or inside - {MANIFEST, _DOCUMENTS, _SCORES}:
-        raise UserError(
-            f"{folder} is there already and holds something other than a baseline", remedy="give -o a new folder"
-        )
+        raise UserError(f"{folder} exists and holds something other than a baseline", remedy="give -o a new folder")
     if inside and not overwrite:
         raise UserError(
-            f"{folder} holds a baseline already", remedy="give -o a new folder, or --overwrite to replace it"
+            f"{folder} already holds a baseline", remedy="give -o a new folder, or --overwrite to replace it"
         )
     check_writable(folder.resolve().parent / MANIFEST)
 
@@ -201,7 +198,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(path, f"{type(error).__name__}: {first_line(error)}") from error
     if schema != SCHEMA:
         raise UserError(
-            f"{path} is a baseline of schema {schema}, this version reads schema {SCHEMA}",
+            f"{path} is a baseline of schema {schema}, but this version reads schema {SCHEMA}",
             remedy="make it again with mlmrepro baseline",
         )
     if manifest.get("checksum") != _checksum(manifest) or not isinstance(manifest.get("files"), dict):
@@ -232,6 +229,6 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def first_difference(before: Sequence[NDArray[np.int32]], after: Sequence[NDArray[np.int32]]) -> int | None:
-    """Return the first document whose token ids differ, None where all are equal."""
+    """Return the first document whose token ids differ, None if all are equal."""
     pairs = enumerate(zip(before, after, strict=True))
     return next((n for n, (old, new) in pairs if not np.array_equal(old, new)), None)

@@ -1,4 +1,4 @@
-"""The gate while a model is trained: at each evaluation the model as it is, against the baseline."""
+"""The gate during training: each evaluation checks the current model against the baseline."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _SHARDED = {"FullyShardedDataParallel", "FlatParameter", "DTensor"}
 
 
 class GateCallback(TrainerCallback):
-    """Checks the model against a baseline at each evaluation of a Trainer, and leaves the training as it would be.
+    """Checks the model against a baseline at each evaluation of a Trainer, without changing the training.
 
     `results` holds (step, result), on every process. Numbers go into the evaluation's metrics and its entry of the
     trainer's log history: ``eval_gate_exit_code`` (0, 1 or 3), ``eval_gate_difference_percent``,
     ``eval_gate_perplexity`` or ``eval_gate_bits_per_byte``, and ``eval_gate_loss``, the logarithm of either; so
-    ``metric_for_best_model="gate_loss"`` loads the best model (of a name that does not end in "loss" Trainer takes the
-    greatest). Trackers have been told of the evaluation before any callback is asked, so they do not see them. The
-    word goes to the logger of this module.
+    ``metric_for_best_model="gate_loss"`` loads the best model (for a name that does not end in "loss", Trainer takes
+    the greatest value). Trackers get the evaluation's metrics before callbacks run, so they do not see these numbers.
+    The answer is logged by the logger of this module.
 
-    `settings` are by default those of pyproject.toml, as in ``mlmrepro check``; `tokenizer` is the trainer's. Raises
-    UserError for a baseline that cannot be read, and when the training begins for a model that cannot be scored.
+    `settings` defaults to those of pyproject.toml, as in ``mlmrepro check``, and `tokenizer` to the trainer's. Raises
+    UserError for a baseline that cannot be read, and at the start of training for a model that cannot be scored.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class GateCallback(TrainerCallback):
         self.batch_tokens = batch_tokens
         self.results: list[tuple[int, CheckResult]] = []
         self.tokenizer = tokenizer
-        self._weights: tuple[int, int] | None = None  # that the last result is of
+        self._weights: tuple[int, int] | None = None  # of the last result
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse what cannot be scored now, and not after the first epoch."""
+        """Refuse a model that cannot be scored now, not only after the first epoch."""
         with self._scorer(_unwrapped(kwargs["model"]), kwargs):
             pass
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Check the model, on the main process; every process gets the result, so that all of them stop or none."""
+        """Check the model, on the main process; every process gets the result, so that either all stop or none."""
         from accelerate.utils import broadcast_object_list
 
         main, step = state.is_world_process_zero, state.global_step
@@ -84,9 +84,9 @@ class GateCallback(TrainerCallback):
             control.should_training_stop = True
 
     def _found(self, step: int, kwargs: dict[str, Any]) -> tuple[tuple[int, int], CheckResult]:
-        """Return what tells the weights from those of other evaluations, and the result: the last one if they agree.
+        """Return an identity of the current weights, and the result: the last one if the weights are the same.
 
-        Trainer evaluates once for each of several data sets, while the model stays as it is.
+        Trainer evaluates once for each of several data sets, while the model does not change.
         """
         model = _unwrapped(kwargs["model"])
         weights = step, sum(parameter._version for parameter in model.parameters())
@@ -109,7 +109,7 @@ class GateCallback(TrainerCallback):
 
 
 def _note(result: CheckResult, state: TrainerState, metrics: dict[str, float]) -> None:
-    """Put the numbers beside those of the evaluation: only numbers, as trackers and model cards expect."""
+    """Add the numbers to those of the evaluation: only numbers, as trackers and model cards expect."""
     numbers = {
         "exit_code": float(result.exit_code),
         result.measure.replace(" ", "_"): result.after,
@@ -124,7 +124,7 @@ def _note(result: CheckResult, state: TrainerState, metrics: dict[str, float]) -
 
 @contextmanager
 def _aside(model: Any) -> Iterator[None]:
-    """Score the weights as they are and as ``mlmrepro check`` would: no autocast, nothing compiled, nothing drawn."""
+    """Score the weights as ``mlmrepro check`` would: no autocast, nothing compiled, no random draws."""
     import torch
 
     changed = ["_compiled_call_impl"]
@@ -140,7 +140,7 @@ def _aside(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _set_as_before(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Set padding and truncation again afterwards: scoring switches them off in the fast tokenizer below."""
+    """Restore padding and truncation afterwards: scoring switches them off in the underlying fast tokenizer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
@@ -163,10 +163,10 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _refuse_shards(model: Any) -> None:
-    """Raise UserError where no single process holds the whole weights: FSDP, tensor parallelism, ZeRO stage 3."""
+    """Raise UserError if no single process holds the whole weights: FSDP, tensor parallelism, ZeRO stage 3."""
     kinds = {type(part).__name__ for part in (*model.modules(), *model.parameters())}
     if kinds & _SHARDED or not all(parameter.numel() for parameter in model.parameters()):
         raise UserError(
-            "the model's weights are shared out among processes, and none can score it alone",
+            "the model's weights are split among processes, so that none can score it alone",
             remedy="leave GateCallback out, and check the saved checkpoint with mlmrepro check",
         )

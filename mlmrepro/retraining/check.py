@@ -28,11 +28,11 @@ from mlmrepro.scoring.scorer import BATCH_TOKENS, FORMATS, ROUNDING, Scorer
 
 __all__ = ["Progress", "check", "check_checkpoint", "make_baseline"]
 
-_ENOUGH = 0.99  # share of the baseline's words that a changed tokenizer has to score, and to give back as they were
+_ENOUGH = 0.99  # share of the baseline's words that a changed tokenizer must score, and decode unchanged
 
 
 class Progress(Protocol):
-    """Whoever shows how far it is."""
+    """Shows the progress."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """`done` of `total` units of `what` are scored."""
@@ -53,15 +53,15 @@ def make_baseline(
     probes: Sequence[Probe] = (),
     progress: Progress = _silent,
 ) -> Baseline:
-    """Score the old checkpoint on the text: each token masked once, and each word once, for other tokenizers.
+    """Score the old checkpoint on the text: each token masked once, and each word once, for a changed tokenizer.
 
-    With `random_passes` tokens are drawn in each pass with the chance `rate`, as the guide does, in place of the
-    complementary passes. Raises UserError for a text of one document, or losses that are no numbers.
+    With `random_passes` each pass draws tokens with probability `rate`, as the guide does, instead of complementary
+    passes. Raises UserError for a text of one document, or losses that are NaN or infinite.
     """
     if len(text.documents) < 2:
         raise UserError(
-            f"the text {text.source} is one document, and what one document shows may hold for no other",
-            remedy="give at least two, better some hundreds (in .txt a blank line ends a document)",
+            f"the text {text.source} is a single document, which does not show what holds for others",
+            remedy="give at least two, better a few hundred (in .txt a blank line ends a document)",
         )
     texts = [document.text for document in text.documents]
     encoded = scorer.encode(texts)
@@ -76,8 +76,8 @@ def make_baseline(
     for scores in (tokens, words):
         if broken := int((~np.isfinite(scores.loss)).sum()):
             raise UserError(
-                f"{broken} of {len(scores)} losses of the checkpoint {checkpoint!r} are no finite numbers",
-                remedy="take another checkpoint; a baseline that is no number would hide every regression",
+                f"{broken} of {len(scores)} losses of the checkpoint {checkpoint!r} are NaN or infinite",
+                remedy="use another checkpoint; such a baseline would hide every regression",
             )
     lines = [probe.prompt for probe in probes]
     filled_in = (
@@ -159,8 +159,8 @@ def check(
 ) -> CheckResult:
     """Score the new checkpoint on the baseline's masks and say whether it is worse.
 
-    Where its tokenizer gives other tokens than the baseline's, whole words are compared, in bits a byte. Raises
-    UserError where the two cannot be compared.
+    If its tokenizer gives other tokens than the baseline's, whole words are compared, in bits per byte. Raises
+    UserError if the two cannot be compared.
     """
     settings = settings or Settings()
     texts = [document.text for document in baseline.documents]
@@ -189,7 +189,7 @@ def check(
         margin_nats=settings.margin_nats * scale,
         alpha=settings.alpha,
         power=settings.power,
-        # bfloat16's rounding is no bound to call losses equal by: it would hide half a per cent of every token.
+        # bfloat16's rounding is too large to call losses equal by: it would hide a change of every token.
         rounding=ROUNDING["float32"] if {scorer.dtype, baseline.settings["dtype"]} == {"float32"} else 0.0,
         documents=_shown(baseline.documents, units),
         probes=_probe_changes(scorer, baseline, by_text=bool(other)),
@@ -201,13 +201,13 @@ def check(
 
 
 def _other_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded]) -> str:
-    """Return what differs between the two tokenizers on this text, "" where nothing does."""
+    """Return what differs between the two tokenizers on this text, "" if nothing does."""
     first = first_difference(baseline.ids, [document.ids for document in encoded])
     if first is not None:
         name = baseline.documents[first].name
-        return f"the tokenizer changed (first seen in document {name}): words are compared, in bits a byte"
+        return f"the tokenizer changed (first seen in document {name}): words are compared, in bits per byte"
     if scorer.mask_id != baseline.settings["mask_token"]:
-        return "the mask token has another id: words are compared, in bits a byte"
+        return "the mask token has another id: words are compared, in bits per byte"
     return ""
 
 
@@ -215,7 +215,7 @@ def _same_tokens(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded],
     wanted = baseline.settings["max_length"]
     if scorer.encoder.max_length != wanted:
         raise UserError(
-            f"the baseline has windows of {wanted} tokens, this checkpoint reads {scorer.encoder.max_length}",
+            f"the baseline has windows of {wanted} tokens, but this checkpoint reads {scorer.encoder.max_length}",
             remedy=f"make the baseline with --max-length {min(wanted, scorer.encoder.max_length)}",
         )
     plan = Plan("token", baseline.tokens.document, baseline.tokens.position, baseline.token_draws)
@@ -228,16 +228,16 @@ def _same_words(
     old = baseline.words
     if not len(old):
         raise UserError(
-            "the tokenizer changed, and the baseline holds no words to compare by: its text has none between spaces",
+            "the tokenizer changed, and the baseline has no words to compare: its text has none between spaces",
             remedy="make the baseline with the new tokenizer, or compare by other means",
         )
     texts = [document.text for document in baseline.documents]
     kept_now, kept_then = _words_kept(scorer, texts, encoded), baseline.settings["words_kept"]
     if kept_now < kept_then - (1 - _ENOUGH):
         raise UserError(
-            f"the changed tokenizer gives back {kept_now:.1%} of the words as they were, the baseline's "
-            f"{kept_then:.1%}: bits per byte would reward what it throws away",
-            remedy="make the baseline of text that both keep, such as lower-cased text without accents",
+            f"the changed tokenizer keeps {kept_now:.1%} of the words unchanged, the baseline's "
+            f"{kept_then:.1%}: bits per byte would reward it for what it throws away",
+            remedy="make the baseline from text that both keep, such as lower-cased text without accents",
         )
     plan = Plan("word", old.document, old.position, baseline.word_draws)
     new = scorer.score(plan, encoded, progress=_named(progress, "words"))
@@ -246,11 +246,11 @@ def _same_words(
     if len(kept) < _ENOUGH * len(old):
         raise UserError(
             f"the changed tokenizer can score {len(kept)} of the baseline's {len(old)} words: the others hold tokens "
-            "unknown to it, or do not fit a window",
-            remedy="make the baseline of text that both tokenizers know",
+            "unknown to it, or do not fit into a window",
+            remedy="make the baseline from text that both tokenizers know",
         )
     if len(kept) < len(old):
-        notes.append(f"{len(old) - len(kept)} of {len(old)} words left out: the new tokenizer does not know them whole")
+        notes.append(f"{len(old) - len(kept)} of {len(old)} words left out: the new tokenizer cannot score them")
     shared = _taken(old, kept)
     return shared, dataclasses.replace(new, size=shared.size)
 
@@ -307,25 +307,27 @@ def _shown(documents: Sequence[Document], units: Sequence[Sequence[str]]) -> lis
 
 
 def _where() -> dict[str, Any]:
-    """Return where a score was taken: what may move it beside the weights."""
+    """Return where a score was made: what may affect it besides the weights."""
     origin = collect()
     return {name: origin[name] for name in ("packages", "python", "platform")}
 
 
 def _moved(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Return a note where the libraries or the device changed: they read weights too, and not always alike."""
+    """Return a note if the libraries or the device changed: they may affect the scores too."""
     pairs = [(name, before["packages"].get(name), after["packages"].get(name)) for name in ("transformers", "torch")]
     pairs.append(("device", before["device"], after["device"]))
     told = ", ".join(f"{name} {old} → {new}" for name, old, new in pairs if old != new)
-    return [f"since the baseline changed {told}: a difference may be theirs"] if told else []
+    return [f"changed since the baseline: {told}, which may explain a difference"] if told else []
 
 
 def _other_windows(scorer: Scorer, baseline: Baseline, encoded: Sequence[Encoded]) -> list[str]:
-    """Return a note where equal tokens are not read in equal surroundings."""
+    """Return a note if equal tokens are read in another context."""
     if [scorer.encoder.prefix, scorer.encoder.suffix] != baseline.settings["around"]:
-        return ["the tokenizer puts other special tokens around a text than the baseline's: a difference may be theirs"]
+        return [
+            "the tokenizer puts other special tokens around a text than the baseline's, which may explain a difference"
+        ]
     if _windows(encoded) != baseline.settings["windows"]:
-        return ["documents are cut into other windows than the baseline's: a difference may come from that"]
+        return ["documents are cut into other windows than the baseline's, which may explain a difference"]
     return []
 
 
@@ -335,7 +337,7 @@ def _windows(encoded: Sequence[Encoded]) -> str:
 
 
 def _words_kept(scorer: Scorer, texts: Sequence[str], encoded: Sequence[Encoded]) -> float:
-    """Return the share of words that can be read from their tokens as they were, white space aside."""
+    """Return the share of words that their decoded tokens give back unchanged, white space aside."""
     total = kept = 0
     for text, document in zip(texts, encoded, strict=True):
         words = words_of(text)
@@ -349,7 +351,7 @@ def _words_kept(scorer: Scorer, texts: Sequence[str], encoded: Sequence[Encoded]
 
 
 def _left_unmasked(plan: Plan, encoded: Sequence[Encoded]) -> list[str]:
-    """Return a note where a random plan leaves tokens out: masking all of them is evidence that costs no more text."""
+    """Return a note if a random plan leaves tokens out: masking all of them gives more evidence from the same text."""
     masked, total = len(np.unique(_numbered(plan.document, plan.position))), sum(map(len, encoded))
     if masked == total - sum(int((~document.maskable).sum()) for document in encoded):
         return []
@@ -357,7 +359,7 @@ def _left_unmasked(plan: Plan, encoded: Sequence[Encoded]) -> list[str]:
 
 
 def _no_words(words: Scores) -> list[str]:
-    return [] if len(words) else ["the text has no words between spaces: a changed tokenizer cannot be compared"]
+    return [] if len(words) else ["the text has no words between spaces, so a changed tokenizer cannot be compared"]
 
 
 def _named(progress: Progress, what: str) -> Callable[[int, int], None]:

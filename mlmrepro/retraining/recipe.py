@@ -170,7 +170,7 @@ class _Recipe:
         )
 
     def run(self, seed: int, progress: Progress, model_dir: Path | None) -> SeedRun:
-        """Fine-tune a fresh copy of the start with one seed and score it; save it where a folder is given."""
+        """Fine-tune a fresh copy of the start with one seed and score it; save it if a folder is given."""
         started = time.perf_counter()
         losses: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What `retrain` keeps: every raw value of every seed, with all that they depend on, in one JSON file."""
+"""The results of `retrain`: every raw value of every seed, with all that they depend on, in one JSON file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILE = "retraining.json"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The text that every seed is scored on, and its mask plan; the lists have one entry a document."""
+    """The text that every seed is scored on, and its mask plan; the lists have one entry per document."""
 
     documents: list[str]  # SHA-256 of each text: 16 hexadecimal digits
     tokens: list[int]  # masked tokens of each
@@ -39,7 +39,7 @@ class Start:
     """The checkpoint before training."""
 
     weights: str  # digest
-    loss: float  # nats a masked token
+    loss: float  # nats per masked token
     document_losses: list[float]  # nats, summed over each document's tokens
 
 
@@ -48,7 +48,7 @@ class SeedRun:
     """One training run; a training that diverged keeps its NaN."""
 
     seed: int
-    loss: float  # nats a masked token, on the plan that all seeds share
+    loss: float  # nats per masked token, on the plan that all seeds share
     document_losses: list[float]  # nats, summed over each document's tokens
     eval_loss: float  # Trainer's own: nats, averaged over rows, on masks drawn afresh
     train_loss: float  # nats, mean of the last epoch's steps
@@ -58,7 +58,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Retraining:
-    """A recipe and what each seed made of it."""
+    """A recipe and the result of each seed."""
 
     config: dict[str, Any]  # RunConfig.to_dict()
     provenance: dict[str, Any]
@@ -75,7 +75,7 @@ class Retraining:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a value depends on but the training's seed, by name."""
+        """All that a value depends on except the training's seed, by name."""
         return settings_of(self.config, self.provenance["packages"]) | {
             "device": self.provenance["device"]["type"],
             "training blocks": self.blocks,
@@ -84,7 +84,7 @@ class Retraining:
         }
 
     def with_run(self, run: SeedRun) -> Retraining:
-        """Return this with one seed more."""
+        """Return a copy with one more seed."""
         return dataclasses.replace(self, seeds=tuple(sorted([*self.seeds, run], key=lambda each: each.seed)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Retraining:
 
     @classmethod
     def read(cls, folder: Path) -> Retraining:
-        """Read a folder's file; raises UserError where it is absent, of another schema, damaged or edited by hand."""
+        """Read a folder's file; raises UserError if it is absent, of another schema, damaged or edited by hand."""
         path = folder / FILE
         if not path.is_file():
             raise UserError(
@@ -114,7 +114,7 @@ class Retraining:
             schema = content.pop("schema")
             if schema != SCHEMA:
                 raise UserError(
-                    f"{path} is of schema {schema}, this version reads schema {SCHEMA}",
+                    f"{path} has schema {schema}, but this version reads schema {SCHEMA}",
                     remedy="train again with this version, into another --output",
                 )
             checksum = content.pop("checksum")
@@ -140,11 +140,11 @@ class Retraining:
         )
 
     def differences(self, other: Retraining) -> dict[str, tuple[Any, Any]]:
-        """Return name -> (here, there) of every setting that differs: what tells two recipes apart."""
+        """Return name -> (here, there) of every setting in which two recipes differ."""
         return dict(_differing(self.settings, other.settings))
 
     def refuse_other(self, now: dict[str, Any], folder: Path) -> None:
-        """Raise UserError where a run with the settings `now` (all of them or some) cannot go on with this one."""
+        """Raise UserError if a run with the settings `now` (all of them or some) cannot continue this one."""
         here = {name: value for name, value in self.settings.items() if name in now}
         if pairs := dict(_differing(here, now)):
             told = ", ".join(f"{name} {old!r}, now {new!r}" for name, (old, new) in pairs.items())
@@ -160,38 +160,38 @@ def settings_of(config: dict[str, Any], packages: dict[str, Any]) -> dict[str, A
 
 
 def check_comparable(before: Retraining, after: Retraining, name: str) -> None:
-    """Raise UserError where the losses of two recipes are not of one text, tokenization and mask plan.
+    """Raise UserError if the losses of two recipes are not of the same text, tokenization and mask plan.
 
-    `name` is what messages call `before`, which also has to have seeds, none of them diverged.
+    Messages call `before` by `name`; it must also have seeds, none of which diverged.
     """
     if not before.seeds:
         raise UserError(f"{name} has no finished seed", remedy="finish it with the command that began it")
     for run in before.seeds:
         if not math.isfinite(run.loss):
             raise UserError(
-                f"seed {run.seed} of {name} diverged, its loss is {run.loss}",
-                remedy="a recipe is compared with one that trains: give --against another folder",
+                f"seed {run.seed} of {name} diverged: its loss is {run.loss}",
+                remedy="give --against the folder of a recipe that trains",
             )
     old, new = before.held_out, after.held_out
     if old.documents != new.documents:
         raise UserError(
-            f"{name} was scored on another text: {_first_other(old.documents, new.documents)}",
+            f"{name} was scored on a different text: {_first_other(old.documents, new.documents)}",
             remedy="use the same data: dataset, split, test_size, text_column, separator and --set seed decide it",
         )
     if old.ids != new.ids or old.plan["mask_token"] != new.plan["mask_token"]:
         raise UserError(
-            f"{name} was scored in other tokens: the tokenizer of the checkpoint changed",
+            f"{name} was scored in different tokens: the tokenizer of the checkpoint changed",
             remedy="train with --save-models, and compare single models with mlmrepro baseline and mlmrepro check",
         )
     if pairs := dict(_differing(old.plan, new.plan)):
         told = ", ".join(f"{key} {a!r}, now {b!r}" for key, (a, b) in pairs.items())
-        raise UserError(f"{name} was scored with other masks: {told}", remedy="train both with the same version")
+        raise UserError(f"{name} was scored with different masks: {told}", remedy="train both with the same version")
 
 
 def compare(before: Retraining, after: Retraining, settings: Settings, name: str) -> SeedComparison:
     """Return whether the recipe of `after` is worse than that of `before`, which messages call `name`.
 
-    Raises UserError where the two are not of one text, see `check_comparable`.
+    Raises UserError if the two are not of the same text, see `check_comparable`.
     """
     check_comparable(before, after, name)
     return compare_seeds(before.losses, after.losses, margin_nats=settings.margin_nats, power=settings.power)

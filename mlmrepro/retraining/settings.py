@@ -18,9 +18,9 @@ __all__ = ["Settings"]
 class Settings:
     """What a check promises."""
 
-    margin: float = 0.01  # of perplexity: how much worse still counts as the same
-    alpha: float = 0.01  # chance of a false claim, of each of "better", "same" and "REGRESSION"
-    power: float = 0.95  # with which the smallest effect is stated
+    margin: float = 0.01  # relative rise of perplexity that still counts as the same
+    alpha: float = 0.01  # chance that an answer "better", "same" or "REGRESSION" is wrong
+    power: float = 0.95  # used to state the smallest detectable effect
 
     def __post_init__(self) -> None:
         for name, low, high in (("margin", 0.0, 1.0), ("alpha", 1e-6, 0.2), ("power", 0.5, 0.9999)):
@@ -30,12 +30,12 @@ class Settings:
 
     @property
     def margin_nats(self) -> float:
-        """The margin in nats a token: ``ln(1 + margin)``."""
+        """The margin in nats per token: ``ln(1 + margin)``."""
         return math.log1p(self.margin)
 
     @classmethod
     def find(cls, start: Path | None = None, **given: float | None) -> Settings:
-        """Return the settings of the nearest pyproject.toml at or above `start`, under what is given and not None.
+        """Return the settings of the nearest pyproject.toml at or above `start`, overridden by `given` unless None.
 
         Raises UserError for a table with an unknown name or a value outside its range.
         """
@@ -53,11 +53,13 @@ def _table(file: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {first_line(error)}", remedy="mend its TOML") from error
+        raise UserError(f"{file} cannot be read: {first_line(error)}", remedy="fix its TOML") from error
     tools = content.get("tool", {})
     table = tools.get("mlmrepro", {}) if isinstance(tools, dict) else tools
     if not isinstance(table, dict):
-        raise UserError(f"{file}: [tool.mlmrepro] is no table", remedy="write [tool.mlmrepro] and margin = 0.01 below")
+        raise UserError(
+            f"{file}: [tool.mlmrepro] is not a table", remedy="write [tool.mlmrepro] and margin = 0.01 below"
+        )
     known = [f.name for f in dataclasses.fields(Settings)]
     for name in table:
         if name not in known:

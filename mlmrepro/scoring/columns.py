@@ -1,4 +1,4 @@
-"""Which column of a table is the text: decided on many rows and only where it is clear, else asked."""
+"""Find the column of a table that holds the text: decided on many rows, and an error unless it is clear."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["choose_column", "is_data", "is_prose", "is_usual", "joined", "leaves
 
 _USUAL = ("text", GuideConfig().text_column, "body", "content", "sentence", "document")
 _HALF = 0.5  # of the rows: less prose, or fewer filled rows, is not clearly a text
-_RIVAL = 0.2  # of a column's values: with more prose than this, a second column may be meant
+_RIVAL = 0.2  # of a column's values: a second column with more prose than this may be meant
 _BEGINNING = 2000  # characters of a value that are looked at
 _LISTED = 20  # columns that an error lists
-_SPACED = 5  # words: what begins with an address and is longer is a text about it, not an address with spaces
+_SPACED = 5  # words: a longer value that begins with an address is a text about it
 _NOT_IN_WORDS = re.compile(r"[\d/\\@_=<>{}|]")
 # A list or an object that became a string.
 _WRITTEN_LIST = re.compile(
@@ -31,7 +31,7 @@ _DATE = re.compile(r"(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}:\d{2})[T\s]?[\d:.,
 
 @dataclass
 class _Column:
-    """What the rows looked at hold in one column."""
+    """The values of one column in the rows looked at."""
 
     name: str
     rows: int
@@ -78,9 +78,9 @@ class _Column:
 def choose_column(rows: Sequence[dict[str, Any]], source: str) -> str:
     """Return the column that is clearly the text of the rows: one of the usual names, else the only one of prose.
 
-    The values decide, never one row: at least half of the rows hold strings (or lists of them), and at least half of
-    these are prose. Columns within columns have dotted names. Raises UserError that lists the columns with a sample
-    of each where no column, or more than one, could be meant.
+    All values decide, not a single row: at least half of the rows hold strings (or lists of them), and at least half of
+    these are prose. Nested columns have dotted names. Raises UserError, which lists the columns with a sample of each,
+    if no column or more than one could be the text.
     """
     columns = _columns(rows)
     if len(columns) == 1 and is_usual(columns[0].name) and columns[0].only_texts:
@@ -95,7 +95,7 @@ def choose_column(rows: Sequence[dict[str, Any]], source: str) -> str:
         if not texts and not any(column.may_be_text for column in usual):
             texts = [column for column in rivals if column.is_text and column.is_varied and len(rivals) == 1]
     if len(texts) == 1 and not texts[0].is_varied:
-        # The same text in most rows may be an instruction, and another column what it is about.
+        # The same text in most rows may be an instruction, and another column the actual text.
         texts += [column for column in columns if column is not texts[0] and column.is_text and column.is_varied]
     if len(texts) == 1:
         return texts[0].name
@@ -121,7 +121,7 @@ def _columns(rows: Sequence[dict[str, Any]]) -> list[_Column]:
 
 
 def is_usual(name: str) -> bool:
-    """Return whether a column of this name holds the texts as a rule."""
+    """Return whether a column of this name usually holds the texts."""
     return name.strip().lower() in _USUAL
 
 

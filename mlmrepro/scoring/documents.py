@@ -21,7 +21,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold one; UTF-8 and so th
 
 @dataclass(frozen=True)
 class Document:
-    """What is resampled as a whole: the tokens of one document are not independent of each other."""
+    """The unit of the statistics: the tokens of one document are not independent of each other."""
 
     name: str
     text: str
@@ -30,12 +30,12 @@ class Document:
 
 @dataclass(frozen=True)
 class Text:
-    """The documents of an evaluation, what was chosen where nothing was named, and what was left out."""
+    """The documents of an evaluation, and notes on what was chosen by default and what was left out."""
 
     source: str
     documents: tuple[Document, ...]
     notes: tuple[str, ...] = ()
-    column: str = ""  # of the table that holds the texts; "" where the source is no table
+    column: str = ""  # that holds the texts; "" if the source is not a table
 
 
 def read_text(
@@ -48,14 +48,14 @@ def read_text(
 ) -> Text:
     """Return the documents of a file, of a folder of files, of a saved data set, or of "embedded".
 
-    In a .txt file a blank line ends a document; where there is none, each line is one. In a folder of .txt files each
+    In a .txt file a blank line ends a document; without blank lines, each line is one. In a folder of .txt files each
     file is one. `column` names the column of texts, which may hold lists of strings (they are joined by a space) and
-    may lie in another one (``answers.text``); without it the column is taken that is clearly the text, and a note
-    names it. `topic` names a column whose values the report tells apart, `limit` takes the first documents. Rows
-    without a text and repeated ones are left out, and notes count them.
+    may be nested (``answers.text``); by default it is the column that is clearly the text, and a note names it. `topic`
+    names a column whose values the report lists separately; `limit` takes only the first documents. Rows without text
+    and repeated texts are left out, and notes count them.
 
-    Raises UserError where the source cannot be read, has no such column or split, holds no text, or where it is not
-    clear which column is the text.
+    Raises UserError if the source cannot be read, has no such column or split, or holds no text, or if it is not clear
+    which column is the text.
     """
     if limit is not None and limit < 1:
         raise UserError(f"the limit is {limit} documents", remedy="give 1 or more")
@@ -65,7 +65,7 @@ def read_text(
     table = read_table(Path(source), column=column, split=split)
     if column is not None and table.plain and column != "text":
         raise UserError(
-            f"the text {name} is no table, so that it has no column {column!r}", remedy="leave --text-column out"
+            f"the text {name} is not a table, so it has no column {column!r}", remedy="leave --text-column out"
         )
     notes = list(table.notes)
     rows = table.rows
@@ -75,7 +75,7 @@ def read_text(
         looked_at = list(islice(rows, LOOKED_AT))
         if looked_at:
             column = choose_column([row.cells for row in looked_at], name)
-            notes.append(f"the text of {name} is its column {column!r}")
+            notes.append(f"the text of {name} is in its column {column!r}")
         rows = chain(looked_at, rows)
     documents, left_out = _collected(rows, column or "", topic, limit)
     if not documents:
@@ -87,7 +87,7 @@ def read_text(
 def _collected(
     rows: Iterable[Row], column: str, topic: str | None, limit: int | None
 ) -> tuple[list[Document], dict[tuple[str, str], int]]:
-    """Return the documents, and how many rows of which kind (in words, of one and of several) were left out."""
+    """Return the documents, and how many rows of which kind (its name in singular and plural) were left out."""
     documents: list[Document] = []
     seen: set[str] = set()
     null = (f"row with null in {column!r}", f"rows with null in {column!r}")

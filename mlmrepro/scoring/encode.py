@@ -28,7 +28,7 @@ def words_of(text: str) -> list[str]:
 
 
 def unmasked(encoded: Sequence[Encoded]) -> list[str]:
-    """Return a note where texts hold tokens that are never masked: unknown ones, or special ones written out."""
+    """Return a note if texts hold tokens that are never masked: unknown ones, or special ones written out."""
     count = sum(int((~document.maskable).sum()) for document in encoded)
     return [f"{count} tokens of the text are special or unknown to the tokenizer, and never masked"] if count else []
 
@@ -38,10 +38,10 @@ class Encoded:
     """One document in tokens, without special tokens around it; the arrays have shape (tokens,)."""
 
     ids: NDArray[np.int32]
-    maskable: NDArray[np.bool_]  # False for special tokens that the text itself holds, unknown ones among them
+    maskable: NDArray[np.bool_]  # False for special tokens within the text, including unknown ones
     words: NDArray[np.int32]  # index of the white-space word that a token belongs to
-    pieces: NDArray[np.int32]  # index of the tokenizer's own word, where it splits punctuation off
-    ends: NDArray[np.int32]  # character of the text at which a token ends: from one end to the next is all the text
+    pieces: NDArray[np.int32]  # index of the tokenizer's own word, which may split off punctuation
+    ends: NDArray[np.int32]  # character at which a token ends; a token's text begins where the one before ends
     windows: tuple[tuple[int, int], ...]  # (start, stop) of what the model reads at once
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return each text in tokens and windows.
 
-        Raises UserError where a tokenizer without offsets (a slow one) cannot be followed word by word.
+        Raises UserError if a tokenizer without offsets (a slow one) cannot be aligned word by word.
         """
         if not self.tokenizer.is_fast:
             return [self._encoded(text, *_word_by_word(self.tokenizer, text)) for text in texts]
@@ -88,13 +88,13 @@ class Encoder:
     def _encoded(self, text: str, ids: list[int], offsets: list[tuple[int, int]], pieces: list[Any]) -> Encoded:
         array = np.array(ids, dtype=np.int32)
         words = _word_indices(text, offsets)
-        # A token that belongs to no word of the tokenizer's is one of its own.
+        # A token that belongs to no word of the tokenizer counts as a word of its own.
         own = np.array([-n - 1 if piece is None else piece for n, piece in enumerate(pieces)], dtype=np.int32)
         ends = np.array([stop for _, stop in offsets], dtype=np.int32)
         return Encoded(array, ~np.isin(array, self.special), words, own, ends, self._windows(words))
 
     def _windows(self, words: NDArray[np.int32]) -> tuple[tuple[int, int], ...]:
-        """Cut into as few windows as will do, of about equal length, between words where that is possible."""
+        """Cut into as few windows as possible, of about equal length, and between words if possible."""
         starts = np.flatnonzero(np.diff(words, prepend=-1)).tolist()
         windows, start = [], 0
         while start < len(words):
@@ -117,7 +117,7 @@ def _word_indices(text: str, offsets: Sequence[tuple[int, int]]) -> NDArray[np.i
 
 
 def _word_by_word(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[tuple[int, int]], list[int]]:
-    """Return ids, offsets and words of a text as a slow tokenizer, such as ESM's, takes it apart."""
+    """Return ids, offsets and words of a text as a slow tokenizer, such as ESM's, splits it."""
     ids: list[int] = []
     offsets: list[tuple[int, int]] = []
     words: list[int] = []
@@ -131,17 +131,17 @@ def _word_by_word(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[i
         ids.extend(tokenizer.convert_tokens_to_ids(tokens))  # type: ignore[arg-type]
     if ids != tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]:
         raise UserError(
-            f"{type(tokenizer).__name__} cannot say which token stands where in the text",
+            f"{type(tokenizer).__name__} cannot say where in the text each token stands",
             remedy="give a checkpoint with a tokenizer.json",
         )
     return ids, offsets, words
 
 
 def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the special tokens that the tokenizer puts before and behind a text."""
+    """Return the special tokens that the tokenizer puts before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if bare and full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
-    raise UserError("the tokenizer changes a text beside its special tokens", remedy="use a standard tokenizer")
+    raise UserError("the tokenizer changes a text when it adds special tokens", remedy="use a standard tokenizer")

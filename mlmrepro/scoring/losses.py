@@ -18,7 +18,7 @@ __all__ = ["write_losses"]
 
 
 def write_losses(path: Path, scores: Scores, names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write document, position, token id, its text and its loss in nats, a line for each masked token, as CSV."""
+    """Write a CSV file with document, position, token id, its text and its loss in nats, one line per masked token."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["document", "position", "token", "text", "loss"])

@@ -1,7 +1,7 @@
 """Mask plans: which units of a document are masked in which pass; the same in every version of every library.
 
-The order in which units are taken comes from SHAKE-256 (FIPS 202) over the text and a seed, so that neither a random
-generator, nor a document's place in the file, nor the documents beside it have a say.
+The order of the units comes from SHAKE-256 (FIPS 202) over the text and a seed. So it does not depend on a random
+generator, on a document's place in the file, or on the other documents.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlmrepro.scoring.encode import Encoded
 __all__ = ["MASK_RATE", "Plan", "Row", "keys", "one_by_one", "passes_of", "rows", "token_plan", "word_plan"]
 
 MASK_RATE = GuideConfig.mlm_probability
-_CONSTRUCTION = b"mlmrepro mask plan 1"  # part of the hash: another construction has to take another name
+_CONSTRUCTION = b"mlmrepro mask plan 1"  # part of the hash: another construction must use another name
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
 
 
 def keys(text: str, count: int, *, seed: int, draw: int = 0) -> NDArray[np.uint64]:
-    """Return `count` numbers, uniform over 64 bits, of a text, a seed and a pass; shape (count,)."""
+    """Return `count` numbers, uniform over 64 bits, made from text, seed and pass; shape (count,)."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     source = hashlib.shake_256(b"|".join((_CONSTRUCTION, str(seed).encode(), str(draw).encode(), digest.encode())))
     return np.frombuffer(source.digest(8 * count), dtype="<u8").astype(np.uint64)
@@ -74,12 +74,12 @@ def token_plan(
     """Return a plan over tokens; special tokens are never in it.
 
     By default every token is masked exactly once, in ``passes_of(rate)`` complementary passes. With `random_passes`
-    each pass draws every token with the chance `rate` by itself, as the guide's collator does.
+    each pass draws every token independently with probability `rate`, as the guide's collator does.
 
-    Raises UserError for a rate or a number of passes that is none, and where nothing is masked.
+    Raises UserError for an invalid rate or number of passes, and if nothing is masked.
     """
     if random_passes is not None and random_passes < 1:
-        raise UserError(f"there are {random_passes} passes", remedy="give 1 or more")
+        raise UserError(f"the number of random passes is {random_passes}", remedy="give 1 or more")
     maskable = [np.flatnonzero(document.maskable) for document in encoded]
     return _plan("token", texts, maskable, rate, seed, random_passes)
 
@@ -113,13 +113,13 @@ def _plan(
     document, position, drawn_in = (np.concatenate(part).astype(np.int32) for part in zip(*columns, strict=True))
     if not len(document):
         raise UserError(
-            f"no {unit} of the text is masked", remedy="give more text, another seed, or the complementary masks"
+            f"no {unit} of the text is masked", remedy="give more text or another seed, or leave out --random-passes"
         )
     return Plan(unit, document, position, drawn_in)
 
 
 def one_by_one(encoded: Sequence[Encoded]) -> Plan:
-    """Return the plan of pseudo-log-likelihood: each token alone (Salazar et al. 2020)."""
+    """Return the plan of pseudo-log-likelihood: each token masked alone (Salazar et al. 2020)."""
     maskable = [np.flatnonzero(document.maskable) for document in encoded]
     document = np.repeat(np.arange(len(encoded)), [len(positions) for positions in maskable])
     position = np.concatenate([*maskable, np.array([], dtype=np.int64)])
@@ -127,10 +127,10 @@ def one_by_one(encoded: Sequence[Encoded]) -> Plan:
 
 
 def rows(plan: Plan, encoded: Sequence[Encoded], *, within_word: bool = False) -> Iterator[Row]:
-    """Iterate over the sequences of a plan, a document's one after the other.
+    """Iterate over the sequences of a plan, document by document.
 
     With `within_word` (for a plan of `one_by_one`) the later tokens of a token's own word are masked with it, so that
-    they do not give it away (Kauf and Ivanova 2023). A word that does not lie whole in one window is left out.
+    they do not give it away (Kauf and Ivanova 2023). A word that is not whole within one window is left out.
     """
     bounds = np.searchsorted(plan.document, np.arange(len(encoded) + 1))
     for n, document in enumerate(encoded):
@@ -157,7 +157,7 @@ def rows(plan: Plan, encoded: Sequence[Encoded], *, within_word: bool = False) -
 def _tokens_of_words(
     document: Encoded, words: NDArray[np.int32], units: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the tokens of each word of the plan, and the unit of each: only of words that can be scored whole."""
+    """Return the tokens of each word of the plan, and the unit of each; only words that can be scored whole."""
     starts = np.array([start for start, _ in document.windows])
     window = np.searchsorted(starts, np.arange(len(document)), side="right") - 1
     count = int(max(words.max(initial=-1), document.words.max(initial=-1))) + 1
@@ -165,7 +165,7 @@ def _tokens_of_words(
     np.logical_and.at(whole, document.words, document.maskable)
     split = document.words[1:][(document.words[1:] == document.words[:-1]) & (window[1:] != window[:-1])]
     whole[split] = False
-    for start, stop in document.windows:  # a word that fills its window leaves the model nothing to go by
+    for start, stop in document.windows:  # a word that fills its window leaves the model no context
         if document.words[start] == document.words[stop - 1]:
             whole[document.words[start]] = False
     unit_of_word = np.full(count, -1, dtype=np.int64)

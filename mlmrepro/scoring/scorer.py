@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_TOKENS", "FORMATS", "MAX_LENGTH", "ROUNDING", "Scorer", "digest", "still"]
 
-BATCH_TOKENS = 4096  # of one forward pass, padding included: fits beside a large model, and is fast on a processor
-MAX_LENGTH = 512  # of a window, where the model could read more: attention costs its square
+BATCH_TOKENS = 4096  # per forward pass, with padding: fits next to a large model, and is fast on a CPU
+MAX_LENGTH = 512  # per window, even if the model could read more: the cost of attention is quadratic
 # Nats by which the loss of one token may differ between batch sizes, threads and devices: 8.6e-6 was the most seen in
 # float32 (embedded model, batches of 512 to 8,192 tokens, 1 and 2 threads); bfloat16 has 8 bits of mantissa.
 ROUNDING = {"float32": 1e-4, "bfloat16": 0.1}
 FORMATS = ("float32", "float16", "bfloat16")  # in which a checkpoint is stored or scored
-# Of a configuration: who wrote the file and in which number format, and nothing that the model computes with.
+# Parts of a configuration that say who wrote it and in which number format, but do not affect what a model computes.
 _OF_THE_FILE = {"transformers_version", "torch_dtype", "dtype", "architectures"}
-_LOGITS = 2**27  # logits of one batch, half a gigabyte: ends a batch early where the vocabulary is large
-_SORTED_TOGETHER = 4096  # rows: memory for one chunk, while batches are nearly of one length
+_LOGITS = 2**27  # logits of one batch, half a gigabyte: makes batches smaller if the vocabulary is large
+_SORTED_TOGETHER = 4096  # rows: limits memory, while rows of a batch still have nearly the same length
 
 
 class Scorer:
     """A model with its tokenizer, ready to score.
 
-    Behind the last attention there are only the masked positions, and batches are of about one length, where
-    `Forward` finds that neither changes the result. Neither the global random generators nor the model's training
-    mode are touched, so that a training may go on afterwards as if nothing had been scored.
+    After the last attention only the masked positions are computed, and rows of different lengths share a batch, if
+    `Forward` finds that this does not change the result. The global random generators and the model's training mode are
+    left as they are, so a training can go on afterwards as if nothing had been scored.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Scorer:
             )
         self.model = model
         self.tokenizer = tokenizer
-        self.unused: tuple[Unused, ...] = ()  # what lies in the checkpoint's folder and has no part in the scores
+        self.unused: tuple[Unused, ...] = ()  # in the checkpoint's folder, but not used for the scores
         self._stored: dict[str, str] = {}
         self.encoder = Encoder(tokenizer, min(max_length, loading.positions(model.config, tokenizer.model_max_length)))
         self.batch_tokens = batch_tokens
@@ -84,32 +84,32 @@ class Scorer:
         max_length: int = MAX_LENGTH,
         batch_tokens: int = BATCH_TOKENS,
     ) -> Scorer:
-        """Load a checkpoint from safetensors; "auto" takes a GPU where there is one.
+        """Load a checkpoint from safetensors; "auto" takes a GPU if there is one.
 
-        Raises UserError for a checkpoint that is no masked language model, or whose weights are no numbers.
+        Raises UserError for a checkpoint that is not a masked language model, or has NaN or infinite weights.
         """
         import torch
 
         if dtype not in ROUNDING:
             raise UserError(f"the dtype is {dtype!r}", remedy=f"use one of: {', '.join(ROUNDING)}")
         place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        loading.inspect(checkpoint)  # before the tokenizer, so that what is wrong with the whole folder is said first
+        loading.inspect(checkpoint)  # before the tokenizer, so that problems of the whole folder are reported first
         tokenizer = loading.load_tokenizer(checkpoint)
         unused: list[Unused] = []
         model = loading.load_model(checkpoint, unused=unused)
-        # Of the weights as they are stored: what a narrower number format leaves of them has other digests.
+        # Digests of the weights as stored: after conversion to a narrower number format they would differ.
         stored = {} if dtype == "float32" else {name: digest(model, name) for name in FORMATS}
         try:
             model = model.to(device=place, dtype=getattr(torch, dtype))  # type: ignore[call-arg, arg-type]
         except (RuntimeError, AssertionError) as error:
             raise UserError(
-                f"the model cannot be put on {place!r}: {first_line(error)}", remedy="use --device cpu"
+                f"the model cannot be moved to {place!r}: {first_line(error)}", remedy="use --device cpu"
             ) from error
         for name, weight in model.state_dict().items():
             if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
                 raise UserError(
-                    f"the checkpoint {checkpoint!r} holds weights that are no finite numbers: {name}",
-                    remedy="take an earlier checkpoint; its training diverged, or its file is damaged",
+                    f"the checkpoint {checkpoint!r} holds weights that are NaN or infinite: {name}",
+                    remedy="use an earlier checkpoint: the training diverged, or the file is damaged",
                 )
         scorer = cls(model, tokenizer, max_length=max_length, batch_tokens=batch_tokens)
         scorer.unused, scorer._stored = tuple(unused), stored
@@ -121,7 +121,7 @@ class Scorer:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What was scored with, for the record: class, weights (a digest), tokenizer, dtype, device."""
+        """What the scores were made with, for the record: class, weights (a digest), tokenizer, dtype, device."""
         return {
             "architecture": type(self.model).__name__,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
@@ -139,7 +139,7 @@ class Scorer:
 
     @property
     def rounding(self) -> float:
-        """Nats by which a token's loss may differ for no reason but rounding."""
+        """Nats by which a token's loss may differ by rounding alone."""
         return ROUNDING.get(self.dtype, ROUNDING["bfloat16"])
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -156,8 +156,8 @@ class Scorer:
     ) -> Scores:
         """Return the scores of every unit of the plan that can be scored, in its order.
 
-        Words that do not lie whole in one window, or hold tokens unknown to the tokenizer, are left out.
-        `progress(done, total)` is called with units before the first batch and after each. Raises UserError where no
+        Words that are not whole within one window, or hold tokens unknown to the tokenizer, are left out.
+        `progress(done, total)` is called with units before the first batch and after each. Raises UserError if no
         unit is left.
         """
         loss = np.zeros(len(plan))
@@ -201,7 +201,7 @@ class Scorer:
         )
 
     def _batches(self, source: Iterator[Row]) -> Iterator[list[Row]]:
-        """Group rows into batches of about one length, the longest first: what does not fit fails at once."""
+        """Group rows into batches of about one length, the longest first: one that does not fit fails at once."""
         chunk: list[Row] = []
         for row in source:
             chunk.append(row)
@@ -247,7 +247,7 @@ class Scorer:
         at = torch.from_numpy(np.concatenate(places, axis=1)).to(input_ids.device)
         wanted = torch.from_numpy(targets.astype(np.int64)).to(input_ids.device)
         logits = self.logits(input_ids, attention_mask, at).float()
-        total = logits.logsumexp(dim=-1)  # not log_softmax: torch's is 2e-6 nats off on a processor, always to one side
+        total = logits.logsumexp(dim=-1)  # not log_softmax: torch's is 2e-6 nats off on a CPU, always to one side
         best, token = logits.max(dim=-1)
         true = logits.gather(-1, wanted[:, None])[:, 0]
         loss, top, right = torch.stack([total - true, best - total, (token == wanted).float()]).cpu().double().numpy()
@@ -270,7 +270,7 @@ class Scorer:
         return self.forward(input_ids, attention_mask, at)
 
     def _trial_batches(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return two batches of two short rows: of one length, and with the second cut short and padded."""
+        """Return two batches of two short rows: one with equal lengths, one with the second row shorter and padded."""
         special = set(self.encoder.special.tolist())
         usable = [n for n in range(len(self.tokenizer)) if n not in special][:12] or [self.mask_id]
         first = [*usable, self.mask_id][-self.encoder.room :]
@@ -282,8 +282,8 @@ class Scorer:
 def digest(model: PreTrainedModel, name: str | None = None) -> str:
     """Return the SHA-256 of all weights, by name: 16 hexadecimal digits.
 
-    With one of `FORMATS` they are rounded to it and written as float32, and the configuration is part of the digest: a
-    copy in that format, in whatever format it is stored now, has the "float32" that its original has of that format.
+    With one of `FORMATS` the weights are rounded to it and written as float32, and the configuration is part of the
+    digest. So the "float32" digest of a rounded copy, however it is stored, is its original's digest for that format.
     """
     import torch
 

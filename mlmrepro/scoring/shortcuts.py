@@ -1,4 +1,4 @@
-"""What of a model's work may be left out without a change in the result: measured on each model, not assumed."""
+"""Shortcuts that do not change a model's result: tested on each model, not assumed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Forward", "still", "unchanged"]
 
-# The last module of an encoder that lets positions see each other, as BERT and those after it, and DistilBERT, name
-# it, with its residual connection. What comes behind it, a feed-forward layer as a rule, takes each position alone.
+# Names of the last module of an encoder in which positions see each other, with its residual connection: in BERT and
+# its successors, and in DistilBERT. What follows it, usually a feed-forward layer, treats each position separately.
 _LAST_TO_MIX = ("attention", "sa_layer_norm")
 
 
 class Forward:
-    """Runs a model for the logits of some positions, with the shortcuts that were found not to change them.
+    """Computes a model's logits at some positions, with the shortcuts that were found not to change them.
 
-    `cut` is the module behind which those positions alone go on: the last attention, else the encoder, so that the
-    head sees nothing else, else none. `pads` tells whether a row may stand beside a longer one: padding changes the
+    `cut` is the module after which only those positions are computed: the last attention, else the whole encoder (only
+    the head is cut), else None. `pads` says whether a row may share a batch with a longer one: padding changes the
     result of convolutions (ConvBERT), Fourier layers (FNet) and others that do not mask it everywhere.
     """
 
@@ -38,8 +38,8 @@ class Forward:
     ) -> None:
         """Try the shortcuts on two batches, each input_ids and attention_mask of shape (2, length).
 
-        The rows of `even` are of one length, the second of `ragged` is padded. Two results are equal where their
-        logits differ by at most `rounding`. Raises UserError where the model gives no logits for each token.
+        The rows of `even` are of one length, the second of `ragged` is padded. Two results are equal if their
+        logits differ by at most `rounding`. Raises UserError if the model does not give logits for each token.
         """
         self.model = model
         self.rounding = rounding
@@ -74,10 +74,10 @@ class Forward:
         remedy = "give a checkpoint of a masked language model"
         try:
             logits = self._logits(input_ids, attention_mask)
-        except Exception as error:  # whatever an architecture that is made for other input raises
+        except Exception as error:  # an architecture made for other input may raise anything
             raise UserError(f"{name} cannot read a row of tokens: {first_line(error)}", remedy=remedy) from error
         if logits.dim() != 3 or logits.shape[:2] != input_ids.shape:
-            raise UserError(f"{name} gives no score for each token of each position", remedy=remedy)
+            raise UserError(f"{name} does not score every token at every position", remedy=remedy)
         return logits
 
     def _found_cut(
@@ -87,12 +87,12 @@ class Forward:
 
         encoder: torch.nn.Module = self.model.base_model
         mixers = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] in _LAST_TO_MIX]
-        # More positions than a row has, and out of order: no head that counts or looks at neighbours gets them right.
+        # More positions than a row has, and out of order: a head that counts or looks at neighbours gets them wrong.
         at = torch.ones_like(input_ids).nonzero().flip(0).T
         for module in [*mixers[-1:], encoder]:
             try:
                 logits = self._cut_logits(module, input_ids, attention_mask, at)
-            except Exception:  # whatever an unknown architecture does with fewer positions
+            except Exception:  # an unknown architecture may fail with fewer positions
                 continue
             if self._equal(logits, full[at[0], at[1]]):
                 return module
@@ -129,11 +129,11 @@ def still(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: PreTrainedModel) -> Iterator[None]:
-    """Let a forward pass leave nothing behind: attributes, modules, buffers and the configuration are put back.
+    """Undo what a forward pass changes: attributes, modules, buffers and the configuration are restored.
 
-    Each pass so begins with the model as it was given, whatever was scored before it. A short row turns BigBird's
-    sparse attention into a full one for good; other models count, average or cache in their buffers. Raises UserError
-    where a pass changes the weights themselves, of which no copy is kept.
+    So each pass starts from the model as given, whatever was scored before. A short row switches BigBird's sparse
+    attention to full attention for good; other models count, average or cache in their buffers. Raises UserError if a
+    pass changes the weights themselves, of which no copy is kept.
     """
     import torch
 
@@ -156,8 +156,8 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
                     buffer.copy_(copy)
     if any(weight._version != version for weight, version in weights):
         raise UserError(
-            f"{type(model).__name__} changes its weights while it is evaluated, so that no two scores are of one model",
-            remedy="mend its forward pass; nothing can be scored with it",
+            f"{type(model).__name__} changes its weights while it is evaluated, so no two scores are of the same model",
+            remedy="fix its forward pass; until then it cannot be scored",
         )
 
 

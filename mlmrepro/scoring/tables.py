@@ -1,4 +1,4 @@
-"""Read files and folders as one table: rows of named cells, each with the place it stands at."""
+"""Read files and folders as one table: rows of named cells, each with its place in the source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["KINDS", "LOOKED_AT", "Row", "Table", "read_table"]
 
 KINDS = ".txt, .jsonl, .json, .csv, .tsv or .parquet, all but the last also with .gz"
 LOOKED_AT = 1000  # rows by which a header or a column is judged
-_TESTS = ("test", "validation", "valid", "val", "dev", "eval")  # the split that is taken where there are several
+_TESTS = ("test", "validation", "valid", "val", "dev", "eval")  # splits that are taken by default, in this order
 _SPLITS = {"train", "training", "evaluation", *_TESTS}
 _SHARD = re.compile(r"(.+?)-\d+-of-\d+.*")  # train-00000-of-00002.parquet
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, which are read as they are asked for, and what was decided about the source."""
+    """Rows, read one by one as needed, and notes on what was decided about the source."""
 
     rows: Iterator[Row]
     notes: tuple[str, ...] = ()
@@ -49,8 +49,8 @@ class Table:
 def read_table(path: Path, *, column: str | None = None, split: str | None = None) -> Table:
     """Return the rows of a file, of a folder of files of one kind, or of a folder that `save_to_disk` wrote.
 
-    A `column` that a CSV file's first line names shows that this line is a header. Raises UserError where the source
-    cannot be read, or is of no known kind.
+    If the first line of a CSV file contains `column`, it is a header. Raises UserError if the source cannot be read or
+    has an unknown format.
     """
     if path.is_dir():
         saved = (path / "state.json").exists() or (path / "dataset_dict.json").exists()
@@ -63,7 +63,7 @@ def read_table(path: Path, *, column: str | None = None, split: str | None = Non
         raise UserError(f"the text {path} is a file, which has no splits", remedy="leave --split out")
     kind = _kind(path)
     if kind is None:
-        raise UserError(f"the text {path} is of no known kind", remedy=f"give a file that ends in {KINDS}")
+        raise UserError(f"the text {path} has an unknown format", remedy=f"give a file that ends in {KINDS}")
     return Table(_READERS[kind](path, column), plain=kind == ".txt")
 
 
@@ -91,7 +91,7 @@ def _folder(path: Path, column: str | None, split: str | None) -> Table:
     if kind == ".txt" and not any(map(_split_name, files)):
         notes.append(f"each of the {len(files)} text files in {path} is one document")
         return Table(map(_whole, files), tuple(notes), plain=True)
-    notes.append(f"{len(files)} {kind} file{'s' if len(files) > 1 else ''} of {path} read, by their names' order")
+    notes.append(f"{len(files)} {kind} file{'s' if len(files) > 1 else ''} of {path} read, in the order of their names")
     return Table(_chained(files, column), tuple(notes), plain=kind == ".txt")
 
 
@@ -102,12 +102,12 @@ def _chained(files: Iterable[Path], column: str | None) -> Iterator[Row]:
 
 
 def _of_split(path: Path, files: list[Path], split: str | None) -> tuple[list[Path], list[str]]:
-    """Return the files of one split, where their names are those of splits, and a note that says so."""
+    """Return the files of one split, if the files are named after splits, and a note that says so."""
     names = {file: _split_name(file) for file in files}
     splits = list(dict.fromkeys(name for name in names.values() if name))
     if not splits:
         if split is not None:
-            raise UserError(f"the files of {path} are not named by splits", remedy="leave --split out")
+            raise UserError(f"the files of {path} are not named after splits", remedy="leave --split out")
         return files, []
     if None in names.values():
         other = next(file.name for file, name in names.items() if name is None)
@@ -137,7 +137,7 @@ def _chosen(what: str, splits: list[str], split: str | None) -> str:
 
 
 def _split_note(path: Path, chosen: str, splits: list[str]) -> list[str]:
-    return [f"the split {chosen!r} of {path} is read, of {', '.join(splits)}"] if len(splits) > 1 else []
+    return [f"the split {chosen!r} of {path} is read (it has {', '.join(splits)})"] if len(splits) > 1 else []
 
 
 def _saved_data_set(path: Path, split: str | None) -> Table:
@@ -147,7 +147,7 @@ def _saved_data_set(path: Path, split: str | None) -> Table:
         rows = datasets.load_from_disk(str(path))
     except Exception as error:
         raise UserError(
-            f"the folder {path} is no saved data set: {first_line(error)}",
+            f"the folder {path} is not a saved data set: {first_line(error)}",
             remedy="give a folder that datasets' save_to_disk wrote, or a file",
         ) from error
     notes: list[str] = []
@@ -171,7 +171,7 @@ def _plain(path: Path, column: str | None) -> Iterator[Row]:
     if len(blocks) == 1:
         blocks = [[numbered] for numbered in blocks[0]]
     if blocks and all(_is_object(line) for _, line in blocks[0]):
-        raise UserError(f"{path} holds JSON, one object a line", remedy="rename it to .jsonl")
+        raise UserError(f"{path} holds JSON, one object per line", remedy="rename it to .jsonl")
     for block in blocks:
         n = block[0][0]
         yield Row(f"{path}, line {n}", str(n), {"text": "\n".join(line for _, line in block)})
@@ -193,16 +193,16 @@ def _decoded(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{path} is no gzip file, or a truncated one: {first_line(error)}", remedy="copy it again, or unpack it"
+            f"{path} is not a gzip file, or is truncated: {first_line(error)}", remedy="copy it again, or unpack it"
         ) from error
     except UnicodeDecodeError as error:
         if error.reason == "unexpected end of data":
             raise UserError(f"{path} ends within a character: it is truncated", remedy="copy it again") from error
-        raise UserError(f"{path} is not UTF-8: byte {error.start} is no text", remedy="save it as UTF-8") from error
+        raise UserError(f"{path} is not UTF-8: byte {error.start} is invalid", remedy="save it as UTF-8") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}", remedy="make it readable") from error
     if "\0" in text:
-        raise UserError(f"{path} holds null bytes, as no text in UTF-8 does", remedy="save it as UTF-8")
+        raise UserError(f"{path} holds null bytes, so it is not text in UTF-8", remedy="save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -213,13 +213,13 @@ def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
         try:
             row = json.loads(line, object_pairs_hook=_without_doubles)
             if not isinstance(row, dict):
-                raise ValueError("it is no object")
+                raise ValueError("it is not an object")
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{path}, line {n} is no JSON object: {first_line(error)}",
+                f"{path}, line {n} is not a JSON object: {first_line(error)}",
                 remedy="rename it to .json: it holds one list"
                 if n == 1 and line.lstrip().startswith("[")
-                else "give one object a line; a truncated file has to be copied again",
+                else "write one object per line; copy a truncated file again",
             ) from error
         yield Row(f"{path}, line {n}", str(n), row)
 
@@ -227,7 +227,7 @@ def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise ValueError(f"the name {_double(name for name, _ in pairs)!r} stands twice in one object")
+        raise ValueError(f"the name {_double(name for name, _ in pairs)!r} occurs twice in one object")
     return row
 
 
@@ -236,7 +236,7 @@ def _double(names: Iterable[str]) -> str | None:
 
 
 def _json(path: Path, column: str | None) -> Iterator[Row]:
-    """Read a list of objects, an object of columns, or what is JSON lines but for its name."""
+    """Read a list of objects, an object of columns, or JSON lines in a file named .json."""
     try:
         content = json.loads(_decoded(path), object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
@@ -244,26 +244,27 @@ def _json(path: Path, column: str | None) -> Iterator[Row]:
             yield from _json_lines(path, column)
             return
         raise UserError(
-            f"{path} is no JSON: {first_line(error)}", remedy="write the file again; a truncated one is copied again"
+            f"{path} is not valid JSON: {first_line(error)}",
+            remedy="write the file again, or copy it again if truncated",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON table: {first_line(error)}", remedy="write the file again") from error
+        raise UserError(f"{path} is not a JSON table: {first_line(error)}", remedy="write the file again") from error
     if isinstance(content, dict):
         columns = list(content.values())
         same = columns and all(isinstance(each, dict) and each.keys() == columns[0].keys() for each in columns)
-        if same and all(map(str.isdigit, columns[0])):  # as pandas' to_json writes them, by the number of the row
+        if same and all(map(str.isdigit, columns[0])):  # as pandas' to_json writes them, by row number
             columns = [list(each.values()) for each in columns]
         if not (columns and all(isinstance(each, list) and len(each) == len(columns[0]) for each in columns)):
             raise UserError(
-                f"{path} is an object that is no table; it has {', '.join(content)}",
-                remedy="give a list of objects, columns of equal length, or one object a line (.jsonl)",
+                f"{path} is an object but not a table; it has {', '.join(content)}",
+                remedy="give a list of objects, columns of equal length, or one object per line (.jsonl)",
             )
         content = [dict(zip(content, cells, strict=True)) for cells in zip(*columns, strict=True)]
     if not isinstance(content, list):
         raise UserError(f"{path} holds one {type(content).__name__}", remedy="give a list of objects")
     for n, row in enumerate(content, start=1):
         if not isinstance(row, dict):
-            raise UserError(f"{path}, row {n} is no object but {sample_of(row)}", remedy="give a list of objects")
+            raise UserError(f"{path}, row {n} is not an object but {sample_of(row)}", remedy="give a list of objects")
         yield Row(f"{path}, row {n}", str(n), row)
 
 
@@ -288,11 +289,13 @@ def _csv(path: Path, column: str | None) -> Iterator[Row]:
                 )
             yield Row(f"{path}, row {n}", str(n), dict(zip(header, record, strict=True)))
     except csv.Error as error:
-        raise UserError(f"{path} is no CSV: {first_line(error)}", remedy="give a header and quoted cells") from error
+        raise UserError(
+            f"{path} is not valid CSV: {first_line(error)}", remedy="give a header and quoted cells"
+        ) from error
 
 
 def _separator(path: Path, text: str) -> str:
-    """Return what separates the cells: of what the header holds, that which cuts every row into as many cells."""
+    """Return the cell separator: the one in the header that cuts every row into the same number of cells."""
     native = "\t" if _kind(path) == ".tsv" else ","
 
     def sizes(separator: str) -> list[int]:
@@ -317,22 +320,22 @@ def _separator(path: Path, text: str) -> str:
 
 
 def _check_quotes(path: Path, text: str, separator: str, cells: int) -> None:
-    """Raise where quotes join rows of which each has, without them, as many cells as the header."""
+    """Raise if quotation marks join lines that each have as many cells as the header."""
     lines = list(islice(filter(str.strip, io.StringIO(text)), LOOKED_AT + 1))
     if cells < 2 or any(line.count(separator) != cells - 1 for line in lines):
         return
     if (rows := sum(1 for _ in csv.reader(lines, delimiter=separator))) < len(lines):
         raise UserError(
-            f"{path} has {len(lines)} lines of {cells} cells each, which quotation marks join to {rows} rows",
+            f"{path} has {len(lines)} lines of {cells} cells each, which quotation marks join into {rows} rows",
             remedy='double each quotation mark within a quoted cell ("a ""b"" c"), or give .jsonl',
         )
 
 
 def _check_header(path: Path, header: list[str], records: list[list[str]], column: str | None) -> None:
-    """Raise where the first line is no header, or may be none, and where it names two columns alike."""
+    """Raise if the first line may not be a header, or if it names two columns alike."""
     if (double := _double(header)) is not None:
         raise UserError(
-            f"{path} has two columns of the name {double!r}; its header is {', '.join(header)}",
+            f"{path} has two columns named {double!r}; its header is {', '.join(header)}",
             remedy="give each column a name of its own",
         )
     if column in header or any(map(is_usual, header)):
@@ -347,14 +350,14 @@ def _check_header(path: Path, header: list[str], records: list[list[str]], colum
         values = [record[n] for record in records if len(record) > n]
         if name and (_is_value(name) or name in values or _is_like(name, values)):
             raise UserError(
-                f"the first line of {path} may be no header: {sample_of(name)} looks like what the lines below hold",
-                remedy="put a line with the columns' names first, such as text; if it is a header, name the column "
+                f"the first line of {path} may not be a header: {sample_of(name)} looks like the values below it",
+                remedy="put a line of column names first, such as text; if it is a header, name the column "
                 "of texts with --text-column NAME",
             )
 
 
 def _other_separator(header: str, lines: list[str]) -> str:
-    """Return what stands between the names of a header, and as often at least in each line below; "" for nothing."""
+    """Return the mark between the names of a header that each line below has at least as often; "" for none."""
     marks = re.findall(r"[^\w\s'\"().-]+|\s{2,}|[\x00-\x1f]+", header.strip())
     return next((mark for mark in marks if all(line.count(mark) >= header.count(mark) for line in lines)), "")
 
@@ -377,9 +380,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             if (double := _double(file.schema_arrow.names)) is not None:
-                raise UserError(
-                    f"{path} has two columns of the name {double!r}", remedy="give each column a name of its own"
-                )
+                raise UserError(f"{path} has two columns named {double!r}", remedy="give each column a name of its own")
             n = 0
             for batch in file.iter_batches():
                 for row in batch.to_pylist():

@@ -61,7 +61,7 @@ def test_a_perplexity_to_base_two_is_never_an_improvement(tmp_path: Path, loss: 
         assert (own.stage, own.by_itself) == ("evaluation", True)
         notes = [d.note for f in own.findings for d in f.differences if f.bound]
         assert len(notes) == 3
-        assert notes[0] == f"a perplexity has to be exp(eval_loss), e to the {loss:g}"
+        assert notes[0] == f"perplexity must be exp(eval_loss), here exp({loss:g})"
 
 
 def test_a_broken_perplexity_follows_from_no_stage_before() -> None:
@@ -78,7 +78,7 @@ def test_a_reference_with_another_base_is_no_reference() -> None:
     made = compared(record("2"), record())
     assert made.verdict is Verdict.REGRESSION
     (finding,) = (f for f in made.findings if f.name == "perplexity")
-    assert finding.differences[0].note.startswith("in the reference: a perplexity has to be exp(eval_loss)")
+    assert finding.differences[0].note.startswith("in the reference: perplexity must be exp(eval_loss)")
     assert compared(record("2"), record("2")).verdict is Verdict.REGRESSION
 
 

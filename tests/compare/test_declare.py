@@ -57,7 +57,7 @@ def test_bounds_that_others_imply_are_left_out() -> None:
 
 
 BELOW = "transformers<5.0"
-NO_BOUND = ("is not one bound of one package", "write it as transformers>=5.0 or datasets<4")
+NO_BOUND = ("is not a single bound of one package", "write it as transformers>=5.0 or datasets<4")
 NOT_HERE = ("does not hold for the versions of the record", "give the range in which the record's value is expected")
 NO_REASON = ("an expected change needs a reason and a link", "say why, and where it is documented")
 
@@ -71,7 +71,7 @@ NO_REASON = ("an expected change needs a reason and a link", "say why, and where
         ("???", "old", REASON, LINK, NO_BOUND),
         (BELOW, "old", " ", LINK, NO_REASON),
         (BELOW, "old", REASON, "see the docs", NO_REASON),
-        (BELOW, "new", REASON, LINK, ("the value is the one that is expected already", "there is nothing to declare")),
+        (BELOW, "new", REASON, LINK, ("the value is already expected", "there is nothing to declare")),
     ],
 )
 def test_what_cannot_be_declared_is_refused(
@@ -123,10 +123,11 @@ def test_a_range_beyond_that_of_the_value_before_is_refused(requirement: str) ->
     with pytest.raises(UserError) as error:
         declared(entry, requirement, "newest", "5.1")
     assert error.value.problem == (
-        f"'{requirement}' reaches beyond transformers>=4.48, where the record's value would be expected"
+        f"'{requirement}' covers all of transformers>=4.48, so no version would keep the old value"
     )
     assert (
-        error.value.remedy == "give a bound inside of that range; a wider change takes one declaration for each variant"
+        error.value.remedy
+        == "give a bound inside that range; for a wider change, make one declaration for each variant"
     )
 
 
@@ -157,14 +158,14 @@ def test_a_golden_with_two_variants_that_hold_is_mended_first() -> None:
     with pytest.raises(UserError) as error:
         declared(Entry(Lane.EXACT, rows), "transformers>=5", "c", "5.1")
     assert error.value.problem == "2 variants hold for the versions of the record"
-    assert error.value.remedy == "mend the golden: one must hold"
+    assert error.value.remedy == "fix the golden: exactly one must hold"
 
 
 def test_a_float_is_declared_where_it_moved_beyond_its_tolerance() -> None:
     """Within the tolerance there is nothing to declare; what is declared keeps the tolerance."""
     entry = Entry(Lane.APPROXIMATE, (Variant(1.0),), Tolerance("nats", atol=0.1, reason="test"))
     versions = {"transformers": "5.1"}
-    with pytest.raises(UserError, match="is expected already"):
+    with pytest.raises(UserError, match="is already expected"):
         declare(entry, "transformers>=5", 1.05, versions, reason=REASON, link=LINK)
     changed = declare(entry, "transformers>=5", 1.5, versions, reason=REASON, link=LINK)
     assert [variant.value for variant in changed.variants] == [1.0, 1.5]

@@ -97,7 +97,7 @@ def test_an_absent_file_and_another_schema_are_bad_input(tmp_path: Path) -> None
     path.write_text('{"schema": 1}')
     with pytest.raises(UserError) as error:
         read_golden(path)
-    assert error.value.problem == f"the golden {path} is of schema 1, this version reads schema 2"
+    assert error.value.problem == f"the golden {path} has schema 1, but this version reads schema 2"
     assert error.value.remedy == "make it again with --golden-update"
 
 
@@ -112,16 +112,16 @@ TOLERANCE = {"quantity": "nats", "atol": 0.1, "rtol": 0, "reason": "why"}
         ({"lane": "exact", "variants": []}, "nothing is expected"),
         ({"lane": "exact", "value": 1, "valeu": 2}, "unknown fields.*valeu"),
         ({"lane": "roughly", "value": 1}, "roughly"),
-        ({"lane": "info", "value": 1}, "never expected"),
+        ({"lane": "info", "value": 1}, "cannot be expected"),
         ({"value": 1}, "lane"),
         ({"lane": "approximate", "value": 1}, "needs a tolerance"),
         ({"lane": "ranking", "value": []}, "needs a tolerance"),
-        ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"reason": ""}}, "its reason"),
+        ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"reason": ""}}, "a quantity and a reason"),
         ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"atol": -1}}, "not a finite number"),
         ({"lane": "approximate", "value": 1, "tolerance": TOLERANCE | {"extra": 1}}, "extra"),
         ({"lane": "exact", "value": 1, "better": "faster"}, "faster"),
         (variants("transformers"), "names no version"),
-        (variants("transformers >> 5"), "no version range"),
+        (variants("transformers >> 5"), "not a version range"),
         (variants("transformers<5", "transformers>=5", reason=""), "a reason and a link"),
         (variants("transformers<5", "transformers>=5", link=""), "a reason and a link"),
         (variants("transformers<5", "transformers>=5", when=[]), "`when`"),
@@ -150,7 +150,7 @@ def test_what_is_not_finite_is_never_written(tmp_path: Path, bad: Any) -> None:
         with pytest.raises(UserError) as error:
             write_golden(path, Golden(PROVENANCE, {"loss": Entry(Lane.EXACT, several)}))
         assert error.value.problem == f"the value of 'loss' is not finite, in the golden {path}"
-        assert error.value.remedy == "mend what gives NaN or infinity: no golden holds it"
+        assert error.value.remedy == "fix what produces NaN or infinity: a golden cannot hold it"
     assert path.read_bytes() == before
 
 
@@ -224,8 +224,8 @@ def test_lint_accepts_a_sound_golden(tmp_path: Path) -> None:
         (variants("python<3", "python<3", "python>=3"), "2 variants hold for python 0"),
         (variants("python<3.9", "python>=3.10"), "0 variants hold for python 3.9, not one"),
         (variants("python<=3.10", "python>=3.11"), "0 variants hold for python 3.10.0.1, not one"),
-        (variants("python<3,>=3", "python<3", "python>=3"), "no version fulfils python<3,>=3"),
-        (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is no address"),
+        (variants("python<3,>=3", "python<3", "python>=3"), "no version satisfies python<3,>=3"),
+        (variants("python>=3.11", "python<3.11", link="see the notes"), "'see the notes' is not an address"),
     ],
 )
 def test_lint_finds_a_planted_problem(tmp_path: Path, entry: Any, said: str) -> None:
@@ -261,9 +261,9 @@ def test_lint_tells_every_problem(tmp_path: Path) -> None:
         "'e': 0 variants hold for python 0 and torch 2, not one",
     ]
     assert lines[-3:] == [
-        "'e': no version fulfils python>=3 and torch>=2 and torch<1",
-        "'e': the link 'a' is no address",
-        "'e': the link 'see the notes' is no address",
+        "'e': no version satisfies python>=3 and torch>=2 and torch<1",
+        "'e': the link 'a' is not an address",
+        "'e': the link 'see the notes' is not an address",
     ]
 
 

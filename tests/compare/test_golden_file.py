@@ -67,7 +67,7 @@ def test_every_method_is_its_lane(folder: Path) -> None:
 def test_a_tolerance_of_ones_own_needs_its_reason(folder: Path) -> None:
     """No number without why, and no quantity alone that was never measured."""
     golden = make_file(folder)
-    with pytest.raises(ValueError, match="its reason"):
+    with pytest.raises(ValueError, match="a quantity and a reason"):
         golden.approximate("x", 1.0, quantity="nats", atol=0.5)
     with pytest.raises(UserError, match="degrees"):
         golden.approximate("x", 1.0, quantity="degrees")
@@ -112,8 +112,8 @@ def test_a_stage_is_checked_whole(folder: Path) -> None:
     assert heads == [
         "'steps': REGRESSION",
         "'loss': REGRESSION",
-        "'new': there was no golden; this one was written: run again, and it is expected; "
-        "--golden-update=new writes all that are missing at once",
+        "'new': there was no golden; this one was written: the next run compares with it; "
+        "--golden-update=new writes all missing ones at once",
         "'norm': expected, not obtained",
     ]
     assert all(problem in str(error.value) for problem in error.value.problems)
@@ -147,10 +147,10 @@ def test_an_empty_stage_never_passes(folder: Path, update: Update) -> None:
     """A stage that a record does not have fails, with a golden and without one, and the golden stays."""
     golden = make_file(folder, update)
     for record in (RunRecord({}, {}), a_record(seconds=1.0)):
-        with pytest.raises(GoldenMismatch, match="nothing of the stage 'evaluation'"):
+        with pytest.raises(GoldenMismatch, match="nothing for the stage 'evaluation'"):
             golden.stage(record, "evaluation")
     make_file(folder, "new").file("evaluation").exact("steps", 18)
-    with pytest.raises(GoldenMismatch, match="nothing of the stage"):
+    with pytest.raises(GoldenMismatch, match="nothing for the stage"):
         golden.stage(RunRecord({}, {}), "evaluation")
     make_file(folder).file("evaluation").exact("steps", 18)
 
@@ -232,5 +232,5 @@ def test_a_value_that_is_never_written_is_shown(folder: Path) -> None:
     with pytest.raises(GoldenMismatch) as error:
         make_file(folder, "new").approximate("x", [1.0, math.inf], quantity="nats")
     (problem,) = error.value.problems
-    where = f"{folder}/f.json: 'x': never written, as it cannot agree with anything"
+    where = f"{folder}/f.json: 'x': not written: it can never match, such as NaN"
     assert problem == f"{where}\n  obtained: [1.0, inf]"

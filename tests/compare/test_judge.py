@@ -246,7 +246,7 @@ def test_a_directory_without_goldens_is_bad_input(tmp_path: Path) -> None:
     """Nothing to expect is an error, not a pass; a directory with one stage will do."""
     with pytest.raises(UserError) as error:
         Expectations.from_goldens(tmp_path)
-    assert error.value.problem == f"{tmp_path} is no golden directory: it has no dataset.json"
+    assert error.value.problem == f"{tmp_path} is not a folder of goldens: it has no dataset.json"
     assert error.value.remedy == "give a folder with goldens by stage, such as golden/embedded, or a record"
     assert list(goldens(tmp_path, OLD, loss__steps=one(18)).entries) == ["loss"]
 

@@ -90,7 +90,7 @@ def test_each_row_of_the_detection_table_names_its_commit(commit: str, said: str
     path.write_text(json.dumps({"provenance": ORIGIN, "cases": [{"name": "a", "commit": commit}]}))
     assert lint(path) == ([f"{path}: the row 'a' {said}"] if said else [])
     path.write_text(json.dumps({"provenance": ORIGIN, "cases": [1]}))
-    assert lint(path) == [f"{path}: its row 1 is no object"]
+    assert lint(path) == [f"{path}: its row 1 is not an object"]
 
 
 def test_goldens_of_somebodys_own_tests_need_no_commit_of_ours(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_command_says_what_it_checked(tmp_path: Path, capsys: pytest.Capture
         assert "is not a golden" in lines[0]
     (code, lines), (other, more) = run(tmp_path / "absent"), run(folder / "config.json")
     assert (code, other) == (2, 2)
-    assert "is not there" in lines[0]
+    assert "does not exist" in lines[0]
     assert "holds no golden, record or table" in more[0]
 
 

@@ -143,7 +143,7 @@ def test_an_absent_entry_is_written_and_fails_unless_asked_for(folder: Path, upd
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [1.0, {"a": -math.inf}]])
 def test_what_is_not_finite_is_never_written(folder: Path, bad: Any, update: Update) -> None:
     """NaN and infinity fail, absent or expected otherwise, and leave every golden as it was."""
-    assert "never written" in message(make_store(folder, update), bad, Lane.APPROXIMATE)
+    assert "not written" in message(make_store(folder, update), bad, Lane.APPROXIMATE)
     assert not folder.exists()
     expect(folder, "x", 1.0, Lane.APPROXIMATE)
     assert "REGRESSION" in message(make_store(folder, update), bad, Lane.APPROXIMATE)
@@ -152,7 +152,7 @@ def test_what_is_not_finite_is_never_written(folder: Path, bad: Any, update: Upd
 
 def test_a_ranking_that_never_agrees_is_not_written(folder: Path) -> None:
     """A token named twice could not be met by itself again."""
-    assert "never written" in message(make_store(folder, "new"), [ROWS[0], ROWS[0]], Lane.RANKING)
+    assert "not written" in message(make_store(folder, "new"), [ROWS[0], ROWS[0]], Lane.RANKING)
 
 
 def test_values_are_taken_as_json_gives_them_back(folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_values_are_taken_as_json_gives_them_back(folder: Path) -> None:
     store.check("f", "x", {"1": [2, [3]]}, Lane.EXACT)
     store.check("f", "x", {1: (2, (3,))}, Lane.EXACT)
     for bad in (Decimal(1), {1}, "\ud800"):
-        with pytest.raises(TypeError, match="'y': a golden holds what JSON holds"):
+        with pytest.raises(TypeError, match="'y': a golden can hold only JSON values"):
             store.check("f", "y", bad, Lane.EXACT)
 
 
@@ -186,11 +186,11 @@ def test_a_mismatch_says_all_there_is_to_know(folder: Path) -> None:
         "  expected: [1.0, 2.0]",
         "  [0]: expected 1.0, obtained 1.5 (differs by +0.5)",
         "  tolerance: 0.1 (nats): test",
-        f"  holds here: the variant of transformers<5, [1.0, 2.0]: the default changed ({LINK})",
+        f"  holds here: the variant for transformers<5, [1.0, 2.0]: the default changed ({LINK})",
         "",
         "Is this a regression? If not, update the golden:",
         "    pytest ... --golden-update",
-        "or declare it for the versions that change it (see the variants of a golden).",
+        "or, if only some versions change it, declare it for these (see the variants of a golden).",
     ]
 
 
@@ -212,8 +212,8 @@ def test_one_variant_must_hold(folder: Path, ours: str, said: str, update: Updat
     text = message(make_store(folder, update, transformers=ours), 1)
     assert said in text
     holds = "does not hold" if ours == "4" else "holds"
-    assert f"  {holds} here: the variant of transformers>4 and python>=3, 1: why ({LINK})" in text
-    assert f"  {holds} here: the variant of transformers>=5, 1: so ({LINK})" in text
+    assert f"  {holds} here: the variant for transformers>4 and python>=3, 1: why ({LINK})" in text
+    assert f"  {holds} here: the variant for transformers>=5, 1: so ({LINK})" in text
     assert read_golden(folder / "f.json").entries["x"].variants == rows
 
 
@@ -231,12 +231,12 @@ def test_the_tolerance_of_the_golden_holds_where_the_call_gives_none(folder: Pat
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"tolerance": Tolerance("nats", atol=0.2, reason="test")}, "the test asks for 0.2 (nats)"),
-        ({"tolerance": Tolerance("nats", 0.1, 0.1, "test")}, "the test asks for 0.1 + 0.1 of what is expected (nats)"),
-        ({"tolerance": Tolerance("norm", 0.1, reason="test")}, "the test asks for 0.1 (norm)"),
-        ({"tolerance": None, "quantity": "norm"}, "the test asks for 1e-05 of what is expected (norm)"),
-        ({"lane": Lane.EXACT, "tolerance": None}, "of the approximate lane, the test asks for the exact one"),
-        ({"lane": Lane.STATISTICAL}, "of the approximate lane, the test asks for the statistical one"),
+        ({"tolerance": Tolerance("nats", atol=0.2, reason="test")}, "the test has 0.2 (nats)"),
+        ({"tolerance": Tolerance("nats", 0.1, 0.1, "test")}, "the test has 0.1 + 0.1 of the expected value (nats)"),
+        ({"tolerance": Tolerance("norm", 0.1, reason="test")}, "the test has 0.1 (norm)"),
+        ({"tolerance": None, "quantity": "norm"}, "the test has 1e-05 of the expected value (norm)"),
+        ({"lane": Lane.EXACT, "tolerance": None}, "uses the approximate lane, the test uses the exact lane"),
+        ({"lane": Lane.STATISTICAL}, "uses the approximate lane, the test uses the statistical lane"),
     ],
 )
 def test_changed_terms_are_a_change(folder: Path, changed: dict[str, Any], said: str) -> None:

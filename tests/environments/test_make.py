@@ -161,7 +161,7 @@ def test_an_extra_that_does_not_exist_is_no_environment(index: Path, tmp_path: P
         ),
         (
             "WARNING: Retrying (Retry(total=4)) after connection broken\nERROR: No matching distribution found for x\n",
-            "No matching distribution found for x (the package index was out of reach)",
+            "No matching distribution found for x (the package index could not be reached)",
         ),
         (
             "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device\n\nWARNING: pip\n",

@@ -135,7 +135,7 @@ def test_every_environment_becomes_a_row(folder: Path) -> None:
     assert found["crash"].problem == "ValueError: no such column"
     assert found["killed"].problem == "killed by SIGKILL"
     assert found["nothing"].problem == "ended without a record"
-    assert "is not a whole record" in found["half"].problem
+    assert "is not a complete record" in found["half"].problem
     for outcome in found.values():
         assert f"output of {outcome.name}" in Path(outcome.log).read_text()
         assert (outcome.record is None) == bool(outcome.problem)
@@ -279,7 +279,7 @@ def test_damage_becomes_a_row(folder: Path) -> None:
     found = {outcome.name: outcome for outcome in read_outcomes(runs)}
     assert set(found) == {"matrix.json", "good", "cut", "other"}
     assert "damaged" in found["matrix.json"].problem
-    assert "is not a whole record" in found["cut"].problem
+    assert "is not a complete record" in found["cut"].problem
     assert found["good"].record is not None
 
 
@@ -287,7 +287,7 @@ def test_a_folder_without_records_is_bad_input(tmp_path: Path) -> None:
     """So is one that does not exist."""
     with pytest.raises(UserError, match="holds no records"):
         read_outcomes(tmp_path)
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         read_outcomes(tmp_path / "nowhere")
 
 

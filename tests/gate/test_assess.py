@@ -114,7 +114,7 @@ def test_losses_that_are_no_numbers_are_a_regression(value: float) -> None:
     assert math.isnan(found.largest_change)
     assert found.before == BEFORE.perplexity
     assert "2 of 800" in found.reason
-    assert found.reason == "2 of 800 losses (the first in 'doc 7') of the candidate are no finite numbers"
+    assert found.reason == "2 of 800 losses (the first in 'doc 7') of the candidate are NaN or infinite"
     assert found.advice == "Look for NaN or infinite weights, or for a number format too narrow for the model."
     json.dumps(found.to_dict(), allow_nan=False)
 
@@ -126,8 +126,8 @@ def test_a_broken_baseline_is_bad_input() -> None:
     for after in (BEFORE, broken):
         with pytest.raises(UserError) as error:
             checked(after, broken)
-        assert error.value.problem == "1 of 800 losses (the first in 'doc 1') in the baseline are no finite numbers"
-        assert error.value.remedy == "make the baseline anew, from a checkpoint whose losses are finite"
+        assert error.value.problem == "1 of 800 losses (the first in 'doc 1') in the baseline are NaN or infinite"
+        assert error.value.remedy == "make the baseline again, from a checkpoint whose losses are finite"
 
 
 @pytest.mark.parametrize("column", ["document", "position", "token", "size"])

@@ -109,8 +109,8 @@ def test_one_unlucky_seed_is_a_rank_and_no_verdict() -> None:
     found = compare(before, [4.5])
     assert found.answer is Answer.INCONCLUSIVE
     assert found.deviation is found.smallest_effect is None
-    assert "the one after is number 6 of 6 from the best" in found.reason
-    assert "the one before is number 1 of 6 from the best" in compare([3.0], before).reason
+    assert "the run after ranks 6 of 6 (1 is best)" in found.reason
+    assert "the run before ranks 1 of 6 (1 is best)" in compare([3.0], before).reason
     assert compare(list(np.linspace(4, 4.01, 19)), [4.5]).answer is Answer.REGRESSION
 
 
@@ -129,9 +129,9 @@ def test_a_loss_that_is_no_number_is_a_regression(broken: float) -> None:
     """A training that broke is worse, whatever the other seeds gave; its value is kept, and is JSON."""
     found = compare([4.0, 4.1, 4.2], [3.0, broken, 3.1])
     assert found.answer is Answer.REGRESSION
-    assert found.reason == "1 of 3 seeds after gave a loss that is no number"
-    assert compare([4.0], [broken]).reason == "1 of 1 seed after gave a loss that is no number"
-    assert found.advice == "Look at the log of the training that broke."
+    assert found.reason == "1 of 3 seeds after gave a loss that is NaN or infinite"
+    assert compare([4.0], [broken]).reason == "1 of 1 seed after gave a loss that is NaN or infinite"
+    assert found.advice == "Look at the log of the training that failed."
     assert "NaN" in json.dumps(found.to_dict(), allow_nan=False) or broken == math.inf
     with np.errstate(invalid="raise"):  # no warning of the library's about a mean that there is not
         assert compare([4.0], [broken, -math.inf]).answer is Answer.REGRESSION
@@ -158,7 +158,7 @@ def test_what_could_be_seen_is_stated() -> None:
     wider = compare([4.0, 4.02, 4.04], [4.0, 4.022, 4.042], 0.005)
     assert found.answer is wider.answer is Answer.INCONCLUSIVE
     assert wider.smallest_effect == pytest.approx(2 * found.smallest_effect)
-    assert f"so many seeds see a difference of {found.smallest_effect:.3g} nats with 95 % power" in found.advice
+    assert f"These runs detect a difference of {found.smallest_effect:.3g} nats with 95 % power" in found.advice
     assert "seeds on each side would decide" in found.advice
 
 
@@ -178,15 +178,21 @@ def test_many_seeds_are_sampled_and_agree() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "options", "problem", "remedy"),
     [
-        ([], [4.0], {}, "a recipe without any run", "give the loss of at least one seed on each side"),
-        ([4.0], [], {}, "a recipe without any run", "give the loss of at least one seed on each side"),
-        ([4, math.nan], [4], {}, "a loss of the recipe before is no number", "run the seed again, or leave it out"),
-        ([4], [4], {"margin": -1.0}, "a margin of -1 nats is no bound", "give a margin of 0 or more, such as 0.01"),
+        ([], [4.0], {}, "one of the recipes has no run", "give the loss of at least one seed on each side"),
+        ([4.0], [], {}, "one of the recipes has no run", "give the loss of at least one seed on each side"),
+        (
+            [4, math.nan],
+            [4],
+            {},
+            "a loss of the recipe before is NaN or infinite",
+            "run the seed again, or leave it out",
+        ),
+        ([4], [4], {"margin": -1.0}, "the margin is -1 nats", "give a margin of 0 or more, such as 0.01"),
         (
             [4],
             [4],
             {"margin": math.inf},
-            "a margin of inf nats is no bound",
+            "the margin is inf nats",
             "give a margin of 0 or more, such as 0.01",
         ),
         ([4], [4], {"alpha": 0.168}, "alpha 0.168 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
@@ -250,7 +256,7 @@ def test_two_seeds_on_a_side_have_a_spread() -> None:
             [4.0, 4.002, 4.003],
             [3.98, 4.02, 4.03],
             "loss 4.0017 (4 to 4.003) → 4.01 (3.98 to 4.03), +0.00833 nats (90 % interval -0.023 to +0.03), "
-            "margin 0.01, 3 against 3 seeds: what the seeds change is too much to tell",
+            "margin 0.01, 3 against 3 seeds: the seeds differ too much among themselves to tell",
         ),
         (
             [4.0, 4.01],
@@ -266,13 +272,13 @@ def test_two_seeds_on_a_side_have_a_spread() -> None:
         (
             [4.0, 4.01, 4.02, 4.02],
             [4.02],
-            "loss 4.0125 (4 to 4.02) → 4.02, +0.0075 nats, the one after is number 3 of 5 from the best: 4 against 1 "
+            "loss 4.0125 (4 to 4.02) → 4.02, +0.0075 nats, the run after ranks 3 of 5 (1 is best): 4 against 1 "
             "seeds cannot give a p-value below 0.2, and alpha is 0.05",
         ),
         (
             [4.02],
             [4.0, 4.01, 4.02, 4.02],
-            "loss 4.02 → 4.0125 (4 to 4.02), -0.0075 nats, the one before is number 3 of 5 from the best: 1 against 4 "
+            "loss 4.02 → 4.0125 (4 to 4.02), -0.0075 nats, the run before ranks 3 of 5 (1 is best): 1 against 4 "
             "seeds cannot give a p-value below 0.2, and alpha is 0.05",
         ),
     ],

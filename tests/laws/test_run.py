@@ -199,7 +199,7 @@ def test_laws_are_chosen_by_name_or_group() -> None:
 
 def test_too_little_text_is_refused() -> None:
     """Three texts make no batch worth the name."""
-    with pytest.raises(UserError, match="the laws need 4 texts of 6 words, here are 3"):
+    with pytest.raises(UserError, match="the laws need at least 4 texts of at least 6 words, but got 3"):
         run_laws(EMBEDDED_CHECKPOINT, ["one two three four five six"] * 3, laws=[])
 
 

@@ -19,7 +19,7 @@ def test_a_full_run_fails_for_what_no_test_used(project: pytest.Pytester) -> Non
     result = run(project)
     result.assert_outcomes(passed=3)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    lines = ["*= unused goldens =*", "2 that no test used; pytest --golden-update deletes:"]
+    lines = ["*= unused goldens =*", "2 not used by any test; pytest --golden-update deletes them:"]
     result.stdout.fnmatch_lines([*lines, f"  {project.path}/golden/old.json", "*/golden/shared.json: 'gone'"])
     assert goldens(project) == before
 
@@ -121,7 +121,7 @@ def test_a_run_with_a_test_that_did_not_pass_is_partial(project: pytest.Pytester
     write_tests(project, test_c=source)
     result = run(project, "--golden-update")
     assert result.ret == status
-    said = "nothing was deleted from the goldens: not every test was run and passed" in result.stdout.lines
+    said = "no golden was deleted: not every test was run and passed" in result.stdout.lines
     assert said or status == pytest.ExitCode.INTERRUPTED
     result.stdout.no_fnmatch_line("*unused*")
     assert "old.json" in goldens(project)
@@ -186,7 +186,7 @@ def test_in_parallel_all_is_told_once(project: pytest.Pytester) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     text = result.stdout.str()
     assert (text.count("unused goldens"), text.count("9 declared changes hold here:")) == (1, 1)
-    result.stdout.fnmatch_lines(["2 that no test used; *", "*/golden/old.json", "*/golden/shared.json: 'gone'"])
+    result.stdout.fnmatch_lines(["2 not used by any test; *", "*/golden/old.json", "*/golden/shared.json: 'gone'"])
 
 
 def test_in_parallel_an_update_deletes_once(project: pytest.Pytester) -> None:
@@ -194,7 +194,7 @@ def test_in_parallel_an_update_deletes_once(project: pytest.Pytester) -> None:
     write_goldens(project, **{"tests/test_a/test_one": {"x": 9, "gone": 0}})
     result = parallel(project, "--golden-update")
     assert result.ret == pytest.ExitCode.OK
-    assert result.stdout.str().count("2 that no test used; deleted:") == 1
+    assert result.stdout.str().count("2 not used by any test; deleted:") == 1
     assert goldens(project) == {
         "shared.json": {"x": [2]},
         "tests/test_a/test_one.json": {"x": [1]},

@@ -94,9 +94,7 @@ def test_what_is_not_used_stands_in_the_summary_and_junit(gated: pytest.Pytester
     (gated.path / "adapted" / "adapter_config.json").write_text("{}")
     result = run(gated, "--junitxml=junit.xml", *against("adapted"))
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(
-        ["same  mlm-gate::adapted: *", "  not used: an adapter lies here and is not applied: *"]
-    )
+    result.stdout.fnmatch_lines(["same  mlm-gate::adapted: *", "  not used: the adapter is not applied: *"])
     properties = {p.get("name"): p.get("value") for p in ElementTree.parse(gated.path / "junit.xml").iter("property")}
     assert "adapter_config.json" in str(properties["mlm_unused"])
 
@@ -288,7 +286,7 @@ def test_a_full_run_stays_full(project: pytest.Pytester, scored: list[str], name
     result = run(project, *against(name))
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     result.assert_outcomes(passed=3 + unused, failed=int(not unused))
-    assert ("2 that no test used; pytest --golden-update deletes:" in result.outlines) is unused
+    assert ("2 not used by any test; pytest --golden-update deletes them:" in result.outlines) is unused
 
 
 def test_without_its_options_there_is_no_gate(pytester: pytest.Pytester) -> None:

@@ -44,7 +44,7 @@ def test_a_mismatch_fails_with_all_there_is_to_know(project: pytest.Pytester) ->
             "E*expected 9, obtained 1 (differs by -8)",
             "E*Is this a regression? If not, update the golden:",
             "E*pytest tests/test_a.py::test_one --golden-update",
-            "E*or declare it for the versions that change it (see the variants of a golden).",
+            "E*or, if only some versions change it, declare it for these (see the variants of a golden).",
         ]
     )
     result.stdout.no_fnmatch_line("*store.py*")  # the traceback ends in the test
@@ -60,7 +60,7 @@ def test_update_new_adds_and_changes_nothing(project: pytest.Pytester) -> None:
     write_goldens(project, **{"tests/test_a/test_one": {"x": 1}})
     result = run(project, "--golden-update=new")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["2 that no test used; pytest --golden-update deletes:"])
+    result.stdout.fnmatch_lines(["2 not used by any test; pytest --golden-update deletes them:"])
     assert "old.json" in goldens(project)
 
 
@@ -70,8 +70,8 @@ def test_update_all_replaces_and_deletes(project: pytest.Pytester, option: str) 
     write_goldens(project, **{"tests/test_a/test_one": {"x": 9, "gone": 0}})
     result = run(project, option)
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["2 that no test used; deleted:", "*golden/old.json", "*golden/shared.json: 'gone'"])
-    result.stdout.no_fnmatch_line("nothing was deleted*")
+    result.stdout.fnmatch_lines(["2 not used by any test; deleted:", "*golden/old.json", "*golden/shared.json: 'gone'"])
+    result.stdout.no_fnmatch_line("no golden was deleted*")
     assert goldens(project) == {
         "shared.json": {"x": [2]},
         "tests/test_a/test_one.json": {"x": [1]},

@@ -59,7 +59,7 @@ def test_goldens_of_an_ignored_file_are_listed_until_declared(project: pytest.Py
     project.makeini(f"[pytest]\ntestpaths = tests\n{line}\n")
     result = run(project)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["2 that no test used; *"])
+    result.stdout.fnmatch_lines(["2 not used by any test; *"])
     result.stdout.no_fnmatch_line("*test_three*")
     before = goldens(project)
     run(project, "--golden-update").stdout.fnmatch_lines(
@@ -93,7 +93,7 @@ def test_values_that_differ_in_one_run_are_not_written(pytester: pytest.Pytester
     write_tests(pytester, test_a=source)
     result = run(pytester)
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["E*this run obtained different values for it: none is written"])
+    result.stdout.fnmatch_lines(["E*this run obtained different values, so none is written"])
     assert goldens(pytester) == {}
 
 

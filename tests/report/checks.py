@@ -1,4 +1,4 @@
-"""Results of checks made by hand: small, whole, and changed where a test wants it."""
+"""Small, complete check results made by hand, which tests can change."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def paired(difference: float = 0.0, error: float = 0.001, units: int = 12_345, d
 
 
 def part(name: str, difference: float, answer: str = "", kind: str = "topic", error: float = 0.01) -> SliceChange:
-    """Return a slice; one with an answer has a p-value that Holm's correction leaves small."""
+    """Return a slice; one with an answer has a p-value that stays small after Holm's correction."""
     p = 1e-5 if answer else 0.4
     return SliceChange(kind, name, paired(difference, error, 1200, 40), p, 1e-4 if answer else 1.0, answer)
 
@@ -92,7 +92,7 @@ PROVENANCE = {
 
 
 def check(answer: Answer = Answer.REGRESSION, difference: float = 0.0305, **changes: Any) -> CheckResult:
-    """Return a result with all there is; `changes` replace its fields."""
+    """Return a complete result; `changes` replace its fields."""
     accuracy = Accuracy(0.381, 0.372, paired(-0.009, 0.002), 0.021, 0.034, 0.19, 0.201)
     made = CheckResult(
         answer=answer,
@@ -118,13 +118,13 @@ def check(answer: Answer = Answer.REGRESSION, difference: float = 0.0305, **chan
 
 
 def bare(answer: Answer = Answer.SAME, **changes: Any) -> CheckResult:
-    """Return a result of which only the loss was measured."""
+    """Return a result in which only the loss was measured."""
     nothing: dict[str, Sequence[Any]] = {"slices": (), "probes": (), "worst": (), "notes": ()}
     return check(answer, 0.0, **{**nothing, "accuracy": None, "advice": "", "provenance": {}, **changes})
 
 
 def equal() -> CheckResult:
-    """Return the result of a checkpoint against itself."""
+    """Return the result of comparing a checkpoint with itself."""
     zero = paired(0.0, 0.0)
     same = tuple(dataclasses.replace(s, paired=zero, p_value=1.0, adjusted=1.0, answer="") for s in SLICES)
     reason = "None of 12,345 losses differs."
@@ -134,7 +134,7 @@ def equal() -> CheckResult:
 
 
 def broken(**changes: Any) -> CheckResult:
-    """Return the result of a candidate whose losses are no numbers."""
+    """Return the result of a candidate with losses that are not finite."""
     lost = {"after": math.nan, "paired": None, "not_finite": 12, "largest_change": math.nan, "accuracy": None}
     return bare(Answer.REGRESSION, **{**lost, "reason": "12 of 12,345 losses are no finite numbers.", **changes})
 
@@ -158,7 +158,7 @@ def in_words() -> CheckResult:
 
 
 def hostile() -> CheckResult:
-    """Return a result with hostile text wherever text of users can stand."""
+    """Return a result with hostile text wherever users can supply text."""
     rows = [Prediction(1, HOSTILE, 0.5), Prediction(2, "\u05e9\u05dc\u05d5\u05dd", 0.2)]
     return check(
         reason=HOSTILE,

@@ -1,4 +1,4 @@
-"""Records and goldens made by hand: small, whole, and changed where a test wants it."""
+"""Small, complete records and goldens made by hand, which tests can change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _VALUES: list[tuple[str, Lane, Any]] = [
 
 
 def record(transformers: str = "4.41.2", datasets: str = "2.19.2", **changes: Any) -> RunRecord:
-    """Return a record of these versions; `stage__name=value` changes a value, a None in its place takes it out."""
+    """Return a record of these versions; `stage__name=value` changes a value, and None removes it."""
     packages = {"transformers": transformers, "datasets": datasets, "torch": "2.13.0", "evaluate": None}
     made = RunRecord(
         {"packages": packages, "python": "3.11.7", "platform": {"system": "Linux"}, "device": {"type": "cpu"}},
@@ -56,7 +56,7 @@ def record(transformers: str = "4.41.2", datasets: str = "2.19.2", **changes: An
 
 
 def golden(directory: Path, of: RunRecord, variants: dict[str, tuple[Variant, ...]] | None = None) -> Path:
-    """Write goldens that expect a record, and other variants where they are given."""
+    """Write goldens that expect a record, or the given variants."""
     entries: dict[str, Golden] = {}
     for o in of:
         if o.lane is not Lane.INFO:
@@ -80,7 +80,7 @@ def attention() -> dict[str, tuple[Variant, ...]]:
 
 
 def drift(directory: Path) -> Drift:
-    """Return a drift with all there is: a declared change, a regression, one beside, a variation, a failure."""
+    """Return a drift with a declared change, regressions on and off the path, a variation and a failed environment."""
     later = {"model__attention": "sdpa"}
     broken = later | {
         "loss__step_losses": [4.6 + n / 10 for n in range(6)],

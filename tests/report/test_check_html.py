@@ -1,4 +1,4 @@
-"""The page of a check: whole, self-contained, safe, and readable without colour."""
+"""The page of a check: complete, self-contained, safe, and readable without colour."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sources() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_the_page_is_well_formed(name: str, sources: dict[str, str]) -> None:
-    """Every tag is closed in its place, ids are unique, and each link within the page has its target."""
+    """Every tag is closed, ids are unique, and each link within the page has a target."""
     page = Page(sources[name])
     assert page.problems == []
     assert [found for found, n in Counter(page.all("id")).items() if n > 1] == []
@@ -55,7 +55,7 @@ def test_the_page_is_well_formed(name: str, sources: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_the_page_fetches_nothing(name: str, sources: dict[str, str]) -> None:
-    """No script, image, font or style from elsewhere, no link that leads out, no handler."""
+    """There are no scripts, no external images, fonts, styles or links, and no event handlers."""
     page = Page(sources[name])
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "video", "audio"} == set()
     assert page.all("src") == []
@@ -66,7 +66,7 @@ def test_the_page_fetches_nothing(name: str, sources: dict[str, str]) -> None:
 
 
 def test_the_answer_stands_first(sources: dict[str, str]) -> None:
-    """Answer, reason, numbers, notes and what to do next come before any figure."""
+    """Answer, reason, numbers, notes and the next step come before any figure."""
     start = Page(sources["full"]).words.partition("How large the difference is")[0]
     for part in (
         "REGRESSION: the new checkpoint is worse.",
@@ -83,7 +83,7 @@ _NO_FIGURES = {"probes", "accuracy", "origin"}  # of a checkpoint against itself
 
 
 def test_what_was_not_measured_has_no_section(sources: dict[str, str]) -> None:
-    """A page without slices, documents, probes, accuracy or provenance has no heading for them, and says no None."""
+    """Slices, documents, probes, accuracy and provenance have no heading if they are missing, and None is not shown."""
     for name, present in (("bare", {"difference", "origin"}), ("broken", {"origin"}), ("equal", _NO_FIGURES)):
         page = Page(sources[name])
         sections = {"difference", "slices", "documents", "probes", "accuracy", "origin"}
@@ -93,7 +93,7 @@ def test_what_was_not_measured_has_no_section(sources: dict[str, str]) -> None:
 
 
 def test_every_figure_has_a_text_alternative_and_the_colours_of_the_page(sources: dict[str, str]) -> None:
-    """Each drawing has a title, a description, its numbers as a table, and no colour or font of its own."""
+    """Each drawing has a title, a description, a table of its numbers, and no colours or fonts of its own."""
     drawn = re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', sources["full"], re.DOTALL)
     assert len(drawn) == sources["full"].count("<summary>numbers</summary>") == 2
     for svg in drawn:
@@ -114,7 +114,7 @@ def passage(result: CheckResult) -> list[tuple[str, str, str]]:
 
 
 def test_tokens_are_shaded_by_their_change_with_both_losses() -> None:
-    """The shade follows the change in nats, the pointer tells both losses, what was not masked is plain."""
+    """The shade depends on the change in nats, the tooltip gives both losses, and unmasked tokens are plain."""
     spans = passage(checks.check())
     assert [css for css, _, _ in spans] == [
         "plain",
@@ -143,7 +143,7 @@ def test_tokens_are_shaded_by_their_change_with_both_losses() -> None:
 
 
 def test_the_direction_does_not_rest_on_colour() -> None:
-    """Worse tokens have a solid line below, better ones a dotted one; each step of the scale has a rule."""
+    """Worse tokens have a solid underline, better ones a dotted one; each step of the scale has a CSS rule."""
     style = (TEMPLATES / "check.css").read_text(encoding="utf-8")
     assert '[class^="worse-"] { text-decoration: underline solid' in style
     assert '[class^="better-"] { text-decoration: underline dotted' in style
@@ -165,26 +165,26 @@ def test_the_direction_does_not_rest_on_colour() -> None:
     ],
 )
 def test_what_is_invisible_in_a_token_is_shown(text: str, shown: str) -> None:
-    """Line breaks, tabs, lone spaces, nothing at all, direction marks and control characters all leave a sign."""
+    """Line breaks, tabs, lone spaces, direction marks and control characters are all visible."""
     tokens = (TokenChange("x"), TokenChange(text, 1.0, 1.0))
     assert passage(checks.check(worst=(DocumentChange("d", "", 0.1, tokens),)))[1][2] == shown
 
 
 @pytest.mark.parametrize(("after", "css"), [(math.inf, "worse-4"), (math.nan, "worse-4"), (1.0, "calm")])
 def test_losses_that_are_no_numbers_are_the_worst(after: float, css: str) -> None:
-    """A loss that is infinite or NaN has the strongest shade, an equal one none."""
+    """An infinite or NaN loss has the strongest shade, an equal loss has none."""
     tokens = (TokenChange("x", 1.0, after),)
     assert passage(checks.check(worst=(DocumentChange("d", "", 0.1, tokens),)))[0][0] == css
 
 
 def test_words_stand_apart(sources: dict[str, str]) -> None:
-    """Words, which come without the spaces between them, are shown with some; tokens bring their own."""
+    """Words come without spaces and are shown with spaces between them; tokens contain their own."""
     assert "Words without spaces" in Page(sources["words"]).words
     assert "The cat sat on the mat." in Page(sources["full"]).words
 
 
 def test_text_from_right_to_left_is_isolated(sources: dict[str, str]) -> None:
-    """Documents and prompts take their own direction, names and tokens cannot turn what stands beside them."""
+    """Documents and prompts have their own direction; names and tokens cannot reverse the text next to them."""
     page = Page(sources["hostile"])
     assert all(a.get("dir") == "auto" for tag, a in page.tags if a.get("class") == "passage")
     assert sources["hostile"].count('<h3 dir="auto">') == 4
@@ -193,7 +193,7 @@ def test_text_from_right_to_left_is_isolated(sources: dict[str, str]) -> None:
 
 
 def test_hostile_text_stays_text(sources: dict[str, str]) -> None:
-    """A document, prompt, token, slice, note or name from outside is shown, never obeyed."""
+    """Documents, prompts, tokens, slices, notes and names from outside are shown, never interpreted."""
     page = Page(sources["hostile"])
     assert "<script>alert(1)</script>" in page.words
     assert "{{7*7}}" in page.words
@@ -208,7 +208,7 @@ def cells(source: str, prompt: str) -> list[str]:
 
 
 def test_probes_stand_side_by_side(sources: dict[str, str]) -> None:
-    """Each row has both words with probabilities, where they moved, and the right answer marked; most changed first."""
+    """Each row has both words with probabilities and moves; right answers are marked; the most changed come first."""
     rows = cells(sources["full"], "Water boils")
     assert rows[:3] == ["1", "temperature now 2 0.6", "pressure was 2 0.6"]
     assert rows[-3:] == ["5", "point gone 0.0375", "x new 0.0375"]
@@ -217,7 +217,7 @@ def test_probes_stand_side_by_side(sources: dict[str, str]) -> None:
     text = Page(sources["full"]).words
     assert text.index("Plants need") < text.index("Water boils") < text.index("The sun is")
     assert (
-        "rank-biased overlap 0; common to both: top 1: 0 %, top 5: 0 %; right answer water: rank 1 → beyond rank 5"
+        "rank-biased overlap 0; common to both: top 1: 0 %, top 5: 0 %; right answer water: rank 1 → not in the top 5"
         in text
     )
     assert re.findall(r'style="width: ([\d.]+)%"', sources["full"])[:2] == ["60.0", "60.0"]
@@ -230,7 +230,7 @@ def test_rankings_of_different_lengths_leave_a_gap() -> None:
 
 
 def test_many_probes_and_long_documents_are_cut() -> None:
-    """Thousands of tokens and hundreds of prompts give a page of bounded size, with what is left out counted."""
+    """Thousands of tokens and hundreds of prompts give a page of bounded size, which counts what is left out."""
     tokens = tuple(TokenChange(f" w{n}", 1.0, 2.0) for n in range(3000))
     probes = tuple(checks.probe(f"Prompt {n} <mask>.", "a b", "b a") for n in range(120))
     source = render_check_html(checks.check(worst=(DocumentChange("long", "", 1.0, tokens),) * 30, probes=probes))
@@ -242,18 +242,18 @@ def test_many_probes_and_long_documents_are_cut() -> None:
 
 
 def test_what_differs_between_the_checkpoints_is_told_first(sources: dict[str, str]) -> None:
-    """Checkpoints, digests and packages that differ stand in the open, what is equal is folded with a count."""
+    """Differing checkpoints, digests and packages are visible; equal facts are folded and counted."""
     spaced = sources["full"].replace("<td", " <td")
     text = Page(spaced).words.partition("Where the two checkpoints come from")[2]
     assert "checkpoint models/old models/new" in text
     assert "packages torch 2.6.0 2.7.0" in text
-    assert text.index("models/new") < text.index("1 fact is the same of both")
+    assert text.index("models/new") < text.index("1 fact is the same for both")
     assert "settings p 0.15 0.15" in text
     assert 'class="text mono differs"' in sources["full"]
 
 
 def test_equal_results_give_equal_bytes(sources: dict[str, str], tmp_path: Path) -> None:
-    """The page is the same in another process, with another order of sets, and is written as it is rendered."""
+    """The page is the same in another process with another hash seed, and is written as rendered."""
     script = (
         "import sys; from pathlib import Path; from tests.report.checks import check\n"
         "from mlmrepro.report.check_html import write_check_html; write_check_html(check(), Path(sys.argv[1]))"
@@ -266,7 +266,7 @@ def test_equal_results_give_equal_bytes(sources: dict[str, str], tmp_path: Path)
 
 
 def test_every_answer_has_its_own_page(tmp_path: Path) -> None:
-    """Each answer's page is titled by its headline."""
+    """The title of each page is the headline of its answer."""
     titles = set()
     for answer in Answer:
         write_check_html(checks.bare(answer), tmp_path / "check.html")
@@ -276,7 +276,7 @@ def test_every_answer_has_its_own_page(tmp_path: Path) -> None:
 
 
 def palettes() -> dict[str, dict[str, str]]:
-    """Return the colours of the light and the dark mode, those of all pages and those of this one."""
+    """Return the colours of light and dark mode, both the common ones and those of this page."""
     style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("drift.css", "check.css"))
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     roots = [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in blocks]
@@ -285,7 +285,7 @@ def palettes() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_text_can_be_read_on_every_shade(mode: str) -> None:
-    """Text reaches a contrast of 4.5 to 1 on each shade, and the shades grow steadily away from the page."""
+    """Text has a contrast of at least 4.5 to 1 on each shade, and each shade differs more from the page."""
     colours = palettes()[mode]
     for side in ("worse", "better"):
         shades = [colours[f"{side}-{n}"] for n in range(1, len(STEPS) + 1)]
@@ -296,7 +296,7 @@ def test_text_can_be_read_on_every_shade(mode: str) -> None:
 
 
 def test_both_modes_name_the_same_colours() -> None:
-    """Dark mode forgets no shade, and every colour that is used is named."""
+    """Both modes define the same colours, and every colour in use is defined."""
     light, dark = palettes().values()
     assert set(light) == set(dark)
     used = set(re.findall(r"var\(--([\w-]+)\)", (TEMPLATES / "check.css").read_text(encoding="utf-8")))
@@ -304,7 +304,7 @@ def test_both_modes_name_the_same_colours() -> None:
 
 
 def test_what_the_gate_finds_is_a_page() -> None:
-    """Scores judged by the gate, with a topic that got worse, give a page that names it and shades its documents."""
+    """If a topic got worse in scores judged by the gate, the page names it and shades its documents."""
     random = np.random.default_rng(0)
     documents, units = 20, 30
     place = np.repeat(np.arange(documents, dtype=np.int32), units)

@@ -1,4 +1,4 @@
-"""What CI reads: each cause is one failure, what follows from it is none, and an environment lost is an error."""
+"""Output for CI: each cause is one failure, stages that inherit it are skipped, a lost environment is an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def comparison() -> object:
 
 
 def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_path: Path) -> None:
-    """One failing case at the stage that changed by itself, a skipped one at each that follows, counts that agree."""
+    """The stage that changed by itself fails, the stages that inherit it are skipped, and the counts agree."""
     path = tmp_path / "out" / "junit.xml"
     write_junit(path, {"b": comparison()}, {"c": "pip failed\x00 <&>"})  # type: ignore[dict-item]
     root = ElementTree.parse(path).getroot()
@@ -40,7 +40,7 @@ def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_pa
 
 
 def test_there_is_a_failure_and_an_annotation_exactly_where_the_gate_is_shut(tmp_path: Path) -> None:
-    """A regression behind a declared change is a failure and an error; a declared change alone is neither."""
+    """A regression after a declared change is a failure and an error; a declared change on its own is neither."""
     why = Variant("sdpa", ("transformers>=5",), "the default", "https://example.org")
     expected = Finding("model", "alone.attention", Verdict.EXPECTED, (Difference("", "eager", "sdpa"),), why)
     worse = Finding("evaluation", "perplexity", Verdict.REGRESSION, (Difference("", 40.0, 60.0),))
@@ -54,7 +54,7 @@ def test_there_is_a_failure_and_an_annotation_exactly_where_the_gate_is_shut(tmp
 
 
 def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
-    """A comparison that finds nothing fails nothing."""
+    """A comparison without changes has no failures."""
     same = compare_records(Outcome("a", record()), Outcome("b", record())).comparison
     write_junit(tmp_path / "junit.xml", {"b": same}, {})
     (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
@@ -63,7 +63,7 @@ def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
 
 
 def test_annotations_name_each_cause_once_and_are_escaped() -> None:
-    """A workflow command a cause, in one line, with what would end it escaped."""
+    """Each cause is one workflow command on one line, with special characters escaped."""
     lines = github_annotations("t5, x: y", comparison())  # type: ignore[arg-type]
     assert len(lines) == len({line.split("::")[1] for line in lines}) >= 1
     assert all(line.startswith("::error title=t5%2C x%3A y%3A ") and "\n" not in line for line in lines)
@@ -71,7 +71,7 @@ def test_annotations_name_each_cause_once_and_are_escaped() -> None:
 
 
 def test_the_step_summary_is_appended_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two appends stand one after the other; without the variable nothing is written."""
+    """Two texts are appended in order; without the variable nothing is written."""
     page = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
     assert append_step_summary(lambda: "one")

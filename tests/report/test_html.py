@@ -1,4 +1,4 @@
-"""The page of a drift: whole, self-contained, safe, readable."""
+"""The page of a drift: complete, self-contained, safe and readable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>|\"'[/i]${7*7}{{7*7}}\x00\x1b"
 
 
 class Page(HTMLParser):
-    """What a test asks a page: are the tags balanced, which attributes and texts does it have."""
+    """A parsed page: its tags, attributes and text, and problems with unbalanced tags."""
 
     def __init__(self, source: str) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def page(source: str) -> Page:
 
 
 def test_the_page_is_well_formed(page: Page) -> None:
-    """Every tag is closed in its place, ids are unique, and each link within the page has its target."""
+    """Every tag is closed, ids are unique, and each link within the page has a target."""
     assert page.problems == []
     assert [name for name, n in Counter(page.all("id")).items() if n > 1] == []
     inner = {link[1:] for link in page.all("href") if link.startswith("#")}
@@ -84,7 +84,7 @@ def test_the_page_is_well_formed(page: Page) -> None:
 
 
 def test_the_page_fetches_nothing(source: str, page: Page) -> None:
-    """No script, no image, no font and no style from elsewhere; only declared links lead out, when followed."""
+    """There are no scripts and no external images, fonts or styles; the only outgoing links are declared ones."""
     assert {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "video", "audio"} == set()
     assert page.all("src") == []
     outer = {(tag, a["href"]) for tag, a in page.tags if "href" in a and not a["href"].startswith("#")}
@@ -95,12 +95,12 @@ def test_the_page_fetches_nothing(source: str, page: Page) -> None:
 
 
 def test_the_answer_stands_first(page: Page) -> None:
-    """The first lines say whether the upgrade is safe, how many changes there are, where they begin, what to do."""
+    """The first lines give the verdict, the number of changes, where they begin, and what to do."""
     start = page.words[:1200]
     for part in (
-        "REGRESSION: something changed that nothing declares.",
+        "REGRESSION: some changes are unexpected.",
         "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION.",
-        "First divergence: model.attention 'eager' → 'sdpa', since t4.41 → t4.48",
+        "First divergence: model.attention 'eager' → 'sdpa', at step t4.41 → t4.48",
         "1 fails (unmeasured)",
         "Next: look at loss.step_losses.",
     ):
@@ -108,7 +108,7 @@ def test_the_answer_stands_first(page: Page) -> None:
 
 
 def test_the_map_has_every_stage_and_environment(source: str) -> None:
-    """Each environment is a row with a word in each stage's cell; one without a record shows its problem."""
+    """Each environment has a row with a word in each stage's cell, or with its problem if it has no record."""
     table = re.search(r'<table class="map">.*?</table>', source, re.DOTALL)
     assert table is not None
     map_page = Page(table[0])
@@ -120,11 +120,11 @@ def test_the_map_has_every_stage_and_environment(source: str) -> None:
     assert len(cells) == 4 * len(STAGES) + 1
     row = table[0].split('<th scope="row">t5.23\n')[1].split("</tr>")[0]
     assert [word for word in re.findall(r'class="word">(.*?)<', row)][-4:] == ["expected"] + ["REGRESSION"] * 3
-    assert re.search(r'href="#step-2-1-loss".*href="#step-2-1-loss"', row, re.DOTALL)  # evaluation leads to its cause
+    assert re.search(r'href="#step-2-1-loss".*href="#step-2-1-loss"', row, re.DOTALL)  # evaluation links to its cause
 
 
 def test_every_figure_has_a_text_alternative(source: str) -> None:
-    """Each drawing has a title, a description and its numbers as a table; matplotlib's ids do not collide."""
+    """Each drawing has a title, a description and a table of its numbers."""
     drawn = re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', source, re.DOTALL)
     assert len(drawn) == 4
     for svg in drawn:
@@ -133,14 +133,14 @@ def test_every_figure_has_a_text_alternative(source: str) -> None:
 
 
 def test_figures_take_the_colours_of_the_page(source: str) -> None:
-    """No drawing has a colour or font of its own, so that dark mode and the reader's fonts hold for it."""
+    """Drawings have no colours or fonts of their own, so that dark mode and the reader's fonts apply."""
     for svg in re.findall(r'<svg viewBox="[^"]*" role="img".*?</svg>', source, re.DOTALL):
         assert re.findall(r"#[0-9a-fA-F]{6}\b|font-family", svg) == []
     assert all(code not in source for code in SERIES)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    """A name, token, warning, problem, setting, reason or link from outside is shown, never obeyed."""
+    """Names, tokens, warnings, problems, settings, reasons and links from outside are shown, never interpreted."""
     rows = [{"score": 0.5, "token": 1, "token_str": HOSTILE, "sequence": HOSTILE}]
     other = record("5.23.0", "5.2.0", model__attention=HOSTILE, fill_mask__pipeline=rows, loss__warnings=[HOSTILE])
     other.config["guide"] |= {HOSTILE: HOSTILE, "prompt": HOSTILE}
@@ -162,12 +162,12 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_equal_drifts_give_equal_bytes(source: str, tmp_path: Path) -> None:
-    """The page is the same in another process, with another order of sets: it can be stored and compared."""
+    """The page is the same in another process with another hash seed, so it can be stored and compared."""
     script = (
         "import sys; from pathlib import Path; from tests.report.records import drift\n"
         "from mlmrepro.report.html import write_html; write_html(drift(Path(sys.argv[1])), Path(sys.argv[2]))"
     )
-    paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])  # the tests' folder comes last
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])  # the tests' folder is last
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": paths}
     command = [sys.executable, "-c", script, str(tmp_path / "golden"), str(tmp_path / "drift.html")]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
@@ -176,7 +176,7 @@ def test_equal_drifts_give_equal_bytes(source: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outcomes", [[], [Outcome("a", None, "boom")]])
 def test_no_record_at_all_is_still_a_page(outcomes: list[Outcome], tmp_path: Path) -> None:
-    """A matrix in which everything failed gives a page that says so."""
+    """If every environment failed, there is a page that says so."""
     write_html(Drift(outcomes), tmp_path / "drift.html")
     found = Page((tmp_path / "drift.html").read_text(encoding="utf-8"))
     assert found.problems == []
@@ -185,7 +185,7 @@ def test_no_record_at_all_is_still_a_page(outcomes: list[Outcome], tmp_path: Pat
 
 
 def test_one_record_is_a_page() -> None:
-    """One record without goldens gives its figures and no changes."""
+    """One record without goldens gives figures, but no changes."""
     found = Page(render_html(Drift([Outcome("a", record())])))
     assert found.problems == []
     assert "there is nothing to compare it with" in found.words
@@ -207,12 +207,12 @@ def test_records_without_stages_and_numbers() -> None:
     )
     found = Page(render_html(Drift([Outcome("a", record()), Outcome("b", empty), Outcome("c", odd)])))
     assert found.problems == []
-    assert "no finite number" in found.words
+    assert "3 of the losses are not finite" in found.words
     assert "none not measured on one side" in found.words
 
 
 def test_long_lists_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value with thousands of differences is listed up to a limit, with how many are left out."""
+    """A value with thousands of differences is listed up to a limit, and the rest is counted."""
     monkeypatch.setattr(html.plots, "drawings", lambda _: [])
     many = [float(n) for n in range(5000)]
     found = Page(
@@ -248,12 +248,12 @@ def palettes() -> dict[str, dict[str, str]]:
 TEXT = [(ink, ground) for ink in ("ink", "muted", "link", "bad-text") for ground in ("page", "surface")]
 TEXT += [(f"{name}-ink", name) for name in ("same", "noise", "expected", "better", "unsure", "none", "bad")]
 TEXT += [("muted", "none"), ("expected-ink", "page"), ("better-ink", "page"), ("unsure-ink", "page")]
-TEXT += [("surface", f"c{n}") for n in range(1, 7)]  # the names within the bars
+TEXT += [("surface", f"c{n}") for n in range(1, 7)]  # the names inside the bars
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
 def test_colours_can_be_told_apart(mode: str) -> None:
-    """Text reaches a contrast of 4.5 to 1 (WCAG AA), lines of figures 3 to 1, in light and in dark."""
+    """Text has a contrast of at least 4.5 to 1 (WCAG AA), lines of figures 3 to 1, in light and dark mode."""
     colours = palettes()[mode]
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     low = {pair: contrast(*(colours[name] for name in pair)) for pair in TEXT}
@@ -262,7 +262,7 @@ def test_colours_can_be_told_apart(mode: str) -> None:
 
 
 def test_both_modes_name_the_same_colours() -> None:
-    """Dark mode forgets no colour, and every one that is used is named."""
+    """Both modes define the same colours, and every colour in use is defined."""
     light, dark = palettes().values()
     assert set(light) == set(dark)
     style = (html._TEMPLATES / "drift.css").read_text(encoding="utf-8")

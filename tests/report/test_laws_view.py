@@ -1,4 +1,4 @@
-"""Laws as they are shown: broken ones first with number, bound and likely cause, safe for a terminal and for XML."""
+"""Reports on laws: broken laws come first with number, bound and likely cause, safe for a terminal and for XML."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def printed(results: list[LawResult], *, numbers: bool = False) -> str:
 
 
 def test_the_headline_counts_every_verdict() -> None:
-    """Each verdict that occurs is named with its number; what does not occur is not."""
+    """The headline counts each verdict that occurs, and no others."""
     assert laws_headline(ALL) == (
-        "1 of 5 laws hold, 1 broken, 1 unmeasured, 1 broken as declared for these versions, 1 not applicable"
+        "1 of 5 laws hold, 1 broken, 1 unmeasured, 1 known to be broken in these versions, 1 not applicable"
     )
     assert laws_headline([HOLDS]) == "1 of 1 law hold"
 
 
 def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
-    """What a reader has to know of it stands together, before what could not be measured and what is declared."""
+    """All facts on a broken law stand together, before unmeasured laws and known faults."""
     text = printed(ALL)
     order = [text.index(name) for name in ("both_directions", "second_save", "accumulation", "dropout")]
     assert order == sorted(order)
@@ -62,7 +62,7 @@ def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
 
 
 def test_notes_on_the_text_stand_in_every_form(tmp_path: Path) -> None:
-    """Which column is the text is told on the terminal, in Markdown and in JUnit; without notes nothing is."""
+    """Notes, such as the text column, are on the terminal, in Markdown and in JUnit; without notes there is no line."""
     note = "the text of a.jsonl is its column 'body'"
     out = io.StringIO()
     print_laws(ALL, notes=[note], console=Console(file=out, width=100, markup=False))
@@ -75,24 +75,24 @@ def test_notes_on_the_text_stand_in_every_form(tmp_path: Path) -> None:
 
 
 def test_numbers_shows_what_every_law_measured() -> None:
-    """With numbers, laws that hold are shown with theirs."""
+    """With `numbers`, laws that hold are shown with their measurements."""
     text = printed(ALL, numbers=True)
     assert "padding" in text
     assert "1e-07" in text
 
 
 def test_markdown_tells_the_same() -> None:
-    """Headline, the broken law with its numbers, and all laws folded away."""
+    """Markdown has the headline, the broken law with its numbers, and a folded table of all laws."""
     text = laws_markdown(ALL)
     assert text.startswith("### ✗ 1 of 5 laws hold")
     assert "**BROKEN** `both_directions`" in text
-    assert "change of an earlier logit: **0 logits**, wanted at least 0.01" in text
+    assert "change of an earlier logit: **0 logits**, expected at least 0.01" in text
     assert text.count("| `") == len(ALL)
     assert laws_markdown([HOLDS]).startswith("### = 1 of 1 law")
 
 
 def test_junit_has_a_case_for_each_law(tmp_path: Path) -> None:
-    """Broken and unmeasured laws fail, declared and inapplicable ones are skipped, and it is XML whatever is in it."""
+    """Broken and unmeasured laws fail, known and inapplicable ones are skipped, and the file is valid XML."""
     laws_junit(ALL, tmp_path / "laws.xml", "my-model")
     suite = ElementTree.parse(tmp_path / "laws.xml").getroot()[0]
     assert {key: suite.attrib[key] for key in ("tests", "failures", "skipped")} == {
@@ -100,10 +100,10 @@ def test_junit_has_a_case_for_each_law(tmp_path: Path) -> None:
     }  # fmt: skip
     failed = {case.attrib["name"]: case[0].text for case in suite if len(case) and case[0].tag == "failure"}
     assert set(failed) == {"both_directions", "second_save"}
-    assert "wanted at least 0.01" in (failed["both_directions"] or "")
+    assert "expected at least 0.01" in (failed["both_directions"] or "")
 
 
 def test_each_link_of_a_declared_law_is_one() -> None:
-    """A law may be excused for several reasons, each with its address."""
+    """A known fault may have several reasons, each with its own link."""
     two = dataclasses.replace(KNOWN, link="https://example.org/1 https://example.org/2")
     assert "<https://example.org/1> <https://example.org/2>" in laws_markdown([two])

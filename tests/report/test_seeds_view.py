@@ -1,4 +1,4 @@
-"""Two recipes with several seeds: every raw value, the answer, the test, and what it could see."""
+"""The comparison of recipes: every raw value, the answer, the test, and the detectable difference."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_answer_stands_first(after: tuple[float, ...], answer: Answer) -> No
 
 
 def test_every_raw_value_is_listed() -> None:
-    """Each seed's loss stands on the terminal and in the table, those of the longer side too."""
+    """The loss of each seed is on the terminal and in the table, even if one side has more seeds."""
     comparison = compared(after=WORSE[:3])
     for text in (words(shown(comparison)), seeds_markdown(comparison)):
         assert all(re.search(rf"\b{loss:g}\b", text) for loss in (*OLD, *WORSE[:3]))
@@ -61,34 +61,34 @@ def test_every_raw_value_is_listed() -> None:
 
 
 def test_the_test_and_its_power_are_stated() -> None:
-    """Each claim's p-value, the least that can be reached, alpha, and the difference seen with the stated power."""
+    """The output has each p-value, the smallest possible one, alpha, and the detectable difference with its power."""
     comparison = compared()
     assert comparison.smallest_effect is not None
     for text in (words(shown(comparison)), seeds_markdown(comparison)):
         for part in (
-            "p of worse by more than the margin 0.00397",
-            "5 against 5 seeds can reach 0.00397 at best, alpha is 0.05",
-            f"a true difference of {comparison.smallest_effect:.3g} nats could be told (power 95 %)",
+            "p = 0.00397 for worse by more than the margin",
+            "the smallest possible p with 5 against 5 seeds is 0.00397 (alpha 0.05)",
+            f"a true difference of {comparison.smallest_effect:.3g} nats (power 95 %)",
             f"standard deviation between seeds {comparison.deviation:.3g} nats",
         ):
             assert part in text
 
 
 def test_two_against_two_can_tell_nothing() -> None:
-    """So few seeds are refused, with the least p-value they reach, and no difference is said to be large enough."""
+    """With so few seeds the answer is inconclusive; the output gives the smallest possible p-value."""
     text = words(shown(compared(OLD[:2], (9.0, 9.1))))
     assert text.startswith("? inconclusive")
-    assert "2 against 2 seeds can reach 0.167 at best, alpha is 0.05" in text
-    assert "no difference, however large, could be told with so few seeds" in text
+    assert "the smallest possible p with 2 against 2 seeds is 0.167 (alpha 0.05)" in text
+    assert "no difference, however large: too few seeds" in text
     assert "power" not in text
 
 
 def test_a_loss_that_is_no_number_is_shown() -> None:
-    """A NaN is listed as it is; nothing is computed from it, and no None is printed."""
+    """NaN is listed, nothing is computed from it, and None is not printed."""
     comparison = compared(after=(3.7, math.nan, 3.72))
     for text in (words(shown(comparison)), seeds_markdown(comparison)):
         assert "NaN" in text
-        assert not re.search(r"\bNone\b|\bnan\b|p of", text)
+        assert not re.search(r"\bNone\b|\bnan\b|p = ", text)
 
 
 @pytest.mark.parametrize("width", [80, 40])
@@ -98,7 +98,7 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 
 def test_markdown_keeps_within_its_limit() -> None:
-    """A table that does not fit is left out with a note, never cut."""
+    """A table that does not fit is left out with a note, never cut off."""
     page = seeds_markdown(compared(), limit=850)
     assert len(page) <= 850
     assert "left out here" in page

@@ -1,4 +1,4 @@
-"""Comparisons and drifts on the terminal and as Markdown."""
+"""Comparisons and drifts on the terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def whole(tmp_path: Path) -> Drift:
 
 
 def test_a_comparison_tells_verdict_packages_settings_and_stages() -> None:
-    """One comparison answers: what changed, where first, what follows, what else differs, what to do."""
+    """A comparison says what changed, where it began, what inherits it, what else differs, and what to do."""
     before, after = record(), record("5.23.0", "5.2.0", blocks__train_blocks=42, masked_batches__draw="0")
     after.config["guide"]["seed"] = 1
     text = words(shown(print_comparison, compare_records(Outcome("old", before), Outcome("new", after))))
@@ -49,14 +49,14 @@ def test_a_comparison_tells_verdict_packages_settings_and_stages() -> None:
         "seed 42 → 1",
         "transformers 4.41.2 → 5.23.0",
         "First divergence: blocks.train_blocks 43 → 42",
-        "blocks changed by itself: train_blocks 43 → 42 (-1); follows: masked_batches",
-        "Next: make both records with the same settings first",
+        "blocks changed by itself: train_blocks 43 → 42 (-1); inherited by: masked_batches",
+        "Next: make the records again with the same settings. They differ in seed",
     ):
         assert part in text
 
 
 def test_several_records_stand_in_columns() -> None:
-    """Records against the same first one take a column each, on the terminal and in Markdown."""
+    """Records compared with the same first record have one column each, on the terminal and in Markdown."""
     first = Outcome("first", record())
     others = [Outcome("same", record()), Outcome("other", record(model__attention="sdpa"))]
     steps = [compare_records(first, outcome) for outcome in others]
@@ -66,7 +66,7 @@ def test_several_records_stand_in_columns() -> None:
 
 
 def test_a_bare_comparison_says_nothing_of_packages() -> None:
-    """What is not given is not claimed: a comparison without its records names no package."""
+    """A comparison without records names no packages."""
     assert "packages" not in shown(print_comparison, Comparison([], ("golden", "new")))
 
 
@@ -77,17 +77,17 @@ def test_a_bare_comparison_shows_the_packages_that_it_is_given() -> None:
 
 
 def test_many_changes_are_cut_with_a_count() -> None:
-    """A hundred changes fit a screen and a pull request; how many are left out is said."""
+    """A hundred changes fit a screen and a pull request, and those left out are counted."""
     extra = {f"model__beside.v{n}": n for n in range(100)}
     other = {name: value + 1 for name, value in extra.items()}
     step = compare_records(Outcome("a", record(**extra)), Outcome("b", record(**other)))
     assert "and 80 more changes (80 of model)" in words(shown(print_comparison, step))
     assert len(comparison_markdown(step, limit=5000)) <= 5000
-    assert "more lines, in the HTML report" in comparison_markdown(step, limit=5000)
+    assert "more lines in the HTML report" in comparison_markdown(step, limit=5000)
 
 
 def test_the_drift_shows_every_stage_and_environment(whole: Drift) -> None:
-    """The map has a row for each environment, failed ones too, and a column for each stage."""
+    """The map has a row for each environment, even a failed one, and a column for each stage."""
     text = shown(print_drift, whole)
     for outcome in whole.outcomes:
         assert re.search(rf"^{re.escape(outcome.name)} .*", text, re.MULTILINE)
@@ -97,20 +97,20 @@ def test_the_drift_shows_every_stage_and_environment(whole: Drift) -> None:
 
 
 def test_the_drift_tells_each_change_once_where_it_began(whole: Drift) -> None:
-    """A change stands at its own step, with its cause, its packages and its verdict."""
+    """A change is listed at its own step, with its cause, its packages and its verdict."""
     text = words(shown(print_drift, whole))
     assert text.count("model changed by itself: attention 'eager' → 'sdpa'") == 1
     assert "Δ expected change model changed" in text
-    assert re.search(r"declared: SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
+    assert re.search(r"declared cause: SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
     assert text.count("loss changed by itself") == 1
-    assert "behind it: transformers" in text
+    assert "caused by: transformers" in text
     assert "t5.1: no record: pip found no wheel (log: logs/t5.1.log)" in text
     assert "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION." in text
-    assert "First divergence: model.attention 'eager' → 'sdpa', since t4.41 → t4.48" in text
+    assert "First divergence: model.attention 'eager' → 'sdpa', at step t4.41 → t4.48" in text
 
 
 def test_the_map_tells_without_colour(whole: Drift) -> None:
-    """Words and marks alone say what is expected, what is a regression, what follows and what is new."""
+    """Words and marks are enough to tell expected, regressed, inherited and new changes apart."""
     lines = [line.split() for line in shown(print_drift, whole).splitlines() if line.startswith("t")]
     rows = {line[0]: line for line in lines if len(line) == 1 + len(STAGES)}
     assert rows["t4.48"][-4:] == ["exp•", "=", "=", "="]
@@ -126,7 +126,7 @@ def test_no_line_is_wider_than_the_terminal(whole: Drift, width: int) -> None:
 
 
 def test_a_value_that_is_wrong_everywhere_is_told(tmp_path: Path) -> None:
-    """No step changes what all environments have wrong; the goldens still do not pass, and the report says why."""
+    """A value that is wrong everywhere changes in no step, but fails against the goldens; the report says why."""
     goldens = golden(tmp_path, record(model__attention="sdpa"))
     found = Drift([Outcome("a", record()), Outcome("b", record())], goldens)
     assert found.verdict is Verdict.REGRESSION
@@ -136,7 +136,7 @@ def test_a_value_that_is_wrong_everywhere_is_told(tmp_path: Path) -> None:
 
 
 def test_a_cell_leads_to_the_change_behind_it() -> None:
-    """A change and its taking back lead to their own steps, what stays changed to the step that changed it."""
+    """A change and its reversal link to their own steps; an unchanged cell between them links to the first."""
     records = [record(), record(model__attention="sdpa"), record(model__attention="sdpa"), record()]
     rows = Outline(Drift([Outcome(str(n), each) for n, each in enumerate(records)])).rows
     cells = [row.cells[STAGES.index("model")] for row in rows]
@@ -145,7 +145,7 @@ def test_a_cell_leads_to_the_change_behind_it() -> None:
 
 
 def test_hostile_text_is_shown_as_it_is_written() -> None:
-    """Names, problems, tokens and settings are text: no markup, no HTML, no mention, no escape sequence."""
+    """Names, problems, tokens and settings are never read as markup, HTML, mentions or escape sequences."""
     rows = [{"score": 0.5, "token": 1, "token_str": HOSTILE, "sequence": HOSTILE}]
     other = record("5.23.0", "5.2.0", fill_mask__pipeline=rows, **{f"model__beside.{HOSTILE}": HOSTILE})
     other.config["guide"][HOSTILE] = HOSTILE
@@ -160,12 +160,12 @@ def test_hostile_text_is_shown_as_it_is_written() -> None:
         assert not re.search(r"@\w", outside_code)
         tables = [line for line in page.splitlines() if line.startswith("| ")]
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in tables}
-        assert len(cells) <= 2  # one number of cells for each kind of table
+        assert len(cells) <= 2  # one cell count per kind of table
         assert "\n# x" not in page
 
 
 def test_nothing_measured_is_said_and_fails() -> None:
-    """No outcome, and outcomes without a record, are reports that do not pass."""
+    """A report without records does not pass."""
     for found in (Drift([]), Drift([Outcome("a", None, "boom")])):
         assert found.exit_code == 1
         assert "Nothing was measured" in shown(print_drift, found)
@@ -174,7 +174,7 @@ def test_nothing_measured_is_said_and_fails() -> None:
 
 
 def test_one_record_alone(tmp_path: Path) -> None:
-    """One record is compared with the goldens, and where there are none the report says that there is nothing."""
+    """A single record is compared with the goldens; without goldens the report says there is nothing to compare."""
     alone = Outcome("a", record(model__attention="sdpa"))
     assert "there is nothing to compare it with" in words(shown(print_drift, Drift([alone])))
     against = Drift([alone], golden(tmp_path, record()))
@@ -182,7 +182,7 @@ def test_one_record_alone(tmp_path: Path) -> None:
 
 
 def test_a_record_that_lacks_stages_is_unmeasured() -> None:
-    """A record without its last stages is shown, and does not pass."""
+    """A record without its last stages is shown, but does not pass."""
     half = record("5.23.0", "5.2.0")
     for stage in STAGES[4:]:
         del half.stages[stage]
@@ -193,14 +193,14 @@ def test_a_record_that_lacks_stages_is_unmeasured() -> None:
 
 
 def test_losses_that_are_no_numbers_are_shown() -> None:
-    """NaN in a record is a regression with its place, not an error of the report."""
+    """NaN in a record is a regression with its position, not an error in the report."""
     found = Drift([Outcome("a", record()), Outcome("b", record(loss__step_losses=[math.nan] * 6))])
     assert "step_losses[0] 4.5 → NaN (not a finite number)" in words(shown(print_drift, found))
 
 
 @pytest.mark.parametrize("limit", [3000, 60_000])
 def test_markdown_keeps_within_its_limit(limit: int) -> None:
-    """However much changed, a comment stays below GitHub's limit, whole, and says what it leaves out."""
+    """With any number of changes a comment stays below GitHub's limit, is well-formed, and says what is left out."""
     outcomes = []
     for n in range(12):
         values = {f"{stage}__beside.value_{i}_{'x' * 60}": [n, i] for stage in STAGES for i in range(20)}
@@ -213,5 +213,5 @@ def test_markdown_keeps_within_its_limit(limit: int) -> None:
 
 
 def test_equal_drifts_give_equal_text(tmp_path: Path) -> None:
-    """Markdown does not depend on the moment or on the order of a set."""
+    """Equal drifts give the same Markdown."""
     assert drift_markdown(drift(tmp_path / "a")) == drift_markdown(drift(tmp_path / "b"))

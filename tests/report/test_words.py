@@ -1,4 +1,4 @@
-"""Values, verdicts and changes in words."""
+"""The wording of values, verdicts and changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def finding(*found: Difference, name: str = "step_losses", verdict: Verdict = Ve
 
 
 def test_every_verdict_has_a_symbol_and_words_of_its_own() -> None:
-    """No two verdicts look the same without colour, and each has a headline and a next step."""
+    """Verdicts look different without colour, and each has a headline and a next step."""
     for words in (SYMBOL, SHORT, LEGEND):
         assert len(set(words.values())) == len(Verdict)
     assert len({headline(verdict) for verdict in Verdict}) == len(Verdict)
@@ -44,18 +44,18 @@ def test_every_verdict_has_a_symbol_and_words_of_its_own() -> None:
     [("a\nb\t c", "a b c"), ("\x1b[31mred", "\\x1b[31mred"), ("\ud800", "\\ud800"), ("\u202eevil", "\\u202eevil")],
 )
 def test_what_is_not_printable_is_written_as_an_escape(text: str, shown: str) -> None:
-    """No escape sequence reaches a terminal, no direction mark a page, no lone surrogate a file."""
+    """Escape sequences, direction marks and lone surrogates never reach a terminal, page or file."""
     assert clean(text) == shown
     assert shown.encode()
 
 
 def test_floats_are_told_apart() -> None:
-    """Two floats that differ late are printed with as many digits as it takes."""
+    """Two nearly equal floats are printed with enough digits to look different."""
     assert finding_line(finding(Difference("[0]", 4.568401, 4.568402))).startswith("step_losses[0] 4.568401 → 4.568402")
 
 
 def test_a_line_tells_the_unit_the_rest_and_the_largest() -> None:
-    """A value with many differences is one line: the first, how many more, and the largest."""
+    """A value with many differences takes one line: the first, the number of others, and the largest."""
     found = [Difference(f"[{n}]", 4.0, 4.0 + (n + 1) / 100) for n in range(18)]
     line = finding_line(finding(*found), {("loss", "step_losses"): "nats"})
     assert line == "step_losses[0] 4 → 4.01 (+0.01 nats) and 17 more differences, the largest +0.18 nats at [17]"
@@ -63,13 +63,13 @@ def test_a_line_tells_the_unit_the_rest_and_the_largest() -> None:
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf, -math.inf])
 def test_no_finite_number_is_named(figure: float) -> None:
-    """NaN and the infinities stand by name, with no difference computed."""
+    """NaN and the infinities are given by name, without a numerical difference."""
     line = finding_line(finding(Difference("", 4.0, figure, "not a finite number")))
     assert line == f"step_losses 4 → {number(figure)} (not a finite number)"
 
 
 def test_a_missing_value_is_said_to_be_missing() -> None:
-    """What one side lacks is no arrow from nothing."""
+    """A value that one side lacks is described in words, without an arrow."""
     assert finding_line(finding(Difference("", ABSENT, 5, "nothing to compare it with"))) == (
         "step_losses 5 obtained, nothing to compare it with"
     )
@@ -77,18 +77,17 @@ def test_a_missing_value_is_said_to_be_missing() -> None:
 
 
 def test_a_long_value_is_shown_by_its_size() -> None:
-    """A value of any length takes a bounded part of a line."""
+    """A value of any length takes a limited part of a line."""
     assert value(list(range(10_000))) == "10,000 values"
     assert len(value("x" * 10_000)) == 60
 
 
 def test_a_change_names_its_stage_values_and_consequences() -> None:
-    """A change is one line whatever the number of its values."""
+    """A change takes one line, whatever the number of its values."""
     findings = [finding(Difference("", n, n + 1), name=f"v{n}") for n in range(50)]
     line = change_line(Change("loss", tuple(findings), ("evaluation",)))
-    assert line == (
-        "loss changed by itself: v0 0 → 1 (+1); v1 1 → 2 (+1); and 48 more values (v2, v3, v4, …); follows: evaluation"
-    )
+    values = "v0 0 → 1 (+1); v1 1 → 2 (+1); and 48 more values (v2, v3, v4, …)"
+    assert line == f"loss changed by itself: {values}; inherited by: evaluation"
 
 
 def test_absent_packages_and_long_lists() -> None:
@@ -103,5 +102,5 @@ def test_the_tally_counts_each_verdict() -> None:
 
 
 def test_different_settings_come_first() -> None:
-    """Where two runs had other settings, that is the thing to mend before any version is blamed."""
+    """If two runs had different settings, the advice is to fix that first."""
     assert "seed" in next_step(Verdict.REGRESSION, finding(), {"seed": (1, 2)})

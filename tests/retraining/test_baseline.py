@@ -111,7 +111,7 @@ def test_a_damaged_baseline_is_refused(folder: Path, damage: Callable[[Path], No
 
 def test_what_is_there_is_kept(made: Baseline, folder: Path, tmp_path: Path) -> None:
     """A baseline is replaced only on demand, and anything else never."""
-    with pytest.raises(UserError, match="holds a baseline already"):
+    with pytest.raises(UserError, match="already holds a baseline"):
         made.write(folder)
     made.write(folder, overwrite=True)
     (tmp_path / "mine").mkdir()

@@ -270,5 +270,5 @@ def test_what_cannot_be_scored_is_refused_before_the_first_step(tmp_path: Path, 
     for shard in (torch.nn.Parameter(torch.empty(0)), type("FullyShardedDataParallel", (torch.nn.Module,), {})()):
         made = trainer(tmp_path, GateCallback(baseline))
         made.model.shard = shard
-        with pytest.raises(UserError, match="shared out among processes"):
+        with pytest.raises(UserError, match="split among processes"):
             made.train()

@@ -73,7 +73,7 @@ def test_a_rounded_copy_is_never_better(make: Callable[..., Any], name: str) -> 
     result = check(candidate, baseline)
     assert result.answer is (Answer.REGRESSION if make is damaged_by else Answer.SAME)
     assert result.rounded == Rounded("candidate", name)
-    assert f"The weights are the baseline's rounded to {name}: the difference of " in said(result)
+    assert f"The candidate's weights are the baseline's rounded to {name}, so the difference of " in said(result)
     assert not [part for part in result.slices if part.answer == "better"]
     if make is made_better_by:
         unknown = dataclasses.replace(baseline, about={k: v for k, v in baseline.about.items() if k != "rounded"})
@@ -105,7 +105,7 @@ def test_the_unrounded_original_is_no_better_than_its_copy(name: str) -> None:
     model = damaged_by(name)
     result = check(Scorer(model, TOKENIZER), baseline_of(rounded(model, name)))
     assert (result.answer, result.rounded) == (Answer.SAME, Rounded("baseline", name))
-    assert f"The baseline's weights are these rounded to {name}" in said(result)
+    assert f"The baseline's weights are the candidate's rounded to {name}" in said(result)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -130,5 +130,5 @@ def test_an_evaluation_in_another_format_is_said(tmp_path: Any) -> None:
     make_baseline(Scorer.load(str(tmp_path / "old"), device="cpu"), tiny.TEXT, checkpoint="old").write(tmp_path / "b")
     result = check_checkpoint(str(tmp_path / "old"), tmp_path / "b", device="cpu", dtype="bfloat16")
     assert (result.answer, result.rounded) == (Answer.SAME, Rounded("evaluation", "bfloat16"))
-    assert "one of the two was scored in bfloat16: the difference of " in said(result)
+    assert "one of them was scored in bfloat16, so the difference of " in said(result)
     assert check_checkpoint(str(tmp_path / "old"), tmp_path / "b", device="cpu").rounded is None

@@ -178,7 +178,9 @@ def test_another_text_is_refused_before_anything_is_trained(
 ) -> None:
     """Another split has another text: the message says where, no seed is trained, and no folder is left."""
     config, watched = _config(tmp_path / "new", [*settings, "seed=7"]), _KilledIn()
-    with pytest.raises(UserError, match=r"old was scored on another text: the first difference is in held-out docume"):
+    with pytest.raises(
+        UserError, match=r"old was scored on a different text: the first difference is in held-out docum"
+    ):
         retrain(config, (7,), against=("old", Retraining.read(made[0])), progress=watched)
     assert len(watched.stages) == 1
     assert not config.output_dir.exists()
@@ -268,15 +270,15 @@ def test_seeds_are_counted_or_listed(text: str, seeds: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("0", "no number of seeds"),
-        ("-1", "no number of seeds"),
-        (str(2**32), "no number of seeds"),
+        ("0", "not a valid number of seeds"),
+        ("-1", "not a valid number of seeds"),
+        (str(2**32), "not a valid number of seeds"),
         ("", "names no seed"),
         (",", "names no seed"),
-        ("many", "no list of numbers"),
+        ("many", "neither a number nor a list"),
         ("1,2,1", "holds 1 twice"),
         ("1,-2", "holds -2"),
-        (f"1,{2**32}", "which is no seed"),
+        (f"1,{2**32}", "which is not a valid seed"),
     ],
 )
 def test_what_are_no_seeds_is_refused(text: str, problem: str) -> None:
@@ -290,7 +292,7 @@ def test_what_are_no_seeds_is_refused(text: str, problem: str) -> None:
     [
         ("push_to_hub=true", "push_to_hub is True"),
         ("save_strategy=epoch", "save_strategy is 'epoch'"),
-        ("seed=none", "hold out another text"),
+        ("seed=none", "hold out a different text"),
         ("block_size=65", "takes at most 64 tokens"),
         ("text_column=nothing", "no column 'nothing'"),
     ],
@@ -320,7 +322,7 @@ def test_an_output_that_is_taken_is_refused(old: Path, settings: list[str], tmp_
     (old / recipe._WORK).mkdir()
     with (
         FileLock(old / recipe._WORK / "lock"),
-        pytest.raises(UserError, match="another retraining is at work"),
+        pytest.raises(UserError, match="another retraining is running"),
     ):
         retrain(_config(old, settings), (1,))
     retrain(_config(old, settings), (42,))
@@ -351,4 +353,4 @@ def test_one_folder_is_not_compared_with_itself(old: Path, settings: list[str]) 
     """`--against` the output itself would always say same."""
     result = _invoke(old, settings, "--seeds", "2", "--against", str(old))
     assert isinstance(result.exception, UserError)
-    assert "are one folder" in result.exception.problem
+    assert "are the same folder" in result.exception.problem

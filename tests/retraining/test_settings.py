@@ -56,8 +56,8 @@ def test_the_nearest_project_is_asked(tmp_path: Path, monkeypatch: pytest.Monkey
         ("[tool.mlmrepro]\nalpha = 0\n", "alpha is 0. Remedy: give a number from 1e-06 to 0.2."),
         ("[tool.mlmrepro]\npower = 1.0\n", "power is 1.0. Remedy: give a number from 0.5 to 0.9999."),
         ("[tool.mlmrepro\n", "cannot be read: "),
-        ("tool = 3\n", "[tool.mlmrepro] is no table"),
-        ("[tool]\nmlmrepro = 0.01\n", "[tool.mlmrepro] is no table"),
+        ("tool = 3\n", "[tool.mlmrepro] is not a table"),
+        ("[tool]\nmlmrepro = 0.01\n", "[tool.mlmrepro] is not a table"),
     ],
 )
 def test_a_mistaken_table_is_told_with_its_file(tmp_path: Path, table: str, problem: str) -> None:

@@ -63,7 +63,7 @@ def test_each_kind_of_table_gives_the_same_documents(tmp_path: Path, write: Writ
     text = read_text(write(tmp_path, ROWS))
     assert _texts(text) == READ
     assert [document.name for document in text.documents] == ["1", "2", "3"]
-    assert (text.column, text.notes) == ("text", (f"the text of {text.source} is its column 'text'",))
+    assert (text.column, text.notes) == ("text", (f"the text of {text.source} is in its column 'text'",))
 
 
 @EACH_KIND
@@ -246,9 +246,9 @@ REMEDIES = {
     f"give one of them, or a folder with nothing but files of one kind ({KINDS})",
     "give a header and quoted cells",
     "give a list of objects",
-    "give a list of objects, columns of equal length, or one object a line (.jsonl)",
+    "give a list of objects, columns of equal length, or one object per line (.jsonl)",
     "give each column a name of its own",
-    "give one object a line; a truncated file has to be copied again",
+    "write one object per line; copy a truncated file again",
     "give one of the files, or move the others away",
     "leave --split out",
     "leave --text-column out",
@@ -256,14 +256,14 @@ REMEDIES = {
     "name one of them with --split",
     "name one that every row has with --text-column or --topic-column",
     "name the column of texts with --text-column NAME",
-    "put a line with the columns' names first, such as text; if it is a header, name the column of texts with "
+    "put a line of column names first, such as text; if it is a header, name the column of texts with "
     "--text-column NAME",
     "quote texts that hold the separator, which is one of commas, semicolons, tabs, bars",
     "rename the columns so that the header holds only one of them, or give .jsonl",
     "save it as UTF-8",
     "write it as a text, leave the row out, or name another column with --text-column",
     "write the file again",
-    "write the file again; a truncated one is copied again",
+    "write the file again, or copy it again if truncated",
     "write the Parquet file again",
     "write the text again from its source",
 }
@@ -284,7 +284,7 @@ def _empty_folder(folder: Path) -> Path:
     ("make", "settings", "problem"),
     [
         (lambda d: d / "none.txt", {}, r"none\.txt does not exist.*give a file \(\.txt, \.jsonl"),
-        (lambda d: _file(d, "t.pdf", "x"), {}, r"t\.pdf is of no known kind.*\.parquet"),
+        (lambda d: _file(d, "t.pdf", "x"), {}, r"t\.pdf has an unknown format.*\.parquet"),
         (lambda d: _file(d, "t.txt", ""), {}, r"t\.txt is empty"),
         (lambda d: _file(d, "t.txt", " \n\t\n"), {}, r"t\.txt is empty"),
         (lambda d: _file(d, "t.jsonl", "\n"), {}, r"t\.jsonl is empty"),
@@ -294,13 +294,17 @@ def _empty_folder(folder: Path) -> Path:
         (lambda d: _file(d, "t.txt", "Größe".encode("utf-16")), {}, r"t\.txt is not UTF-8"),
         (lambda d: _file(d, "t.txt", "ab".encode("utf-16-le")), {}, r"t\.txt holds null bytes.*UTF-8"),
         (lambda d: _file(d, "t.csv", b"text\na\0b\n"), {}, r"t\.csv holds null bytes"),
-        (lambda d: _cut(_json_lines(d, ROWS), 0.8), {}, r"t\.jsonl, line 3 is no JSON object.*truncated"),
+        (lambda d: _cut(_json_lines(d, ROWS), 0.8), {}, r"t\.jsonl, line 3 is not a JSON object.*truncated"),
         (
             lambda d: _file(d, "t.jsonl", '{"text": "水"}'.encode()[:-3]),
             {},
             r"t\.jsonl ends within a character.*truncated",
         ),
-        (lambda d: _json_lines(d, [{"text": "a"}, ["b"]]), {}, r"t\.jsonl, line 2 is no JSON object: it is no object"),
+        (
+            lambda d: _json_lines(d, [{"text": "a"}, ["b"]]),
+            {},
+            r"t\.jsonl, line 2 is not a JSON object: it is not an object",
+        ),
         (lambda d: _file(d, "t.jsonl", '{"text": "a\\ud83d b"}'), {}, r"line 1 holds half a character.*'text'"),
         (lambda d: _file(d, "t.jsonl", '{"text": ["a", "\\udc00"]}'), {}, r"line 1 holds half a character.*'text'"),
         (lambda d: _json_lines(d, [{"text": "a"}, {"tex": "b"}]), {}, r"line 2 has no column 'text'; it has tex"),
@@ -336,7 +340,7 @@ def _empty_folder(folder: Path) -> Path:
             {},
             r"t\.csv, row 2 has a different number of cells.*quote texts",
         ),
-        (lambda d: _file(d, "t.csv", 'text\n"a\n'), {}, r"t\.csv is no CSV: unexpected end of data"),
+        (lambda d: _file(d, "t.csv", 'text\n"a\n'), {}, r"t\.csv is not valid CSV: unexpected end of data"),
         (lambda d: _parquet(d, [{"text": 5}, {"text": 6}]), {}, r"no column that is clearly the text; .*\(int: 5\)"),
         (lambda d: _parquet(d, ROWS), {"column": "body"}, r"t\.parquet, row 1 has no column 'body'"),
         (
@@ -363,5 +367,5 @@ def test_a_damaged_saved_data_set_is_named(tmp_path: Path) -> None:
     """An Arrow file that ends too early is an error of the user's, not a stack of the library's."""
     path = _data_set(tmp_path, [{"text": f"row {n} " * 50} for n in range(200)])
     _cut(next(path.glob("*.arrow")), 0.5)
-    with pytest.raises(UserError, match=r"saved is no saved data set: (?!None)"):
+    with pytest.raises(UserError, match=r"saved is not a saved data set: (?!None)"):
         read_text(path)

@@ -179,7 +179,7 @@ def test_a_slow_tokenizer_that_looks_beyond_words_is_refused(tmp_path: Path) -> 
     assert len(encoder.encode(["mk"])[0]) == 2
     with pytest.raises(UserError) as error:
         encoder.encode(["mk t"])
-    assert error.value.problem == "Backwards cannot say which token stands where in the text"
+    assert error.value.problem == "Backwards cannot say where in the text each token stands"
     assert error.value.remedy == "give a checkpoint with a tokenizer.json"
 
 
@@ -196,7 +196,9 @@ def test_a_tokenizer_that_alters_text_between_its_special_tokens_is_refused() ->
     """Windows are put together from tokens: a template that leaves the text out would be read wrongly."""
     core = tiny.word_level(["a"]).backend_tokenizer
     core.post_processor = processors.TemplateProcessing(single="<s> </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
-    with pytest.raises(UserError, match=r"^the tokenizer changes a text beside its special tokens. Remedy: use a stan"):
+    with pytest.raises(
+        UserError, match=r"^the tokenizer changes a text when it adds special tokens. Remedy: use a stan"
+    ):
         Encoder(PreTrainedTokenizerFast(tokenizer_object=core, mask_token="<mask>"), 20)
 
 

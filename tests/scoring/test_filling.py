@@ -64,8 +64,8 @@ def test_filling_leaves_a_training_as_it_was() -> None:
     ("prompt", "problem"),
     [
         ("the sea " * 20 + "<mask>", "has 43 tokens, of 20.*shorten it"),
-        ("the <mask> and the [MASK]", "has not one mask token"),
-        ("the sea", "'the sea' has not one mask token. Remedy: write <mask> exactly once."),
+        ("the <mask> and the [MASK]", "does not have exactly one mask token"),
+        ("the sea", "'the sea' does not have exactly one mask token. Remedy: write <mask> exactly once."),
     ],
 )
 def test_prompts_that_cannot_be_filled_are_named(scorer: Scorer, prompt: str, problem: str) -> None:
@@ -104,16 +104,16 @@ def test_prompts_are_read_one_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("p.txt", "", r"p\.txt are empty.*one prompt with <mask> a line"),
+        ("p.txt", "", r"p\.txt is empty.*one prompt with <mask> per line"),
         ("p.txt", "a <mask>\n\nno mask here", r"p\.txt, line 3 holds no <mask>.*exactly once"),
         ("p.txt", "<mask> and <mask>", r"line 1 holds 2 <mask>"),
         ("p.txt", b"\xff\xfe<", r"p\.txt cannot be read: 'utf-8' codec.*UTF-8"),
-        ("p.jsonl", '{"prompt": "<mask>"}\n{"prompt": "<ma', r"p\.jsonl, line 2 is no prompt.*expected"),
-        ("p.jsonl", '{"text": "<mask>"}', r"line 1 is no prompt: KeyError: 'prompt'"),
-        ("p.jsonl", '["<mask>"]', r"line 1 is no prompt: TypeError"),
-        ("p.jsonl", '{"prompt": 5}', r"line 1 is no prompt: TypeError: prompt and expected have to be strings\."),
-        ("p.jsonl", '{"prompt": "<mask>", "expected": ["a"]}', r"line 1 is no prompt.*have to be strings"),
-        ("p.jsonl", '{"prompt": "<mask> \\ud800"}', r"line 1 is no prompt.*surrogates"),
+        ("p.jsonl", '{"prompt": "<mask>"}\n{"prompt": "<ma', r"p\.jsonl, line 2 is not a prompt.*expected"),
+        ("p.jsonl", '{"text": "<mask>"}', r"line 1 is not a prompt: KeyError: 'prompt'"),
+        ("p.jsonl", '["<mask>"]', r"line 1 is not a prompt: TypeError"),
+        ("p.jsonl", '{"prompt": 5}', r"line 1 is not a prompt: TypeError: prompt and expected must be strings\."),
+        ("p.jsonl", '{"prompt": "<mask>", "expected": ["a"]}', r"line 1 is not a prompt.*must be strings"),
+        ("p.jsonl", '{"prompt": "<mask> \\ud800"}', r"line 1 is not a prompt.*surrogates"),
         ("p.jsonl", '{"prompt": "no mask"}', r"line 1 holds no <mask>"),
     ],
 )
@@ -123,8 +123,8 @@ def test_bad_files_of_prompts_are_named(tmp_path: Path, name: str, content: str 
         read_probes(_file(tmp_path, name, content))
     assert error.value.remedy in {
         "give a text file in UTF-8",
-        "write <mask> exactly once a line",
-        "write one prompt with <mask> a line",
+        "write <mask> exactly once per line",
+        "write one prompt with <mask> per line",
         'write {"prompt": "... <mask> ...", "expected": "..."}',
     }
 

@@ -190,7 +190,7 @@ def test_a_text_without_any_token_to_mask_is_named(folder: str, checkpoint: str)
     with pytest.raises(UserError) as error:
         BOTH[folder](["water", mask], checkpoint)
     assert error.value.problem == "prediction 1 has no token that can be masked"
-    assert error.value.remedy == "leave out texts that the tokenizer does not know a word of"
+    assert error.value.remedy == "leave out texts of which the tokenizer knows no word"
 
 
 def test_a_module_says_what_it_is(folder: str) -> None:

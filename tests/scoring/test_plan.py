@@ -180,7 +180,7 @@ def test_a_plan_that_masks_nothing_is_refused(call, problem: str) -> None:  # ty
     assert error.value.remedy in {
         "give 1 or more",
         "give a number above 0, at most 0.5",
-        "give more text, another seed, or the complementary masks",
+        "give more text or another seed, or leave out --random-passes",
     }
 
 

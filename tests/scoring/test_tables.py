@@ -83,7 +83,7 @@ def test_each_kind_of_file_gives_the_same_documents(tmp_path: Path, name: str) -
     path = _write(tmp_path / name, FILES[name])
     text = read_text(path)
     assert _texts(text) == SENTENCES
-    assert (text.column, text.notes) == ("sentence", (f"the text of {path} is its column 'sentence'",))
+    assert (text.column, text.notes) == ("sentence", (f"the text of {path} is in its column 'sentence'",))
 
 
 @pytest.mark.parametrize("name", ["t.txt.gz", "T.TXT.gz"])
@@ -123,7 +123,7 @@ def test_a_folder_of_files_of_one_kind_is_one_table(tmp_path: Path, kind: str) -
     text = read_text(tmp_path / "d")
     assert _texts(text) == SENTENCES
     assert text.documents[0].name.startswith("a.")
-    assert f"of {tmp_path / 'd'} read, by their names' order" in text.notes[0]
+    assert f"of {tmp_path / 'd'} read, in the order of their names" in text.notes[0]
     assert len({document.name for document in text.documents}) == 3
 
 
@@ -143,7 +143,7 @@ def test_files_named_by_splits_are_splits(tmp_path: Path, pattern: str) -> None:
         _write(tmp_path / "d" / pattern.format(name), json.dumps({"text": f"of {name}"}))
     text = read_text(tmp_path / "d")
     assert _texts(text) == ["of test"]
-    assert text.notes[0] == f"the split 'test' of {tmp_path / 'd'} is read, of test, train"
+    assert text.notes[0] == f"the split 'test' of {tmp_path / 'd'} is read (it has test, train)"
     assert _texts(read_text(tmp_path / "d", split="train")) == ["of train"]
 
 
@@ -160,7 +160,10 @@ def test_nulls_are_left_out_and_counted(tmp_path: Path) -> None:
     path = _write(tmp_path / "t.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     text = read_text(path)
     assert _texts(text) == SENTENCES
-    assert text.notes == (f"the text of {path} is its column 'body'", f"2 rows with null in 'body' left out of {path}")
+    assert text.notes == (
+        f"the text of {path} is in its column 'body'",
+        f"2 rows with null in 'body' left out of {path}",
+    )
 
 
 @pytest.mark.parametrize("separator", [";", ",", "\t", "^"])
@@ -190,7 +193,7 @@ def test_a_named_column_shows_that_the_first_line_is_a_header(tmp_path: Path) ->
     """A header that looks like a text or a number is taken where the user names it."""
     for name in ("Write your text here.", "0"):
         path = _write(tmp_path / "t.csv", _separated([[name], *([text] for text in SENTENCES)], ","))
-        with pytest.raises(UserError, match="may be no header"):
+        with pytest.raises(UserError, match="may not be a header"):
             read_text(path)
         assert _texts(read_text(path, column=name)) == SENTENCES
 
@@ -229,18 +232,24 @@ def _double_parquet(folder: Path) -> Path:
 
 NO_HEADER = "The first document is no header.\nThe second document follows it.\nThe third one is the last.\n"
 CASES: list[tuple[Callable[[Path], Path], str]] = [
-    (lambda d: _write(d / "t.csv", NO_HEADER), r"first line of .*t\.csv may be no header: 'The first document is no h"),
-    (lambda d: _write(d / "t.csv", "0,A long sentence of words\n1,Another of them\n"), "may be no header: '0'"),
-    (lambda d: _write(d / "t.csv", "pos,hello\npos,other\nneg,words\n"), "may be no header: 'pos'"),
-    (lambda d: _write(d / "t.csv", "https://example.org/1,x\nhttps://example.org/2,y\n"), "may be no header: 'https"),
-    (lambda d: _write(d / "t.csv", "Great film\nI liked it\nNot my taste\n"), "may be no header: 'Great film'"),
+    (
+        lambda d: _write(d / "t.csv", NO_HEADER),
+        r"first line of .*t\.csv may not be a header: 'The first document is no h",
+    ),
+    (lambda d: _write(d / "t.csv", "0,A long sentence of words\n1,Another of them\n"), "may not be a header: '0'"),
+    (lambda d: _write(d / "t.csv", "pos,hello\npos,other\nneg,words\n"), "may not be a header: 'pos'"),
+    (
+        lambda d: _write(d / "t.csv", "https://example.org/1,x\nhttps://example.org/2,y\n"),
+        "may not be a header: 'https",
+    ),
+    (lambda d: _write(d / "t.csv", "Great film\nI liked it\nNot my taste\n"), "may not be a header: 'Great film'"),
     (
         lambda d: _write(d / "t.csv", "text,text\nleft one,right one is longer\n"),
-        r"t\.csv has two columns of the name 'text'; its header is text, text",
+        r"t\.csv has two columns named 'text'; its header is text, text",
     ),
-    (lambda d: _write(d / "t.jsonl", '{"text": "a b c", "text": "d e f"}'), "'text' stands twice in one object"),
-    (lambda d: _write(d / "t.json", '[{"text": "a b c", "text": "d e f"}]'), "'text' stands twice in one object"),
-    (_double_parquet, r"t\.parquet has two columns of the name 'text'"),
+    (lambda d: _write(d / "t.jsonl", '{"text": "a b c", "text": "d e f"}'), "'text' occurs twice in one object"),
+    (lambda d: _write(d / "t.json", '[{"text": "a b c", "text": "d e f"}]'), "'text' occurs twice in one object"),
+    (_double_parquet, r"t\.parquet has two columns named 'text'"),
     (lambda d: _write(d / "t.csv", "a,b;c\n1,2;3\n"), "may be separated by commas or semicolons"),
     (
         lambda d: _write(d / "t.csv", "id;text\n1;a b c\n2;d; e\n"),
@@ -254,33 +263,33 @@ CASES: list[tuple[Callable[[Path], Path], str]] = [
     (lambda d: _write(d / "t.csv", "id\uff1btext\n0\uff1bsalt\n1\uff1bsea\n"), "separated by '\uff1b'"),
     (
         lambda d: _write(d / "t.tsv", 'n\ttext\n0\t"Hello there.\n1\tAnd you.\n2\tWell, thank you."\n'),
-        "4 lines of 2 cells each, which quotation marks join to 2 rows",
+        "4 lines of 2 cells each, which quotation marks join into 2 rows",
     ),
     (lambda d: _write(d / "t.txt", '{"text": "a b c"}\n{"text": "d e f"}\n'), r"holds JSON.*rename it to \.jsonl"),
     (
         lambda d: _write(d / "t.jsonl", '[{"text": "a b c"},\n {"text": "d"}]'),
-        r"line 1 is no JSON .*rename it to \.json",
+        r"line 1 is not a JSON .*rename it to \.json",
     ),
-    (lambda d: _write(d / "t.csv", 'text\n"a" b\n'), r"t\.csv is no CSV"),
+    (lambda d: _write(d / "t.csv", 'text\n"a" b\n'), r"t\.csv is not valid CSV"),
     (lambda d: _write(d / "t.csv", b"text\nGr\xf6\xdfe\n"), r"t\.csv is not UTF-8"),
     (lambda d: _write(d / "t.csv", ""), r"t\.csv is empty"),
-    (lambda d: _write(d / "t.json", ""), r"t\.json is no JSON"),
+    (lambda d: _write(d / "t.json", ""), r"t\.json is not valid JSON"),
     (lambda d: _write(d / "t.json", "[]"), r"t\.json is empty"),
-    (lambda d: _write(d / "t.json", '[{"text": "a b c"}'), r"t\.json is no JSON: .*a truncated one is copied again"),
-    (lambda d: _write(d / "t.json", "[" * 100_000), r"t\.json is no JSON table"),
-    (lambda d: _write(d / "t.json", '{"version": 1, "data": []}'), "an object that is no table; it has version, data"),
+    (lambda d: _write(d / "t.json", '[{"text": "a b c"}'), r"t\.json is not valid JSON: .*copy it again if truncated"),
+    (lambda d: _write(d / "t.json", "[" * 100_000), r"t\.json is not a JSON table"),
+    (lambda d: _write(d / "t.json", '{"version": 1, "data": []}'), "an object but not a table; it has version, data"),
     (
         lambda d: _write(
             d / "t.json", '{"doc1": {"title": "x", "text": "a b c"}, "doc2": {"title": "y", "text": "d"}}'
         ),
-        "an object that is no table; it has doc1, doc2",
+        "an object but not a table; it has doc1, doc2",
     ),
-    (lambda d: _write(d / "t.json", '{"a": ["x"], "b": []}'), "an object that is no table; it has a, b"),
+    (lambda d: _write(d / "t.json", '{"a": ["x"], "b": []}'), "an object but not a table; it has a, b"),
     (lambda d: _write(d / "t.json", '"text"'), r"t\.json holds one str"),
-    (lambda d: _write(d / "t.json", '["a b c"]'), r"t\.json, row 1 is no object but 'a b c'"),
-    (lambda d: _write(d / "t.jsonl", b"\x1f\x8b123"), r"t\.jsonl is no gzip file, or a truncated one"),
-    (lambda d: _write(d / "x.gz", JSON_LINES).rename(d / "t.parquet.gz"), r"t\.parquet\.gz is of no known kind"),
-    (lambda d: _write(d / "t.gz", JSON_LINES), r"t\.gz is of no known kind"),
+    (lambda d: _write(d / "t.json", '["a b c"]'), r"t\.json, row 1 is not an object but 'a b c'"),
+    (lambda d: _write(d / "t.jsonl", b"\x1f\x8b123"), r"t\.jsonl is not a gzip file, or is truncated"),
+    (lambda d: _write(d / "x.gz", JSON_LINES).rename(d / "t.parquet.gz"), r"t\.parquet\.gz has an unknown format"),
+    (lambda d: _write(d / "t.gz", JSON_LINES), r"t\.gz has an unknown format"),
     (_mixed, r"does not hold files of one known kind; it has README\.md, a\.jsonl, more/\. Remedy: give one of them"),
     (_two_kinds, r"it has a\.jsonl, b\.csv\. Remedy: give one of them"),
     (_with_other_file, r"has the splits test, train, and other\.jsonl belongs to none of them"),
@@ -301,10 +310,10 @@ def test_a_truncated_gzip_file_is_refused(tmp_path: Path) -> None:
     """Half a file is not half a text."""
     path = _write(tmp_path / "t.txt.gz", "\n".join(f"Line {n}." for n in range(500)))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"t\.txt\.gz is no gzip file, or a truncated one"):
+    with pytest.raises(UserError, match=r"t\.txt\.gz is not a gzip file, or is truncated"):
         read_text(path)
     path.write_bytes(b"plain")
-    with pytest.raises(UserError, match=r"t\.txt\.gz is no gzip file"):
+    with pytest.raises(UserError, match=r"t\.txt\.gz is not a gzip file"):
         read_text(path)
 
 
@@ -312,7 +321,7 @@ def test_what_has_no_columns_or_no_splits_refuses_a_name(tmp_path: Path) -> None
     """An option that cannot be heeded is an error, not ignored."""
     _write(tmp_path / "d" / "a.txt", "one")
     for path in (tmp_path / "d", tmp_path / "d" / "a.txt"):
-        with pytest.raises(UserError, match="no table, so that it has no column 'body'"):
+        with pytest.raises(UserError, match="not a table, so it has no column 'body'"):
             read_text(path, column="body")
         with pytest.raises(UserError, match="leave --split out"):
             read_text(path, split="test")

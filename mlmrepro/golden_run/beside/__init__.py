@@ -1,5 +1,5 @@
-"""What an upgrade can change beside the guide's own path: other arguments, other files, defaults.
+"""Off-path probes: arguments, files and defaults that an upgrade can change but the guide does not use.
 
-One module for each part of the libraries. A probe is a function (bench) -> {name: value}; what it gives is observed
+One module for each part of the libraries. A probe is a function (bench) -> {name: value}; its values are observed
 as ``<stage>.beside.<probe>.<name>``. A probe looks at one behaviour in the smallest setting that shows it.
 """

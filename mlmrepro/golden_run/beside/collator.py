@@ -1,4 +1,4 @@
-"""The collator: its numpy form, whole words, padding, arguments, and what may be selected and put in."""
+"""The collator: its numpy form, whole words, padding, arguments, and which tokens may be selected and inserted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _content(batch: Any) -> str:
 
 @probe("masked_batches")
 def numpy_batches(bench: Bench) -> Mapping[str, Any]:
-    """The numpy form: its draw under one seed, its types, and whether a second draw is another one."""
+    """The numpy form: its draw under one seed, its types, and whether a second draw differs."""
     with seeded(TRAINER_SEED):
         collator = _collator(bench, return_tensors="np")
         batch = collator(_rows(bench))
@@ -46,7 +46,7 @@ def numpy_batches(bench: Bench) -> Mapping[str, Any]:
 
 @probe("masked_batches")
 def random_tokens(bench: Bench) -> Mapping[str, Any]:
-    """With 99 % of the tokens selected: how many get another one, how many of these are special, and the draw."""
+    """With 99 % of the tokens selected: how many get a random one, how many of these are special, and the draw."""
     with seeded(TRAINER_SEED):
         batch = _collator(bench, mlm_probability=0.99)(_rows(bench, 200))
     ids, labels = batch["input_ids"], batch["labels"]
@@ -92,7 +92,7 @@ def padding(bench: Bench) -> Mapping[str, Any]:
 
 @probe("masked_batches")
 def special_positions(bench: Bench) -> Mapping[str, Any]:
-    """Whether a special-tokens mask that comes with the rows draws the same as one that the collator makes."""
+    """Whether the draw is the same with a special-tokens mask in the rows as with one that the collator makes."""
     rows = _rows(bench)
     given = [
         row | {"special_tokens_mask": bench.tokenizer.get_special_tokens_mask(row["input_ids"], None, True)}

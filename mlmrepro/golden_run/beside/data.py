@@ -31,7 +31,7 @@ def _numbers() -> Any:
 
 @probe("dataset")
 def seeded_orders(bench: Bench) -> Mapping[str, Any]:
-    """Orders drawn with ``seed=42`` of their own."""
+    """Orders drawn with an explicit ``seed=42``."""
     rows = _numbers()
     parts = rows.train_test_split(test_size=0.2, seed=42)
     return {
@@ -42,7 +42,7 @@ def seeded_orders(bench: Bench) -> Mapping[str, Any]:
 
 @probe("dataset")
 def cut_into_shards(bench: Bench) -> Mapping[str, Any]:
-    """Rows of the first of four shards, as ``shard`` gives them where `contiguous` is left out."""
+    """Rows of the first of four shards, as ``shard`` gives them without `contiguous`."""
     return {"first": list(_numbers().shard(4, 0)["n"])[:3]}
 
 

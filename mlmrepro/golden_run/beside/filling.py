@@ -22,7 +22,7 @@ def _pipeline(bench: Bench, **options: Any) -> Any:
 
 @probe("fill_mask")
 def defaults(bench: Bench) -> Mapping[str, Any]:
-    """Rows where `top_k` is left out, their keys, the model's dtype, and the checkpoint that no name stands for."""
+    """Rows without `top_k`, their keys, the model's dtype, and the checkpoint that is loaded by default."""
     filler = _pipeline(bench)
     rows = filler(PROMPT)
     return {
@@ -46,7 +46,7 @@ def _default_checkpoint() -> str:
 
 @probe("fill_mask")
 def targets(bench: Bench) -> Mapping[str, Any]:
-    """Scores of given words: with the space that begins a word, without it, and one that is no single token."""
+    """Scores of given words: with the space that begins a word, without it, and one that is not a single token."""
     filler = _pipeline(bench)
 
     def rows(words: list[str]) -> Any:

@@ -56,7 +56,7 @@ def small_model(**options: Any) -> Any:
 
 
 def batch(rows: int = 4, length: int = 12) -> dict[str, Any]:
-    """Return a batch with a prediction wanted at every third position."""
+    """Return a batch with a label at every third position."""
     import torch
 
     ids = (torch.arange(rows * length) * 37 % 110 + 5).reshape(rows, length)
@@ -71,7 +71,7 @@ def _load(folder: Path, **options: Any) -> Any:
 
 
 def _stored(bench: Bench, name: str, *, half: bool = False, config: Mapping[str, Any] | None = None) -> Path:
-    """Write the small model as a checkpoint whose files are ours: no library's way of saving has a say."""
+    """Write the small model as a checkpoint by hand, so that it does not depend on how a library saves."""
     from safetensors.torch import save_file
 
     folder = bench.new(name)
@@ -87,7 +87,7 @@ def _stored(bench: Bench, name: str, *, half: bool = False, config: Mapping[str,
 
 @probe("model")
 def loading_dtype(bench: Bench) -> Mapping[str, Any]:
-    """The dtype that half-precision weights get, by what their configuration says."""
+    """The dtype that half-precision weights get, depending on their configuration."""
 
     def dtype(name: str, config: Mapping[str, Any]) -> Any:
         return attempt(lambda: str(_load(_stored(bench, f"dtype-{name}", half=True, config=config)).dtype))
@@ -119,7 +119,7 @@ def attention(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def fresh_weights(bench: Bench) -> Mapping[str, Any]:
-    """A model made from its configuration under one seed: its first loss beside ln(vocabulary), and its weights."""
+    """A model made from its configuration under one seed: its first loss above ln(vocabulary), and its weights."""
     from transformers import AutoModelForMaskedLM, RobertaConfig
 
     with seeded(TRAINER_SEED):
@@ -138,7 +138,7 @@ def fresh_weights(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def tied_weights(bench: Bench) -> Mapping[str, Any]:
-    """Whether decoder and embeddings share their weights, and the head's two names of one bias, once it is loaded."""
+    """Whether decoder and embeddings share their weights, and the head's two biases are one, after loading."""
     model = _load(_stored(bench, "tied"))
     head = model.lm_head
     return {
@@ -151,7 +151,7 @@ def tied_weights(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def resizing(bench: Bench) -> Mapping[str, Any]:
-    """New rows of the embeddings after ``resize_token_embeddings``: how long they are beside the others' mean."""
+    """New rows of the embeddings after ``resize_token_embeddings``: whether they are near the others' mean."""
     with seeded(TRAINER_SEED):
         model = small_model()
         model.resize_token_embeddings(SIZES["vocab_size"] + 3)
@@ -166,7 +166,7 @@ def resizing(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def old_names(bench: Bench) -> Mapping[str, Any]:
-    """A checkpoint with the names of old (``LayerNorm.gamma``, ``beta``): whether its weights arrive."""
+    """A checkpoint with old names (``LayerNorm.gamma``, ``beta``): whether its weights are loaded."""
     from safetensors.torch import load_file, save_file
 
     folder = _stored(bench, "old_names")
@@ -188,7 +188,7 @@ def old_names(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def incomplete_weights(bench: Bench) -> Mapping[str, Any]:
-    """What loading reports of a missing head, of weights too many and of a wrong shape, and in which types."""
+    """What loading reports about a missing weight, a superfluous one and a wrong shape, and in which types."""
     from safetensors.torch import load_file, save_file
 
     folder = _stored(bench, "incomplete")
@@ -216,7 +216,7 @@ def incomplete_weights(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def pickles(bench: Bench) -> Mapping[str, Any]:
-    """Whether a folder that holds a pickle only is loaded, with and without ``use_safetensors=True``."""
+    """Whether a folder that holds only a pickle is loaded, with and without ``use_safetensors=True``."""
     import torch
 
     folder = _stored(bench, "pickle")
@@ -276,7 +276,7 @@ def config_defaults(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def labels_at_the_edge(bench: Bench) -> Mapping[str, Any]:
-    """The loss of a batch that wants no prediction, and of a row that is all padding."""
+    """The loss of a batch without labels, and the logits of a row that is all padding."""
     import torch
 
     model = small_model()
@@ -294,7 +294,7 @@ def labels_at_the_edge(bench: Bench) -> Mapping[str, Any]:
 
 @probe("model")
 def half_precision(bench: Bench) -> Mapping[str, Any]:
-    """The loss in bfloat16, by default kernel: the largest effect of a kernel's rounding."""
+    """The loss in bfloat16, with the default kernel: the largest effect of a kernel's rounding."""
     import torch
 
     model = _load(_stored(bench, "bfloat16"))

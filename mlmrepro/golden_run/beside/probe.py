@@ -1,4 +1,4 @@
-"""How a probe is written down: its stage, its name, and a bench with what the probes share."""
+"""How a probe is defined: its stage, its name, and a bench with what the probes share."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Bench:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The embedded tokenizer, loaded as the guide does; nobody may change it."""
+        """The embedded tokenizer, loaded as in the guide; probes must not change it."""
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(str(self.checkpoint))
@@ -70,7 +70,7 @@ class Bench:
 
 
 def attempt(look: Callable[[], Any]) -> Any:
-    """Return what `look` gives, or the class of what it raises: that something fails is a behaviour too."""
+    """Return the result of `look`, or the class of the error it raises: failing is a behaviour too."""
     try:
         return look()
     except Exception as error:  # whatever a version raises
@@ -78,7 +78,7 @@ def attempt(look: Callable[[], Any]) -> Any:
 
 
 def measure(look: Callable[[], float], quantity: str) -> Measured:
-    """Return the float that `look` gives, or the class of what it raises, to be compared as this quantity."""
+    """Return the float that `look` gives, or the class of the error it raises, to be compared as this quantity."""
     return Measured(attempt(lambda: float(look())), quantity)
 
 
@@ -90,9 +90,9 @@ def all_probes() -> list[Probe]:
 
 
 def observe_probes(record: RunRecord, bench: Bench, probes: list[Probe]) -> None:
-    """Run probes and write down what each gives; none of them disturbs the global generators.
+    """Run probes and record their values; none of them disturbs the global generators.
 
-    Of the warnings, deprecations alone are kept: a probe provokes the rest on purpose.
+    Only deprecation warnings are kept: a probe provokes the others on purpose.
     """
     for stage in STAGES:
         with captured_warnings(record, stage, "beside.warnings", keep=lambda message: "eprecat" in message):
@@ -117,7 +117,7 @@ def json_digest(value: Any) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Set every global generator, and give them back as they were."""
+    """Seed every global generator, and restore them afterwards."""
     from transformers import set_seed
 
     with preserved_generators():

@@ -20,7 +20,7 @@ __all__ = [
     "special_tokens",
 ]
 
-# Texts on which tokenizers come apart.
+# Texts on which tokenizers differ.
 TEXTS = (
     "The Milky Way is a spiral galaxy.",
     " Leading space, double  space and a tab\t.",
@@ -133,7 +133,7 @@ def decoding(bench: Bench) -> Mapping[str, Any]:
 
 
 def _word_pieces(bench: Bench) -> Path:
-    """Return a folder with a BERT tokenizer of a few words, whose configuration says nothing of cleaning up."""
+    """Return a folder with a BERT tokenizer of a few words, whose configuration does not mention cleaning up."""
     folder = bench.new("word_pieces")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "do", "not", "stop", ",", "now", "!"]
     (folder / "vocab.txt").write_text("\n".join(words))

@@ -58,7 +58,7 @@ def _arguments(folder: Path, **options: Any) -> Any:
 
 
 def _rows(count: int = 8) -> list[dict[str, Any]]:
-    """Rows in which unequal numbers of tokens are wanted: 1 to 4."""
+    """Rows with unequal numbers of labels: 1 to 4."""
     whole = batch(count)
     for row in range(count):
         keep = 1 + row % 4
@@ -83,12 +83,12 @@ def _trainer(folder: Path, rows: int = 8, **options: Any) -> Any:
 
 @probe("loss")
 def argument_defaults(bench: Bench) -> Mapping[str, Any]:
-    """Effective values of TrainingArguments that is given its folder only."""
+    """Effective values of TrainingArguments that is given only its folder."""
     from transformers import TrainingArguments
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_warning()  # disable_tqdm hangs on it, and TRANSFORMERS_VERBOSITY may say another
+    logging.set_verbosity_warning()  # disable_tqdm depends on it, and TRANSFORMERS_VERBOSITY may change it
     try:
         arguments = TrainingArguments(output_dir=str(bench.new("defaults")))
     finally:
@@ -99,7 +99,7 @@ def argument_defaults(bench: Bench) -> Mapping[str, Any]:
 
 
 def _given(name: str) -> Any:
-    """The default as it is written: what it becomes hangs on the trackers that happen to be installed."""
+    """The default as it is written: its effective value depends on the trackers that happen to be installed."""
     from transformers import TrainingArguments
 
     return inspect.signature(TrainingArguments).parameters[name].default
@@ -121,7 +121,7 @@ def argument_names(bench: Bench) -> Mapping[str, Any]:
 
 @probe("loss")
 def trainer_names(bench: Bench) -> Mapping[str, Any]:
-    """Whether Trainer still takes `tokenizer`, and `processing_class` already."""
+    """Whether Trainer still takes `tokenizer`, and already takes `processing_class`."""
     from transformers import Trainer
 
     known = inspect.signature(Trainer).parameters
@@ -153,10 +153,10 @@ def optimiser(bench: Bench) -> Mapping[str, Any]:
 
 @probe("loss")
 def accumulation(bench: Bench) -> Mapping[str, Any]:
-    """One step of plain gradient descent on 8 rows with unequal numbers of wanted tokens, in 4 pieces of 2 rows.
+    """One step of plain gradient descent on 8 rows with unequal numbers of labels, in 4 pieces of 2 rows.
 
-    The step should be the one that all 8 rows together give; its length is a multiple of that one's. Taking the
-    mean of the pieces' means gives another direction, and forgetting to divide by the pieces 4 times the length.
+    The step should be the one that all 8 rows together give; its length is measured as a multiple of that one's. The
+    mean of the pieces' means has another direction, and without dividing by the pieces the step is 4 times as long.
     """
     import torch
 
@@ -187,7 +187,7 @@ def _flat(model: Any) -> Any:
 
 @probe("loss")
 def accumulation_at_the_end(bench: Bench) -> Mapping[str, Any]:
-    """Optimiser steps of two epochs of 5 batches with 2 accumulated: what becomes of the odd batch."""
+    """Optimiser steps of two epochs of 5 batches with 2 accumulated: what happens to the odd batch."""
     trainer = _trainer(
         bench.new("odd"), 10, per_device_train_batch_size=2, gradient_accumulation_steps=2, num_train_epochs=2
     )
@@ -211,7 +211,7 @@ def logs(bench: Bench) -> Mapping[str, Any]:
 
 @probe("loss")
 def checkpoint_files(bench: Bench) -> Mapping[str, Any]:
-    """The files of a checkpoint folder, where Trainer was given no tokenizer."""
+    """The files of a checkpoint folder if Trainer was given no tokenizer."""
     folder = bench.new("files")
     _trainer(folder, max_steps=1, save_strategy="steps", save_steps=1).train()
     return {"names": sorted(path.name for path in (folder / "checkpoint-1").iterdir())}
@@ -219,7 +219,7 @@ def checkpoint_files(bench: Bench) -> Mapping[str, Any]:
 
 @probe("loss")
 def resuming(bench: Bench) -> Mapping[str, Any]:
-    """Whether two steps, stopped and resumed for two more, end where four do; without help for torch's safe loader."""
+    """Whether two steps, resumed for two more, end where four do; without extending torch's safe loader."""
     import torch
 
     whole = _trainer(bench.new("whole-4"), 16, max_steps=4, logging_steps=1, save_strategy="steps", save_steps=2)
@@ -244,7 +244,7 @@ def _trainer_bare(folder: Path, rows: int, **options: Any) -> Any:
 
 @probe("evaluation")
 def evaluation_loss(bench: Bench) -> Mapping[str, Any]:
-    """`eval_loss` of 5 rows in batches of 2: averaged over rows, batches or wanted tokens; and the metrics' names."""
+    """`eval_loss` of 5 rows in batches of 2: averaged over rows, batches or labelled tokens; and the metrics' names."""
     import torch
 
     trainer = _trainer(bench.new("evaluation"), per_device_eval_batch_size=2)

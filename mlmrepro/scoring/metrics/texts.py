@@ -37,9 +37,9 @@ def masked_perplexity(
 ) -> dict[str, Any]:
     """Return the perplexity of masked tokens, each masked once among ceil(1/`mlm_probability`) passes.
 
-    "perplexity" is of all tokens, "perplexities" and "token_counts" are lists with an entry for each text. The batch,
-    in sequences of `max_length`, does not change the result; `device` None takes a GPU where there is one. A window
-    has `max_length` tokens, less where the model takes less.
+    "perplexity" is of all tokens, "perplexities" and "token_counts" are lists with an entry for each text. `batch_size`
+    counts sequences of `max_length` and does not change the result; `device` None takes a GPU if there is one. A window
+    has `max_length` tokens, or fewer if the model's limit is lower.
 
     Raises UserError for texts or a checkpoint that cannot be scored.
     """
@@ -63,7 +63,7 @@ def pseudo_perplexity(
     max_length: int = MAX_LENGTH,
     within_word: bool = False,
 ) -> dict[str, Any]:
-    """Return the pseudo-perplexity: every token is masked alone, all others are seen (Salazar et al. 2020).
+    """Return the pseudo-perplexity: each token is masked alone, and all others are visible (Salazar et al. 2020).
 
     "pseudo_perplexity" is of all tokens; "pseudo_perplexities", "pseudo_log_likelihoods" (natural logarithm, summed)
     and "token_counts" are lists with an entry for each text. With `within_word` the later tokens of the same word are
@@ -102,11 +102,11 @@ def _by_text(scores: Scores, texts: int) -> tuple[np.ndarray, np.ndarray]:
     if not count.all():
         raise UserError(
             f"prediction {int(np.argmin(count > 0))} has no token that can be masked",
-            remedy="leave out texts that the tokenizer does not know a word of",
+            remedy="leave out texts of which the tokenizer knows no word",
         )
     return np.bincount(scores.document, weights=scores.loss, minlength=texts), count
 
 
 def _exp(mean_loss: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # infinite where a float cannot hold it, as in Scores.perplexity
+    with np.errstate(over="ignore"):  # infinite if a float cannot hold it, as in Scores.perplexity
         return np.exp(mean_loss)

@@ -33,10 +33,10 @@ Args:
     model_id (str): name on the hub or folder of a masked language model with its tokenizer, in safetensors.
     batch_size (int): sequences of max_length in one forward pass, more of shorter ones. Changes the speed, not the
         result. Defaults to 16.
-    device (str): "cpu", "cuda" or "gpu"; defaults to a GPU where there is one.
-    max_length (int): tokens of a window, special ones included; less where the model takes less. Defaults to 512.
-    mlm_probability (float): the part of a text's tokens that is hidden at once, at most 0.5. Defaults to 0.15.
-    seed (int): of the masks; defaults to 0.
+    device (str): "cpu", "cuda" or "gpu"; defaults to a GPU if there is one.
+    max_length (int): tokens per window, including special ones; fewer if the model's limit is lower. Defaults to 512.
+    mlm_probability (float): share of a text's tokens hidden at once, at most 0.5. Defaults to 0.15.
+    seed (int): seed of the masks. Defaults to 0.
 Returns:
     perplexity (float): of all masked tokens of all texts; each token counts the same.
     perplexities (list of float): of each text.

@@ -41,8 +41,8 @@ Args:
     model_id (str): name on the hub or folder of a masked language model with its tokenizer, in safetensors.
     batch_size (int): sequences of max_length in one forward pass, more of shorter ones. Changes the speed, not the
         result. Defaults to 16.
-    device (str): "cpu", "cuda" or "gpu"; defaults to a GPU where there is one.
-    max_length (int): tokens of a window, special ones included; less where the model takes less. Defaults to 512.
+    device (str): "cpu", "cuda" or "gpu"; defaults to a GPU if there is one.
+    max_length (int): tokens per window, including special ones; fewer if the model's limit is lower. Defaults to 512.
     within_word (bool): hide the later tokens of a token's own word with it. Defaults to False.
 Returns:
     pseudo_perplexity (float): exp(-sum of all pseudo-log-likelihoods / number of tokens); each token counts the same.
