@@ -9,8 +9,9 @@ import numpy as np
 
 from mlmrepro.config import IGNORE_INDEX
 
-__all__ = ["Phase", "batch_of", "blocks_of", "corrupt", "learning_rate", "phase_at"]
+__all__ = ["Phase", "batch_of", "blocks_of", "corrupt", "learning_rate", "phase_at", "same_sentence"]
 
+_SENTENCE = 45  # tokens
 _SPECIAL = 4  # ids 0 to 3 are never selected; <mask> does not occur in text
 
 
@@ -26,6 +27,7 @@ class Phase:
     mask_share: float
     random_share: float
     sources: tuple[str, ...] = ()  # packages of the corpus that it reads; none means all
+    unlikelihood: float = 0.0  # weight of the penalty on words of a sentence as answers for its masks
     sentences: int = 0  # times that each sentence is read by itself, next to the documents: few of them repeat a word
 
 
@@ -40,6 +42,22 @@ def corrupt(ids: Any, phase: Phase, vocab_size: int, generator: Any) -> tuple[An
     inputs = torch.where(selected & (kind < phase.mask_share), vocab_size - 1, ids)
     swapped = selected & (kind >= phase.mask_share) & (kind < phase.mask_share + phase.random_share)
     return torch.where(swapped, replacement, inputs), labels
+
+
+def same_sentence(ids: Any, inputs: Any, positions: Any, content: Any) -> tuple[Any, Any]:
+    """Return the words that a mask's sentence holds: (their ids, which of them count), both (positions, tokens).
+
+    `ids` and `inputs` are the rows before and after corruption, `positions` are those of the flattened batch, `content`
+    tells for each id whether it is a rare enough word to be conspicuous. Only what stands alone counts: between `<s>`
+    and `</s>`, at most `_SENTENCE` tokens long; a document may well repeat its words.
+    """
+    width = ids.shape[1]
+    segment = (ids == 0).cumsum(1)
+    alike = segment.unsqueeze(2) == segment.unsqueeze(1)
+    short = alike.sum(2) <= _SENTENCE
+    rows, columns = positions // width, positions % width
+    counts = alike[rows, columns] & (short & content[inputs])[rows]
+    return inputs[rows], counts
 
 
 def blocks_of(tokens: np.ndarray, block_size: int) -> np.ndarray:

@@ -27,13 +27,14 @@ from mlmrepro.files import atomic_write
 from .cooccurrence import positive_pmi, svd_embeddings
 from .corpus import build_corpus, read_sources
 from .examination import MASK, examine, read_questions
-from .phases import Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at
+from .phases import _SPECIAL, Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at, same_sentence
 from .tokenizer import train_tokenizer
 
 __all__ = ["RECIPE", "pretrain"]
 
 RECIPE = Path(__file__).with_name("recipe.toml")
 _OF_THE_MODEL = ("config.json", "model.safetensors", "pretraining.json")  # the other files are the tokenizer's
+_COMMON = 200  # most frequent tokens: function words and punctuation, which a sentence may well repeat
 BLOCK = 128  # tokens: the unit of [evaluation] blocks
 
 
@@ -254,14 +255,24 @@ def _load(start: Path, recipe: dict[str, Any]) -> Any:
     ).float()
 
 
-def _loss(model: Any, inputs: Any, positions: Any, targets: Any) -> Any:
-    """Mean cross-entropy in nats; the language-model head runs on the masked positions of the flattened batch only."""
+def _loss(model: Any, inputs: Any, positions: Any, targets: Any, repeated: tuple[Any, Any, float] | None = None) -> Any:
+    """Mean cross-entropy in nats; the language-model head runs on the masked positions of the flattened batch only.
+
+    `repeated` (ids, which of them count, weight) adds unlikelihood training (Welleck et al. 2020): the probability of
+    words that stand in the sentence already is pushed down further than that of other wrong words.
+    """
     import torch
 
     hidden = model.roberta(inputs)[0].flatten(0, 1)[positions]
     with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
         logits = model.lm_head(hidden)
-    return torch.nn.functional.cross_entropy(logits.float(), targets)
+    if repeated is None:
+        return torch.nn.functional.cross_entropy(logits.float(), targets)
+    ids, counts, weight = repeated
+    log_probabilities = torch.nn.functional.log_softmax(logits.float(), dim=1)
+    wrong = log_probabilities.gather(1, ids).exp().clamp(max=0.999)
+    penalty = -(torch.log1p(-wrong) * (counts & (ids != targets.unsqueeze(1)))).sum(1)
+    return (weight * penalty - log_probabilities.gather(1, targets.unsqueeze(1)).squeeze(1)).mean()
 
 
 def _masked(labels: Any) -> tuple[Any, Any]:
@@ -353,6 +364,10 @@ def _train(
         step, curve = state["step"], state["curve"]
         report(f"continuing from step {step:,} of {total:,}")
     losses = []
+    content = torch.ones(vocab_size, dtype=torch.bool)
+    content[torch.from_numpy(unigram).topk(_COMMON).indices] = False
+    content[[*range(_SPECIAL), vocab_size - 1]] = False
+    content = content.to(device)
     while step < total:
         first, phase = phase_at(step, phases)
         if step == first:
@@ -366,8 +381,12 @@ def _train(
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, phases, settings)
         positions, targets = _masked(labels.to(device))
+        repeated = None
+        if phase.unlikelihood:
+            words = same_sentence(ids.to(device), inputs.to(device), positions, content)
+            repeated = (*words, phase.unlikelihood)
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = step_loss(model, inputs.to(device), positions, targets)
+            loss = step_loss(model, inputs.to(device), positions, targets, repeated)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
         for optimiser in optimisers:

@@ -137,6 +137,44 @@ def test_pretraining_continues_from_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
+def test_words_of_the_same_short_sentence_count() -> None:
+    """Of a row with two sentences a mask sees the words of its own one, but no frequent word and no special token."""
+    ids = torch.tensor([[0, 7, 8, 9, 2, 0, 7, 6, 5, 2]])
+    inputs = ids.clone()
+    inputs[0, [2, 7]] = 19  # the mask
+    content = torch.ones(20, dtype=torch.bool)
+    content[[0, 1, 2, 3, 9, 19]] = False
+    words, counts = phases.same_sentence(ids, inputs, torch.tensor([2, 7]), content)
+    assert [words[0][counts[0]].tolist(), words[1][counts[1]].tolist()] == [[7], [7, 5]]
+    long = torch.arange(20, 80).view(1, 60)
+    long[0, 0] = 0
+    _, counts = phases.same_sentence(long, long, torch.tensor([5]), torch.ones(100, dtype=torch.bool))
+    assert not counts.any()
+
+
+def test_unlikelihood_pushes_repeated_words_down() -> None:
+    """The gradient of a wrong word that the sentence holds is larger than without the penalty, and others are alike."""
+
+    class Head(torch.nn.Module):
+        def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden
+
+    logits = torch.zeros(1, 1, 6, requires_grad=True)
+    model: Any = torch.nn.Module()
+    model.roberta, model.lm_head = (lambda inputs: (logits,)), Head()
+    inputs, position, target = torch.zeros(1, 1, dtype=torch.long), torch.tensor([0]), torch.tensor([1])
+    words = torch.tensor([[2, 1, 3]])
+    plain = torch.autograd.grad(pretrain._loss(model, inputs, position, target), logits)[0][0, 0]
+    counts = torch.tensor([[True, True, False]])
+    punished = torch.autograd.grad(pretrain._loss(model, inputs, position, target, (words, counts, 4.0)), logits)[0][
+        0, 0
+    ]
+    assert punished[2] > 3 * plain[2]
+    assert punished[1] < plain[1]
+    assert punished[3] == pytest.approx(float(punished[4]))
+
+
+@pytest.mark.quick
 def test_files_of_another_recipe_are_refused(tmp_path: Path) -> None:
     """A working folder holds the files of one recipe, so that the exported recipe is the one that was followed."""
     (tmp_path / "settings.json").write_text('{"recipe": {}, "corpus": []}')
