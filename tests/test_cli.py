@@ -126,7 +126,7 @@ def test_too_many_predictions_are_refused(refused: Callable[..., str]) -> None:
         (["--set", "split=train_asks[:x]"], "train_asks[:x]"),
         (["--set", "split=train_asks[:1]"], "1 rows cannot be split"),
         (["--set", "checkpoint=./absent"], "folder ./absent does not exist"),
-        (["--threads", "0"], "--threads 0"),
+        (["--threads", "0"], "--threads is 0"),
         (["--profile", "/etc"], "no profile '/etc'"),
         (["--set", "push_to_hub=true", "--set", "split=train_asks[:20]", "--set", "num_proc=1"], "cannot be pushed"),
         (["--resume"], "no run to resume"),

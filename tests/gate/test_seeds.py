@@ -195,11 +195,29 @@ def test_many_seeds_are_sampled_and_agree() -> None:
             "the margin is inf nats",
             "give a margin of 0 or more, such as 0.01",
         ),
-        ([4], [4], {"alpha": 0.168}, "alpha 0.168 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
-        ([4], [4], {"alpha": 0.0}, "alpha 0 and power 0.95 are no error rates", "use alpha 0.05, power 0.95"),
-        ([4], [4], {"power": 0.01}, "alpha 0.05 and power 0.01 are no error rates", "use alpha 0.05, power 0.95"),
-        ([4], [4], {"power": 0.05}, "alpha 0.05 and power 0.05 are no error rates", "use alpha 0.05, power 0.95"),
-        ([4], [4], {"power": 1.0}, "alpha 0.05 and power 1 are no error rates", "use alpha 0.05, power 0.95"),
+        (
+            [4],
+            [4],
+            {"alpha": 0.168},
+            "alpha 0.168 and power 0.95 are not valid error rates",
+            "use alpha 0.05, power 0.95",
+        ),
+        ([4], [4], {"alpha": 0.0}, "alpha 0 and power 0.95 are not valid error rates", "use alpha 0.05, power 0.95"),
+        (
+            [4],
+            [4],
+            {"power": 0.01},
+            "alpha 0.05 and power 0.01 are not valid error rates",
+            "use alpha 0.05, power 0.95",
+        ),
+        (
+            [4],
+            [4],
+            {"power": 0.05},
+            "alpha 0.05 and power 0.05 are not valid error rates",
+            "use alpha 0.05, power 0.95",
+        ),
+        ([4], [4], {"power": 1.0}, "alpha 0.05 and power 1 are not valid error rates", "use alpha 0.05, power 0.95"),
     ],
 )
 def test_bad_input_is_told(
@@ -293,10 +311,16 @@ def test_the_seeds_that_would_decide_are_fewer_where_more_is_to_see() -> None:
     near, far = compare([4.0, 4.02, 4.04], [4.01, 4.03, 4.05], 0.0), compare([4.0, 4.02, 4.04], [4.03, 4.05, 4.07], 0.0)
     assert near.answer is far.answer is Answer.INCONCLUSIVE
     # Means 0.01 and 0.03 apart, standard deviation 0.02: for 0.05 and 0.95 about 2 (1.645 + 1.645)^2 (0.02 / d)^2.
-    assert near.advice.startswith("If the difference is as it looks, about 88 seeds on each side would decide; so many")
-    assert far.advice.startswith("If the difference is as it looks, about 11 seeds on each side would decide; so many")
+    assert near.advice.startswith(
+        "If the true difference is the observed one, about 88 seeds on each side would decide. These runs"
+    )
+    assert far.advice.startswith(
+        "If the true difference is the observed one, about 11 seeds on each side would decide. These runs"
+    )
     never = compare([4.0, 4.02, 4.04], [4.001, 4.021, 4.041], 0.0)
-    assert never.advice.startswith("If the difference is as it looks, more than 100 seeds on each side would decide; ")
+    assert never.advice.startswith(
+        "If the true difference is the observed one, more than 100 seeds on each side would decide. "
+    )
     assert compare([4.0, 4.002, 4.003], [4.05, 4.06, 4.07]).advice == ""
 
 

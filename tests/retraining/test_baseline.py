@@ -90,7 +90,7 @@ def _edit_text(folder: Path) -> None:
     [
         (lambda folder: shutil.rmtree(folder), "does not exist"),
         (lambda folder: (folder / MANIFEST).unlink(), "holds no baseline"),
-        (lambda folder: _manifest(folder, schema=0), "schema 0, this version reads schema 1"),
+        (lambda folder: _manifest(folder, schema=0), "schema 0, but this version reads schema 1"),
         (lambda folder: (folder / MANIFEST).write_text("[]"), "truncated, damaged or edited"),
         (_edit_perplexity, "its checksum differs"),
         (lambda folder: _manifest(folder, settings={}), "its checksum differs"),

@@ -198,9 +198,9 @@ def test_what_cannot_be_compared_says_why(made: tuple[Path, Result]) -> None:
         (held_out(documents=old.held_out.documents[1:]), "3 held-out documents, now 4"),
         (held_out(ids="other"), "the tokenizer of the checkpoint changed"),
         (held_out(plan=old.held_out.plan | {"mask_token": 7}), "the tokenizer of the checkpoint changed"),
-        (held_out(plan=old.held_out.plan | {"mask_rate": 0.4}), "other masks: mask_rate 0.4, now 0.15"),
+        (held_out(plan=old.held_out.plan | {"mask_rate": 0.4}), "different masks: mask_rate 0.4, now 0.15"),
         (_with_losses(old), "old has no finished seed"),
-        (_with_losses(old, 2.0, math.nan), "seed 1 of old diverged, its loss is nan"),
+        (_with_losses(old, 2.0, math.nan), "seed 1 of old diverged: its loss is nan"),
     ):
         with pytest.raises(UserError, match=problem):
             compare(other, old, Settings(), "old")
@@ -339,7 +339,7 @@ def test_a_file_that_cannot_be_trusted_is_refused(old: Path, tmp_path: Path) -> 
     for text, problem in (
         (whole[: len(whole) // 2], "truncated, damaged or edited"),
         (whole.replace('"seed": 43', '"seed": 44'), "its checksum differs"),
-        (json.dumps(content | {"schema": 9}), "of schema 9, this version reads schema 1"),
+        (json.dumps(content | {"schema": 9}), "has schema 9, but this version reads schema 1"),
         (json.dumps({name: value for name, value in content.items() if name != "checksum"}), "checksum"),
         ("[]", "damaged"),
         ("", "damaged"),

@@ -63,7 +63,7 @@ def test_filling_leaves_a_training_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("prompt", "problem"),
     [
-        ("the sea " * 20 + "<mask>", "has 43 tokens, of 20.*shorten it"),
+        ("the sea " * 20 + "<mask>", "has 43 tokens, but the limit is 20.*shorten it"),
         ("the <mask> and the [MASK]", "does not have exactly one mask token"),
         ("the sea", "'the sea' does not have exactly one mask token. Remedy: write <mask> exactly once."),
     ],
@@ -78,7 +78,7 @@ def test_a_prompt_may_be_as_long_as_the_model_reads(scorer: Scorer) -> None:
     """Its last token still fits, special tokens included; one more does not."""
     (filled,) = fill(scorer, ["ice " * 17 + "<mask>"], top_k=1)
     assert len(filled) == 1
-    with pytest.raises(UserError, match=r"has 21 tokens, of 20\. Remedy: shorten it\."):
+    with pytest.raises(UserError, match=r"has 21 tokens, but the limit is 20\. Remedy: shorten it\."):
         fill(scorer, ["ice " * 18 + "<mask>"])
 
 

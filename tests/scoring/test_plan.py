@@ -165,7 +165,7 @@ def test_words_are_planned_alike_whatever_the_tokenizer() -> None:
         (lambda: token_plan(["x"], [tiny.document(3, special=[0, 1, 2])]), "no token of the text is masked"),
         (lambda: token_plan(["x"], [tiny.document(0)]), "no token of the text is masked"),
         (lambda: token_plan(["x"], [tiny.document(2)], rate=0.01, random_passes=1), "no token of the text is masked"),
-        (lambda: token_plan(["x"], [tiny.document(9)], random_passes=0), "there are 0 passes"),
+        (lambda: token_plan(["x"], [tiny.document(9)], random_passes=0), "the number of random passes is 0"),
         (lambda: word_plan(["x"], [0]), "no word of the text is masked"),
         (lambda: token_plan(["x"], [tiny.document(9)], rate=0.0), "the mask rate is 0.0"),
         (lambda: token_plan(["x"], [tiny.document(9)], rate=0.6), "the mask rate is 0.6"),
