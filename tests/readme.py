@@ -47,7 +47,7 @@ def prepare(folder: Path) -> None:
     weights = load_file(folder / "new-model" / "model.safetensors")
     torch.manual_seed(0)
     for name in [name for name in sorted(weights) if ".layer.3." in name and name.endswith("dense.weight")]:
-        weights[name] = weights[name] + 0.1 * weights[name].float().std() * torch.randn(weights[name].shape)
+        weights[name] = weights[name] + 0.3 * weights[name].float().std() * torch.randn(weights[name].shape)
     save_file(weights, folder / "new-model" / "model.safetensors", metadata={"format": "pt"})
     rows = (json.loads(line) for line in (EMBEDDED / "data" / "askscience.jsonl").open(encoding="utf-8"))
     texts = [text for row in rows for text in row["answers"]["text"]][:DOCUMENTS]

@@ -67,7 +67,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> str:
     shutil.copytree(CHECKPOINT, folder)
     weights = load_file(folder / "model.safetensors")
     noise = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-    weights["lm_head.dense.weight"] += 0.08 * noise
+    weights["lm_head.dense.weight"] += 0.25 * noise
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
 

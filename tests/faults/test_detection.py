@@ -136,7 +136,7 @@ def test_changed_code_makes_its_rows_stale_and_no_others(
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("eval_loss is the mean over rows of their", "It is the mean, over all rows, of their"),
+        ("eval_loss is the mean of the batch losses", "It is the mean of all batches' losses"),
         ("eval_loss is averaged over batches or tokens, or a", "A loss is averaged over batches or tokens, or some"),
         ("def eval_loss(subject: Subject) -> Iterator[Measured]:", "def eval_loss(subject):  # a law\n"),
     ],
