@@ -213,6 +213,9 @@ def _named(commit: dict[str, Any] | None) -> str:
     return f"{commit['id']}{'-dirty' if commit['dirty'] else ''}" if commit else ""
 
 
+RECORDS = Path(__file__).parents[2] / "golden" / "matrix"  # of the checkout: the wheel does not hold them
+
+
 def _version_controls(commit: str = "") -> Iterator[CaseResult]:
     """The committed records of other versions: each change in them is declared, so none is an alarm."""
     goldens = golden_directory()
@@ -231,7 +234,7 @@ def _version_controls(commit: str = "") -> Iterator[CaseResult]:
 
 
 def _version_records() -> list[Path]:
-    return sorted((golden_directory().parent / "matrix").glob("*.json"))
+    return sorted(RECORDS.glob("*.json"))
 
 
 def _provenance(laws: Sequence[Law], jobs: int) -> dict[str, Any]:
