@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = 150  # answers of the embedded data, as the user's text
 MORE = "…"
+_NUMBER = r"\d+(?:\.\d+)?"
 
 
 def examples(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -70,32 +71,37 @@ def output(command: str, folder: Path) -> list[str]:
     return [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
 
 
+def outputs(text: str, folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Run the commands with shown output, and what they need; yield (command, shown lines, lines of today)."""
+    prepare(folder)
+    for command, shown in examples(text):
+        if shown:
+            yield command, shown, output(command, folder)
+        elif command.startswith("mlmrepro baseline"):
+            output(command, folder)
+
+
 def numbers(line: str) -> list[float]:
     """Return the numbers of a line."""
-    return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", line)]
+    return [float(number) for number in re.findall(_NUMBER, line)]
 
 
 def words(line: str) -> str:
     """Return a line without its numbers and its layout."""
-    return " ".join(re.sub(r"\d+(?:\.\d+)?", "#", line).split())
+    return " ".join(re.sub(_NUMBER, "#", line).split())
 
 
 def refresh() -> None:
     """Write today's output into the README; a block that ends with "…" keeps its number of lines."""
     text = README.read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prepare(folder)
-        for command, shown in examples(text):
-            if shown:
-                lines = output(command, folder)
-                if shown[-1] == MORE:
-                    lines = [*lines[: max(len(shown) - 1, 1)], MORE]
-                old, new = ("\n".join((f"$ {command}", *each)) for each in (shown, lines))
-                text = text.replace(old, new, 1)
-            elif command.startswith("mlmrepro baseline"):
-                output(command, folder)
-    atomic_write(README, text)
+    refreshed = text
+    with tempfile.TemporaryDirectory() as folder:
+        for command, shown, lines in outputs(text, Path(folder)):
+            if shown[-1] == MORE:
+                lines = [*lines[: max(len(shown) - 1, 1)], MORE]
+            old, new = ("\n".join((f"$ {command}", *each)) for each in (shown, lines))
+            refreshed = refreshed.replace(old, new, 1)
+    atomic_write(README, refreshed)
 
 
 if __name__ == "__main__":

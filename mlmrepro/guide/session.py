@@ -14,10 +14,18 @@ from mlmrepro.config import RunConfig
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 
-__all__ = ["MODEL", "RECORD", "claim", "session"]
+__all__ = ["MODEL", "RECORD", "cache_folder", "claim", "session"]
 
 MODEL, RECORD = "model", "record.json"
 _RUN = "run.json"  # the settings that a run was started with; only the same ones can resume it
+
+
+def cache_folder(config: RunConfig, folder: Path) -> Path | None:
+    """Return the place in `folder` for a fresh cache of the data, None for the library's own.
+
+    Leftovers of another run change the number of processes, and with it the blocks.
+    """
+    return folder / "cache" if config.profile == "embedded" else None
 
 
 @contextmanager
@@ -27,8 +35,7 @@ def session(config: RunConfig) -> Iterator[Path | None]:
     The cache is removed afterwards, and so is the whole folder if the run left nothing to resume: bad input leaves no
     trace.
     """
-    # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
-    cache = config.output_dir / "cache" if config.profile == "embedded" else None
+    cache = cache_folder(config, config.output_dir)
     try:
         atomic_write(config.output_dir / _RUN, json.dumps(_settings(config), indent=1) + "\n")
         if cache is not None:

@@ -21,6 +21,7 @@ from mlmrepro.errors import UserError
 from mlmrepro.guide import evaluate, observe, train, versions
 from mlmrepro.guide.prepare import prepare
 from mlmrepro.guide.run import Progress, Silent
+from mlmrepro.guide.session import cache_folder
 from mlmrepro.record import RunRecord
 from mlmrepro.retraining.runs import FILE, HeldOut, Retraining, SeedRun, Start, check_comparable, settings_of
 from mlmrepro.scores import Scores
@@ -127,9 +128,7 @@ class _Recipe:
         self.config, self.work = config, work
         with _quiet() as self.warnings:
             set_seed(guide.seed)  # the split draws from it
-            # A fresh cache folder: leftovers of another run change the number of processes, and with it the blocks.
-            cache = work / "cache" if config.profile == "embedded" else None
-            made = prepare(config, cache)
+            made = prepare(config, cache_folder(config, work))
             self.tokenizer, self.blocks, self.collator = made.tokenizer, made.blocks, made.collator
             self.texts = [guide.separator.join(answers) for answers in made.flat["test"][guide.text_column]]
             # A second one: the collator changes the padding token of the first, and special tokens are never masked.

@@ -29,10 +29,10 @@ def stale_rows(folder: Path) -> dict[str, dict[str, list[str]]]:
         mutation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}", remedy="give the folder of both tables") from error
-    package = Path(__file__).resolve().parents[2] / "mlmrepro"
+    sources = digests.Sources()
     return {
-        "detection": digests.stale(BenchResult.read(folder / "detection.json")),
-        "mutation": mutation_results.stale(mutation, mutation_results.digests(package)),
+        "detection": digests.stale(BenchResult.read(folder / "detection.json"), sources),
+        "mutation": mutation_results.stale(mutation, mutation_results.digests(sources.package)),
     }
 
 

@@ -169,15 +169,15 @@ def _versions(result: BenchResult) -> str:
 class FaultsDisplay:
     """A bar over the cases; a plain line for each where the output is no terminal."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, markup=False)
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, markup=False)
         self.bar = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=self.console,
-            disable=quiet or not self.console.is_terminal,
+            disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("clean runs", total=None)
         self.started = time.monotonic()

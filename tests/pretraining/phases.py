@@ -9,10 +9,10 @@ import numpy as np
 
 from mlmrepro.config import IGNORE_INDEX
 
-__all__ = ["Phase", "batch_of", "blocks_of", "corrupt", "learning_rate", "phase_at", "same_sentence"]
+__all__ = ["SPECIAL", "Phase", "batch_of", "blocks_of", "corrupt", "learning_rate", "phase_at", "same_sentence"]
 
 _SENTENCE = 45  # tokens
-_SPECIAL = 4  # ids 0 to 3 are never selected; <mask> does not occur in text
+SPECIAL = 4  # ids 0 to 3 are never selected; <mask> does not occur in text
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ def corrupt(ids: Any, phase: Phase, vocab_size: int, generator: Any) -> tuple[An
     """Return (corrupted ids, labels), both of the shape of `ids` (rows, tokens); -100 where nothing is predicted."""
     import torch
 
-    selected = (torch.rand(ids.shape, generator=generator) < phase.mlm_probability) & (ids >= _SPECIAL)
+    selected = (torch.rand(ids.shape, generator=generator) < phase.mlm_probability) & (ids >= SPECIAL)
     kind = torch.rand(ids.shape, generator=generator)
-    replacement = torch.randint(_SPECIAL, vocab_size - 1, ids.shape, generator=generator)
+    replacement = torch.randint(SPECIAL, vocab_size - 1, ids.shape, generator=generator)
     labels = torch.where(selected, ids, IGNORE_INDEX)
     inputs = torch.where(selected & (kind < phase.mask_share), vocab_size - 1, ids)
     swapped = selected & (kind >= phase.mask_share) & (kind < phase.mask_share + phase.random_share)

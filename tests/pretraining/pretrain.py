@@ -27,7 +27,7 @@ from mlmrepro.files import atomic_write
 from .cooccurrence import positive_pmi, svd_embeddings
 from .corpus import build_corpus, read_sources
 from .examination import MASK, examine, read_questions
-from .phases import _SPECIAL, Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at, same_sentence
+from .phases import SPECIAL, Phase, batch_of, blocks_of, corrupt, learning_rate, phase_at, same_sentence
 from .tokenizer import train_tokenizer
 
 __all__ = ["RECIPE", "pretrain"]
@@ -319,10 +319,9 @@ def _evaluate(
         for start in range(0, len(rows), phase.batch_size):
             ids = torch.from_numpy(rows[start : start + phase.batch_size].astype(np.int64))
             inputs, labels = corrupt(ids, phase, len(unigram), generator)
-            targets = labels[labels != IGNORE_INDEX].numpy()
-            positions, masked = _masked(labels.to(device))
-            total += float(_loss(model, inputs.to(device), positions, masked)) * len(targets)
-            base -= float(unigram[targets].sum())
+            positions, targets = _masked(labels)
+            total += float(_loss(model, inputs.to(device), positions.to(device), targets.to(device))) * len(targets)
+            base -= float(unigram[targets.numpy()].sum())
             count += len(targets)
     model.train()
     return {
@@ -366,7 +365,7 @@ def _train(
     losses = []
     content = torch.ones(vocab_size, dtype=torch.bool)
     content[torch.from_numpy(unigram).topk(_COMMON).indices] = False
-    content[[*range(_SPECIAL), vocab_size - 1]] = False
+    content[[*range(SPECIAL), vocab_size - 1]] = False
     content = content.to(device)
     while step < total:
         first, phase = phase_at(step, phases)

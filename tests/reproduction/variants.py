@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlmrepro.compare.golden import Golden, holds, read_golden, versions_of, write_golden
+from mlmrepro.compare.golden import Golden, read_golden, versions_of, write_golden
 from mlmrepro.compare.values import differences
 from mlmrepro.record import STAGES, RunRecord
 
@@ -21,16 +21,16 @@ GOLDENS = Path(__file__).parents[2] / "golden" / "embedded"
 def renewed(golden: Golden, stage: str, records: Sequence[RunRecord]) -> Iterator[str]:
     """Replace each variant's value by that of a record whose versions it holds for; yield the name of each new one."""
     for name, entry in golden.entries.items():
-        variants = list(entry.variants)
-        for number, variant in enumerate(variants):
-            for record in records if len(variants) > 1 else ():
-                if not all(holds(text, versions_of(record.provenance)) for text in variant.when):
-                    continue
-                found = record.stages.get(stage, {}).get(name)
-                if found is not None and differences(entry.lane, variant.value, found.value, entry.tolerance):
-                    variants[number] = replace(variant, value=found.value)
-                    yield f"{stage}.{name} ({' and '.join(variant.when)})"
-                break
+        if len(entry.variants) == 1:
+            continue
+        variants = []
+        for variant in entry.variants:
+            record = next((r for r in records if variant in entry.matching(versions_of(r.provenance))), None)
+            found = record and record.stages.get(stage, {}).get(name)
+            if found and differences(entry.lane, variant.value, found.value, entry.tolerance):
+                variant = replace(variant, value=found.value)
+                yield f"{stage}.{name} ({' and '.join(variant.when)})"
+            variants.append(variant)
         golden.entries[name] = replace(entry, variants=tuple(variants))
 
 
