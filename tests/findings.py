@@ -14,9 +14,9 @@ from typing import Any
 
 from packaging.version import Version
 
+from mlmrepro.compare.declare import known_breaches
 from mlmrepro.compare.golden import Variant, read_golden
 from mlmrepro.files import atomic_write
-from mlmrepro.laws.run import known_breaches
 from mlmrepro.record import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -26,13 +26,13 @@ MODELS = 3  # named of a row
 
 HEAD = """# What changed between releases, and what is wrong today
 
-Made by `python -m tests.findings` from the [goldens](embedded/), [known.toml](../mlmrepro/laws/known.toml) and
+Made by `python -m tests.findings` from the [goldens](embedded/), [known.toml](../mlmrepro/compare/known.toml) and
 [test_today.py](../tests/reproduction/test_today.py). Each row is checked by the test suite.
 
 ## What a release changed
 
-Measured from transformers 4.41 and datasets 2.19 to 5.23 and 5.2. Names with `alone.` or no prefix are on the guide's
-path; `beside.` marks arguments, files and defaults that the guide does not use, but your code might.
+Measured from transformers 4.41 and datasets 2.19 to 5.23 and 5.2. Names with `isolated.` or no prefix are on
+the guide's path; `off_path.` marks arguments, files and defaults that the guide does not use, but your code might.
 """
 
 BROKEN = """
@@ -51,7 +51,7 @@ Reproduced with transformers 5.23.0, datasets 5.2.0 and tokenizers 0.23.3. A tes
 def page() -> str:
     """Return the whole page."""
     changed = _table(("since", "stage", "value", "before → after", "what changed"), _changes())
-    broken = _table(("versions", "law", "value", "models", "why"), _breaches())
+    broken = _table(("versions", "name", "value", "models", "why"), _breaches())
     wrong = _table(("reproduced by", "what happens", "who is affected"), _today())
     return "\n".join((HEAD, changed, BROKEN, broken, TODAY, wrong))
 
@@ -96,8 +96,8 @@ def _breaches() -> Iterator[tuple[str, ...]]:
         models += f" and {len(known.models) - MODELS} more" * (len(known.models) > MODELS)
         yield (
             versions,
-            known.law,
-            f"{known.what}: {_short(known.value)}",
+            f"`{known.name}`",
+            _short(known.value),
             models,
             f"{known.reason} ([link]({known.link}))",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,8 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    # Of laws what they hand over.
-    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "laws"},
+    # Of observations what they hand over.
+    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "observations"},
     "environments": {"credentials", "errors", "files", "record", "compare"},
     "checkpoint_folder": {"errors"},
     "loading": {"checkpoint_folder", "errors"},
@@ -47,14 +49,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scores",
         "scoring",
     },
-    "laws": {"checkpoint_folder", "compare", "config", "errors", "guide", "loading", "provenance", "record", "scoring"},
-    "golden_run": {"config", "errors", "files", "loading", "provenance", "record", "guide"},
-    "cli": {
-        *("config", "errors", "guide", "report", "record", "compare", "environments", "golden_run"),
-        *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "laws"),
+    "observations": {
+        *("checkpoint_folder", "compare", "config", "errors", "files", "guide", "loading", "provenance", "record"),
+        "scoring",
     },
-    "pytest_plugin": {"compare", "errors", "gate_plugin"},
-    "gate_plugin": {"errors", "gate", "report", "retraining"},
+    "cli": {
+        *("config", "errors", "guide", "report", "record", "compare", "environments"),
+        *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "observations"),
+    },
+    "pytest_plugin": {
+        *("compare", "config", "errors", "gate", "loading", "observations", "record", "report", "retraining"),
+    },
     "__init__": {"config", "errors", "guide", "record", "retraining", "scoring"},
     "__main__": {"cli"},
 }
@@ -72,7 +77,7 @@ TORCH_FREE = {
     "report",
     "environments",
 }
-TORCH_FREE |= {"pytest_plugin", "gate_plugin"}
+TORCH_FREE |= {"pytest_plugin"}
 
 
 def imports(source: str) -> tuple[set[str], set[str]]:
@@ -99,17 +104,17 @@ def problems(room: str, source: str) -> list[str]:
 
 
 # Of a room that runs things, what it hands over: plain values that need none of the libraries.
-RESULTS = {"mlmrepro.laws.result"}
+RESULTS = {"mlmrepro.observations.result"}
 
 
 def beyond_results(source: str) -> list[str]:
-    """Return the modules of laws that a report imports besides their results."""
+    """Return the modules of observations that a report imports besides their results."""
     modules = {node.module or "" for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    return sorted(m for m in modules if m.startswith("mlmrepro.laws") and m not in RESULTS)
+    return sorted(m for m in modules if m.startswith("mlmrepro.observations") and m not in RESULTS)
 
 
 def never_training(source: str) -> list[str]:
-    """Return where a law imports the guide's training: laws hold for any training, not for ours."""
+    """Return where an observation imports the guide's training: bounds hold for any training, not for ours."""
     names = {
         f"{node.module}.{alias.name}"
         for node in ast.walk(ast.parse(source))
@@ -136,21 +141,55 @@ def test_a_forbidden_import_is_seen() -> None:
     assert problems("guide", "from mlmrepro import cli") == ["guide imports cli"]
 
 
-def test_reports_read_results_and_laws_train_by_themselves() -> None:
-    """A report imports of laws what they hand over, and a law never the guide's own training."""
+def test_reports_read_results_and_observations_train_by_themselves() -> None:
+    """A report imports of observations only their results, and an observation never the guide's own training."""
     reports = [path for path in MODULES if path.parent.name == "report"]
-    laws = [path for path in MODULES if path.parent.name == "laws"]
+    observing = [path for path in MODULES if path.parent.name == "observations" and path.stem != "isolated"]
     assert reports
-    assert laws
+    assert observing
     assert [p.name for p in reports if beyond_results(p.read_text(encoding="utf-8"))] == []
-    assert [p.name for p in laws if never_training(p.read_text(encoding="utf-8"))] == []
-    assert beyond_results("from mlmrepro.laws.run import run_laws") == ["mlmrepro.laws.run"]
+    assert [p.name for p in observing if never_training(p.read_text(encoding="utf-8"))] == []
+    assert beyond_results("from mlmrepro.observations.observe import observe_all") == ["mlmrepro.observations.observe"]
     assert never_training("from mlmrepro.guide import train") == ["mlmrepro.guide.train"]
 
 
 def test_no_module_outgrows_its_room() -> None:
     """A file of more than 400 lines is two rooms."""
     assert [p.name for p in MODULES if len(p.read_text(encoding="utf-8").splitlines()) > 400] == []
+
+
+def graph() -> dict[str, set[str]]:
+    """Return the modules that each module of the package imports, also inside functions, but not for types alone."""
+    dotted = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES}
+    paths = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    found: dict[str, set[str]] = {}
+    for own, path in paths.items():
+        imported: set[str] = set()
+        for node in executed(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+        found[own] = (imported & paths.keys()) - {own}
+    return found
+
+
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Iterate over the nodes of a module that can run: not those below ``if TYPE_CHECKING``."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"):
+            yield child
+            yield from executed(child)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """There is no import circle, and none is hidden inside a function."""
+    imports = graph()
+    assert len(imports) == len(MODULES)
+    tuple(TopologicalSorter(imports).static_order())
+    imports["mlmrepro.errors"].add("mlmrepro.cli")
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter(imports).static_order())
 
 
 @pytest.mark.parametrize("arguments", [["-c", "import mlmrepro"], ["-m", "mlmrepro", "--help"]])

@@ -163,7 +163,7 @@ def test_record_says_in_its_place_that_it_did_not_finish(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A crashed run replaces an old record with the reason, and leaves no partial record."""
-    from mlmrepro.golden_run import run as golden_run
+    from mlmrepro.observations import golden_run
 
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("boom\nsecond line")

@@ -44,8 +44,8 @@ def test_the_embedded_checkpoint_keeps_a_group_of_laws(tmp_path: Path, capsys: p
     laws = json.loads(out)
     assert code == 0
     assert {law["verdict"] for law in laws} == {"holds"}
-    assert all(row["holds"] for law in laws for row in law["measured"])
-    assert all(law["measured"] for law in laws)
+    assert all(row["holds"] for law in laws for row in law["values"])
+    assert all(law["values"] for law in laws)
 
 
 def test_a_broken_checkpoint_names_law_numbers_and_cause(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +64,7 @@ def test_a_broken_checkpoint_names_law_numbers_and_cause(broken: Path, capsys: p
     ("arguments", "said"),
     [
         (["laws", "no-such/folder/here"], "does not exist"),
-        (["laws", "embedded", "--only", "gravity"], "there is no law or group 'gravity'"),
+        (["laws", "embedded", "--only", "gravity"], "there is no observation or group 'gravity'"),
         (["laws", "embedded", "--text", "absent.txt"], "the text absent.txt does not exist"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -99,4 +99,4 @@ def test_short_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (tmp_path / "short.txt").write_text("One.\n\nTwo.\n")
     code, _, err = main(capsys, "laws", "embedded", "--text", tmp_path / "short.txt")
     assert code == 2
-    assert "the laws need at least 4 texts of at least 6 words, but got 0" in err
+    assert "texts of at least 6 words, but 4 are needed" in err

@@ -41,7 +41,7 @@ LITERALS = {
 
 PACKAGE = Path(mlmrepro.__file__).parent
 # Chances of something else that happen to be the same number.
-COINCIDENCES = {"laws/steps.py": ["if rng.random() < 0.15:"]}
+COINCIDENCES = {"observations/steps.py": ["if rng.random() < 0.15:"]}
 
 
 def holders(source: str, values: set[Any]) -> list[str]:

@@ -17,7 +17,7 @@ from . import readme
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ROOMS = [ROOT / "mlmrepro" / room / "README.md" for room in ("gate", "guide", "laws", "report")]
+ROOMS = [ROOT / "mlmrepro" / room / "README.md" for room in ("gate", "guide", "observations", "report")]
 COMMANDS = [command for command, _ in readme.examples(README)]
 COMMANDS += [
     line.split("  #")[0].strip()

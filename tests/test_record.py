@@ -12,7 +12,7 @@ import pytest
 from mlmrepro import provenance
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
-from mlmrepro.record import Lane, RunRecord, write_unfinished
+from mlmrepro.record import Lane, Part, RunRecord, write_unfinished
 
 pytestmark = pytest.mark.quick
 
@@ -110,3 +110,36 @@ def test_an_unfinished_run_says_so_in_the_records_place(tmp_path: Path) -> None:
     write_unfinished(path, "RuntimeError: boom")
     with pytest.raises(UserError, match="did not finish: RuntimeError: boom"):
         RunRecord.read(path)
+
+
+def test_a_record_of_schema_2_is_read_under_todays_names(tmp_path: Path) -> None:
+    """Its parts and some observations had other names, and it was asked for the observations that it has."""
+    old = {
+        "schema": 2,
+        "provenance": {"packages": {"transformers": "5.23.0"}},
+        "config": {},
+        "stages": {
+            "model": {
+                "alone.loss": {"lane": "approximate", "quantity": "nats", "value": 4.1},
+                "beside.attention.default": {"lane": "exact", "value": "sdpa"},
+                "beside.warnings": {"lane": "info", "value": ["x"]},
+                "beside.tied_weights.biases": {"lane": "exact", "value": True},
+                "beside.accumulation.step_over_wanted": {"lane": "approximate", "quantity": "ratio", "value": 1.0},
+                "attention": {"lane": "exact", "value": "sdpa"},
+            }
+        },
+    }
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(old))
+    read = RunRecord.read(path)
+    names = {o.name: o.part for o in read}
+    assert names == {
+        "isolated.loss": Part.ISOLATED,
+        "off_path.attention.default": Part.OFF_PATH,
+        "off_path.warnings": Part.OFF_PATH,
+        "off_path.tied_after_loading.biases": Part.OFF_PATH,
+        "attention": Part.FLOW,
+    }
+    assert read.asked == {"model.attention": "", "model.tied_after_loading": ""}
+    read.write(path)
+    assert RunRecord.read(path) == read

@@ -34,26 +34,32 @@ def record(
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads; records agree exactly only for the same number.")
     ] = 2,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="An off-path observation or a group of them; repeatable (default: all). See mlmrepro laws."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Record what the installed versions do: the golden run, each stage in isolation, and off-path behaviour.
 
-    Example: mlmrepro record --output today.json
+    The record says which observations it was asked for. Example: mlmrepro record --output today.json
     """
     if output.is_dir():
         raise UserError(f"{output} is a folder", remedy="give --output a file")
     offline_unless(False)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens were made on the CPU
     from mlmrepro.config import golden_directory
-    from mlmrepro.golden_run.run import take_record
+    from mlmrepro.observations.golden_run import take_record
+    from mlmrepro.observations.registry import choose
     from mlmrepro.record import write_unfinished
     from mlmrepro.report.terminal import RunDisplay
 
     stored = (goldens or golden_directory()) / "inputs"
+    observers = choose(only or [])
     write_unfinished(output, "it was killed")  # so that an old record is not mistaken for this run's
     try:
         with RunDisplay(quiet=as_json) as display:
-            taken = take_record(stored, threads=threads, progress=display)
+            taken = take_record(stored, threads=threads, observers=observers, progress=display)
     except BaseException as error:
         write_unfinished(output, f"{type(error).__name__}: {first_line(error)}")
         raise

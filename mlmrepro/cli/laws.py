@@ -1,4 +1,4 @@
-"""The command that needs no golden: laws."""
+"""The command that needs no golden: laws, the observations with bounds."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ __all__ = ["laws"]
 def laws(
     checkpoint: Checkpoint,
     only: Annotated[
-        list[str] | None, typer.Option(help="A law or a group of laws; repeatable (default: all of them).")
+        list[str] | None, typer.Option(help="An observation or a group of them; repeatable (default: all with bounds).")
     ] = None,
     text: Annotated[
         str, typer.Option(help="Text of the checkpoint's own language (default: embedded, which is English).")
     ] = "embedded",
     text_column: Column = None,
-    seed: Annotated[int, typer.Option(help="Seed of the laws' random draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     threads: Threads = None,
-    numbers: Annotated[bool, typer.Option("--numbers", help="Print what every law measured.")] = False,
+    numbers: Annotated[bool, typer.Option("--numbers", help="Print what every observation measured.")] = False,
     as_json: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
 ) -> None:
-    """Check a checkpoint and the installed libraries against laws that hold for every checkpoint and version.
+    """Check a checkpoint and the installed libraries against bounds that hold for every checkpoint and version.
 
-    Exits with 0 if every law holds or is declared as broken for these versions, 1 if one is broken or could not be
+    Exits with 0 if every bound holds or is declared as broken for these versions, 1 if one is broken or could not be
     measured, 2 for bad input. Example: mlmrepro laws my-model --text eval.jsonl
     """
     check_targets(junit, beside=[Path(checkpoint)])
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the laws' bounds are for the CPU
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the bounds are for the CPU
     path = prepared(checkpoint, threads)
     say_unused(path)
-    from mlmrepro.laws.run import choose, run_laws, sample_and_notes
+    from mlmrepro.observations.observe import observe_all, sample
+    from mlmrepro.observations.registry import bounded_observers, choose
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.laws_view import LawsDisplay, laws_junit, laws_markdown, print_laws
 
-    chosen = choose(only or [])
-    texts, notes = sample_and_notes(text, column=text_column)
+    chosen = choose(only or [], bounded_observers())
+    texts, notes = sample(text, column=text_column)
     with LawsDisplay(len(chosen), quiet=as_json or markdown) as display:
-        results = run_laws(path, texts, laws=chosen, seed=seed, progress=lambda law: display(law.name))
+        results = observe_all(path, texts, observers=chosen, seed=seed, progress=display)
     if as_json:
         print(json.dumps([result.to_dict() for result in results], ensure_ascii=False))
-        for note in notes:  # the list holds laws only
+        for note in notes:  # the list holds observations only
             print(f"note: {note}", file=sys.stderr)
     elif markdown:
         print(laws_markdown(results, notes=notes))

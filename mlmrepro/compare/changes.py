@@ -30,8 +30,8 @@ class Change:
 
     @property
     def part(self) -> Part:
-        """Return BESIDE for an off-path change, which the guide's own run does not see."""
-        return Part.BESIDE if self.findings[0].part is Part.BESIDE else Part.FLOW
+        """Return OFF_PATH for an off-path change, which the guide's own run does not see."""
+        return Part.OFF_PATH if self.findings[0].part is Part.OFF_PATH else Part.FLOW
 
     @property
     def reason(self) -> str:
@@ -85,7 +85,7 @@ class Comparison:
         because of its evaluations does not count as the first divergence.
         """
         back = {stage for stage, cause in self.follows().items() if STAGES.index(cause) > STAGES.index(stage)}
-        changed = [f for f in self.findings if f.verdict.is_change and f.part is not Part.BESIDE]
+        changed = [f for f in self.findings if f.verdict.is_change and f.part is not Part.OFF_PATH]
         changed = [f for f in changed if f.stage not in back] or changed
         return next((f for f in changed if f.verdict.fails), changed[0] if changed else None)
 
@@ -148,9 +148,9 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
     an expected change. An improvement may be shown as inherited from a failure, which stays visible.
     """
     findings = list(findings)
-    has_twin = {finding.stage for finding in findings if finding.part is Part.ALONE}
+    has_twin = {finding.stage for finding in findings if finding.part is Part.ISOLATED}
     failing = [finding for finding in findings if finding.verdict.fails]
-    start = min((STAGES.index(f.stage) for f in failing if f.part is not Part.BESIDE), default=len(STAGES))
+    start = min((STAGES.index(f.stage) for f in failing if f.part is not Part.OFF_PATH), default=len(STAGES))
     improved = [finding for finding in findings if finding.verdict is Verdict.IMPROVEMENT]
     inherited = [f for f in improved if f.part is Part.FLOW and STAGES.index(f.stage) >= start]
     kinds = (
@@ -175,9 +175,9 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
     own: dict[str, tuple[Finding, ...]] = {}
     follows: dict[str, list[Finding]] = {}
     carrier: str | None = None
-    evaluated = "loss" in has_twin and bool(_of(layer, "evaluation", Part.ALONE))
+    evaluated = "loss" in has_twin and bool(_of(layer, "evaluation", Part.ISOLATED))
     for stage in STAGES:
-        flow, alone = (_of(layer, stage, part) for part in (Part.FLOW, Part.ALONE))
+        flow, alone = (_of(layer, stage, part) for part in (Part.FLOW, Part.ISOLATED))
         itself = bool(alone) or any(f.bound for f in flow)
         if stage == "loss" and flow and not itself and carrier is None and evaluated:
             follows.setdefault("evaluation", []).extend(flow)
@@ -189,8 +189,8 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
     changes = []
     for stage in STAGES:
         causes: dict[str, list[Finding]] = {}
-        for finding in (*own.get(stage, ()), *_of(layer, stage, Part.BESIDE)):
-            causes.setdefault(finding.reason or finding.probe, []).append(finding)
+        for finding in (*own.get(stage, ()), *_of(layer, stage, Part.OFF_PATH)):
+            causes.setdefault(finding.reason or finding.observer, []).append(finding)
         for found in causes.values():
             followers = [f for f in follows.get(stage, ()) if _source(f, causes) is found]
             by_itself = stage not in has_twin or any(f.bound or f.part is not Part.FLOW for f in found)
@@ -201,7 +201,7 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
 
 def _source(follower: Finding, causes: Mapping[str, list[Finding]]) -> list[Finding]:
     """Return the cause with the same link as the inherited change, else the first one on the path."""
-    on_path = [found for found in causes.values() if found[0].part is not Part.BESIDE]
+    on_path = [found for found in causes.values() if found[0].part is not Part.OFF_PATH]
     return next((found for found in on_path if follower.link and found[0].link == follower.link), on_path[0])
 
 

@@ -1,9 +1,16 @@
-"""Declaring an expected change: one variant of a golden becomes two, on both sides of a version."""
+"""What a release is known to do differently: variants of goldens, and values outside their bounds.
+
+A golden belongs to one subject and holds its own variants. A bound holds for every subject, so its known breaches are
+declared once, in known.toml. Both name versions, the value, a reason and a link.
+"""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -13,7 +20,51 @@ from mlmrepro.compare.golden import Entry, Variant, holds, versions_around
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
 
-__all__ = ["declare"]
+__all__ = ["Known", "declare", "known_breaches"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A value outside its bound that some versions are known to give; `name` is ``stage.observation.value``."""
+
+    name: str
+    value: Any
+    when: tuple[str, ...]
+    reason: str
+    link: str
+    atol: float = 0.0
+    models: tuple[str, ...] = ()  # model types; none means all
+
+    def accounts_for(self, name: str, found: Any, model_type: str, versions: Mapping[str, str | None]) -> bool:
+        """Return whether this value is the one declared for these versions and this type of model."""
+        if name != self.name or not self.applies(model_type, versions):
+            return False
+        if isinstance(self.value, (int, float)) and isinstance(found, (int, float)):
+            return abs(found - self.value) <= self.atol
+        return bool(found == self.value)
+
+    def applies(self, model_type: str, versions: Mapping[str, str | None]) -> bool:
+        """Return whether it is declared for these versions and this type of model."""
+        return (not self.models or model_type in self.models) and all(holds(text, versions) for text in self.when)
+
+    @property
+    def variant(self) -> Variant:
+        """Return the declaration in the form of a golden's."""
+        return Variant(self.value, self.when, self.reason, self.link)
+
+
+@cache
+def known_breaches() -> tuple[Known, ...]:
+    """Return the declared breaches, one for each value."""
+    content = tomllib.loads((Path(__file__).parent / "known.toml").read_text(encoding="utf-8"))
+    groups = content["groups"]
+    found = []
+    for row in content["known"]:
+        models = tuple(model for name in row.get("models", ()) for model in groups.get(name, (name,)))
+        common = {"when": tuple(row["when"]), "reason": row["reason"], "link": row["link"], "models": models}
+        found += [Known(name, value, atol=row.get("atol", 0.0), **common) for name, value in row["values"].items()]
+    return tuple(found)
+
 
 _OPPOSITE = {">=": "<", "<": ">=", ">": "<=", "<=": ">"}
 

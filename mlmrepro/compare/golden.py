@@ -64,8 +64,8 @@ class Entry:
     better: str = ""  # "lower" or "higher", if one direction is an improvement
 
     def __post_init__(self) -> None:
-        if self.lane is Lane.INFO:
-            raise ValueError("a value of the info lane cannot be expected")
+        if not self.lane.compared:
+            raise ValueError(f"a value of the {self.lane.value} lane cannot be expected")
         if self.lane is not Lane.EXACT and self.tolerance is None:
             raise ValueError(f"the {self.lane.value} lane needs a tolerance")
         if not self.variants:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from mlmrepro.compare.bounds import breaches
+from mlmrepro.compare.declare import Known, known_breaches
 from mlmrepro.compare.golden import Entry, Variant, read_golden, versions_of
 from mlmrepro.compare.tolerance import default_tolerance
 from mlmrepro.compare.values import ABSENT, Difference, differences
 from mlmrepro.errors import UserError
-from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, part
+from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, current, part
 
-__all__ = ["Expectations", "Finding", "Verdict", "better_direction", "judge", "judge_record", "worst"]
+__all__ = [
+    "Expectations",
+    "Finding",
+    "Verdict",
+    "asked",
+    "better_direction",
+    "judge",
+    "judge_bounds",
+    "judge_record",
+    "worst",
+]
 
 
 class Verdict(str, Enum):
@@ -66,9 +77,9 @@ class Finding:
         return part(self.name)
 
     @property
-    def probe(self) -> str:
-        """Return the probe that observed it, "" on the guide's own path."""
-        return self.name.split(".")[1] if self.part is Part.BESIDE and "." in self.name else ""
+    def observer(self) -> str:
+        """Return the observation that it belongs to, "" on the guide's own path."""
+        return self.name.split(".")[1] if self.part is Part.OFF_PATH and "." in self.name else ""
 
     @property
     def reason(self) -> str:
@@ -89,10 +100,12 @@ class Expectations:
         entries: Mapping[str, Mapping[str, Entry]],
         versions: Mapping[str, str | None],
         config: Mapping[str, Any] | None = None,
+        record: RunRecord | None = None,
     ) -> None:
         self.entries = entries
         self.versions = versions  # those of the golden, or of the record
         self.config = config or {}  # its settings, if known
+        self.record = record  # the record, None for goldens
 
     @classmethod
     def from_goldens(cls, directory: Path) -> Expectations:
@@ -112,16 +125,17 @@ class Expectations:
                     remedy="make all goldens of a folder together, with --golden-update",
                 )
         header = goldens[first].provenance
-        return cls({s: g.entries for s, g in goldens.items()}, goldens[first].versions, header.get("config"))
+        entries = {stage: {new: e for n, e in g.entries.items() if (new := current(n))} for stage, g in goldens.items()}
+        return cls(entries, goldens[first].versions, header.get("config"))
 
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
         """Take a record as the expectation, with the measured tolerance of each quantity."""
         entries: dict[str, dict[str, Entry]] = {}
         for observation in record:
-            if observation.lane is not Lane.INFO:
+            if observation.compared:
                 entries.setdefault(observation.stage, {})[observation.name] = _entry(observation)
-        return cls(entries, versions_of(record.provenance), record.config)
+        return cls(entries, versions_of(record.provenance), record.config, record)
 
 
 def _entry(observation: Observation) -> Entry:
@@ -164,16 +178,19 @@ def _word(entry: Entry, found: tuple[Difference, ...]) -> Verdict:
 def judge_record(expectations: Expectations, record: RunRecord, declared: Expectations | None = None) -> list[Finding]:
     """Judge every observation of either side, in the order of the stages.
 
-    A value that breaks a bound of `compare.bounds`, on either side, is a regression, whatever was expected or declared.
+    Observations that the record was not asked for are left out. A value that breaks its bound, on either side, is a
+    regression, unless known.toml declares it for these versions; a perplexity that is not exp(loss) always is.
     A value that a golden declares for these versions, other than for its own, is an expected change. Between two
     records, a difference is an expected change if `declared`, a golden directory, declares the values of both sides.
     """
     versions = versions_of(record.provenance)
-    obtained = {(o.stage, o.name): o.value for o in record if o.lane is not Lane.INFO}
+    obtained = {(o.stage, o.name): o.value for o in record if o.compared}
     findings = []
     for stage in STAGES:
         entries = expectations.entries.get(stage, {})
         for name, entry in entries.items():
+            if not asked(record, stage, name):
+                continue
             value = obtained.pop((stage, name), ABSENT)
             finding = judge(stage, name, entry, value, versions)
             finding = _declared(finding, entry, value, expectations.versions, versions, declared)
@@ -181,13 +198,63 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
     findings += [
         Finding(stage, name, Verdict.UNMEASURED, (Difference("", ABSENT, value, "nothing to compare it with"),))
         for (stage, name), value in obtained.items()
+        if expectations.record is None or asked(expectations.record, stage, name)
     ]
-    findings = _bounded(findings, expectations, record)
+    findings = [*_consistent(findings, expectations, record), *judge_bounds(expectations, record)]
     return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
 
 
-def _bounded(findings: list[Finding], expectations: Expectations, record: RunRecord) -> list[Finding]:
-    """Replace the finding of each value that breaks a bound with a regression."""
+def asked(record: RunRecord, stage: str, name: str) -> bool:
+    """Return whether a record was asked for the observation of a value; values of the guide's own path always are."""
+    if part(name) is not Part.OFF_PATH or record.asked is None:
+        return True
+    return f"{stage}.{name.split('.')[1]}" in record.asked
+
+
+def judge_bounds(expectations: Expectations, record: RunRecord) -> Iterator[Finding]:
+    """Judge every value with a bound, of the record and of the one that it is compared with."""
+    reference = {(o.stage, o.name): o for o in expectations.record or () if o.lane is Lane.BOUND}
+    for o in record:
+        if o.lane is Lane.BOUND:
+            yield _judge_bound(o, record, expectations, reference.pop((o.stage, o.name), None))
+    for (stage, name), o in reference.items():
+        if not o.bound.holds(o.value) and expectations.record and _known(o, expectations.record) is None:
+            difference = Difference("", str(o.bound), o.value, f"in the reference: {o.bound.reason}".rstrip(": "))
+            yield Finding(stage, name, Verdict.REGRESSION, (difference,), bound=True)
+
+
+def _judge_bound(o: Observation, record: RunRecord, expectations: Expectations, before: Observation | None) -> Finding:
+    sides = [("", o, record)]
+    if before is not None and expectations.record is not None:
+        sides.append(("in the reference: ", before, expectations.record))
+    broken = [
+        Difference("", str(each.bound), each.value, f"{side}{each.bound.reason}".rstrip(": "))
+        for side, each, whose in sides
+        if not each.bound.holds(each.value) and _known(each, whose) is None
+    ]
+    if broken:
+        return Finding(o.stage, o.name, Verdict.REGRESSION, tuple(broken), bound=True)
+    known = None if o.bound.holds(o.value) else _known(o, record)
+    if known is None or (before is not None and not before.bound.holds(before.value)):
+        return Finding(o.stage, o.name, Verdict.IDENTICAL)
+    if expectations.record is None and known.applies(_model_type(record), expectations.versions):
+        return Finding(o.stage, o.name, Verdict.IDENTICAL)
+    difference = Difference("", str(o.bound), o.value, o.bound.reason)
+    return Finding(o.stage, o.name, Verdict.EXPECTED, (difference,), known.variant)
+
+
+def _known(o: Observation, record: RunRecord) -> Known | None:
+    name = f"{o.stage}.{o.name.removeprefix('off_path.')}"
+    model, versions = _model_type(record), versions_of(record.provenance)
+    return next((k for k in known_breaches() if k.accounts_for(name, o.value, model, versions)), None)
+
+
+def _model_type(record: RunRecord) -> str:
+    return str(record.config.get("model_type", ""))
+
+
+def _consistent(findings: list[Finding], expectations: Expectations, record: RunRecord) -> list[Finding]:
+    """Replace the finding of each perplexity that is not exp(loss), on either side, with a regression."""
     expected = {}
     for stage, entries in expectations.entries.items():
         for name, entry in entries.items():

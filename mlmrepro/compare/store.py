@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from mlmrepro import provenance
 from mlmrepro.compare.golden import Entry, Golden, Variant, is_golden, read_golden, versions_of, write_golden
-from mlmrepro.compare.judge import Finding, Verdict, better_direction, judge
+from mlmrepro.compare.judge import Expectations, Finding, Verdict, better_direction, judge, judge_bounds
 from mlmrepro.compare.tolerance import Tolerance, default_tolerance
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
@@ -321,18 +321,18 @@ class GoldenFile:
         self._check(Obtained(name, value, Lane.STATISTICAL, tolerance, better=better))
 
     def stage(self, record: RunRecord, stage: str, folder: str = "") -> None:
-        """Check everything that one stage of a run observed, against ``<folder>/<stage>.json``, both ways."""
+        """Check what one stage of a run observed, against ``<folder>/<stage>.json`` both ways, and its bounds."""
         __tracebackhide__ = True
         key = _named(f"{folder}/{stage}" if folder else stage)
-        observed = [Obtained.of(o) for o in record.stages.get(stage, {}).values() if o.lane is not Lane.INFO]
+        observed = [Obtained.of(o) for o in record.stages.get(stage, {}).values() if o.compared]
         if not observed:
-            raise GoldenMismatch(
-                [f"{self._store.path(key)}: the record has nothing for the stage {stage!r}"], self._test
-            )
+            problem = f"{self._store.path(key)}: the record has nothing for the stage {stage!r}"
+            raise GoldenMismatch([problem], self._test)
+        bounds = judge_bounds(Expectations({}, versions_of(record.provenance)), record)
         self._store.settings = {"config": record.config}
         try:
-            problems = self._store.problems(key, observed)
-            problems += self._store.leftover(key, {one.name for one in observed})
+            problems = self._store.problems(key, observed) + self._store.leftover(key, {one.name for one in observed})
+            problems += [f"{f.name}: {f.differences[0]}" for f in bounds if f.stage == stage and f.verdict.fails]
         finally:
             self._store.settings = {}
         if problems:

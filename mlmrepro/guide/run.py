@@ -65,7 +65,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
     seed = TRAINER_SEED if guide.seed is None else guide.seed  # of draws that the guide does not make
     if guide.seed is not None:
         set_seed(guide.seed)
-    record = RunRecord(provenance.collect(), config.to_dict())
+    record = RunRecord(provenance.collect(), config.to_dict(), asked={})
 
     @contextmanager
     def stage(name: str, made: Prepared | None = None) -> Iterator[None]:

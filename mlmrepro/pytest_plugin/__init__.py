@@ -1,4 +1,4 @@
-"""The pytest plugin: the `golden` fixture, the report of unused goldens after a full run, and the retraining gate.
+"""The pytest plugin: the `golden` fixture, unused goldens, the retraining gate, and observations as test items.
 
 Goldens are in `golden_dir`, below the project's directory: that of the pytest configuration, else the nearest one with
 a pyproject.toml, setup.cfg, setup.py, tox.ini or repository. A full run fails if it leaves a golden
@@ -9,7 +9,7 @@ Goldens of tests that run only elsewhere are declared, each with a reason:
         tests/test_windows/*: only on Windows
 
 Loading it imports neither torch nor numpy; the goldens' own code is imported when a test first asks for the fixture,
-the gate's when its options are given.
+the gate's and the observations' when their options are given.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _NAMES = ("mlmrepro", __name__)
 _NARROWING = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob", "collectonly")
 _COLLECTING = ("testpaths", "norecursedirs", "python_files", "python_classes", "python_functions")
 _GATE = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
+_OBSERVE = "mlm-observe::"  # how the nodes of --mlm-observe begin
 _SHOWN = 20  # lines of one section of the summary
 
 _SESSION = pytest.StashKey["GoldenSession"]()
@@ -48,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     for name in _NAMES:
         if name != pluginmanager.get_name(sys.modules[__name__]):
             pluginmanager.set_blocked(name)
-    group = parser.getgroup("mlmrepro", "goldens and the retraining gate")
+    group = parser.getgroup("mlmrepro", "goldens, observations and the retraining gate")
     group.addoption(
         "--golden-update",
         nargs="?",
@@ -71,6 +72,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         ("html", "FILE", "write an HTML page of the check; for several checks give one for each"),
     ):
         group.addoption(f"--mlm-{name}", action="append", default=[], metavar=metavar, help=text)
+    group.addoption(
+        "--mlm-observe",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="add a test item for each observation of this checkpoint ('embedded' is the shipped one); may be repeated",
+    )
+    group.addoption("--mlm-text", metavar="FILE", help="text of the observed checkpoints' language (default: embedded)")
     parser.addini("golden_dir", "the directory of the goldens, below the project (default: golden)", default="")
     parser.addini(
         "golden_elsewhere", "goldens of tests that run only elsewhere, as `path: reason`", "linelist", default=[]
@@ -82,9 +91,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SESSION] = GoldenSession(config)
     config.pluginmanager.register(config.stash[_SESSION], "mlmrepro-goldens")
     if any(config.getoption(name) for name in _GATE):
-        from mlmrepro.gate_plugin import GateSession
+        from mlmrepro.pytest_plugin.gate import GateSession
 
         config.pluginmanager.register(GateSession(config), "mlmrepro-gate")
+    if config.getoption("--mlm-observe") or config.getoption("--mlm-text"):
+        from mlmrepro.pytest_plugin.observations import ObservationSession
+
+        config.pluginmanager.register(ObservationSession(config), "mlmrepro-observations")
 
 
 @pytest.fixture
@@ -187,11 +200,12 @@ class GoldenSession:
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Count each test before anything can leave it out."""
-        self.collected[item.nodeid] += 1
+        if not item.nodeid.startswith(_OBSERVE):
+            self.collected[item.nodeid] += 1
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Note that tests were left out."""
-        self.partial = self.partial or bool(items)
+        self.partial = self.partial or not all(item.nodeid.startswith(_OBSERVE) for item in items)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a module that was skipped or could not be read."""
@@ -201,6 +215,8 @@ class GoldenSession:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note each test that passed, and any that did not."""
+        if report.nodeid.startswith(_OBSERVE):  # an observation reads no golden of a test
+            return
         if not report.passed:
             self.partial = True
         elif report.when == "call":

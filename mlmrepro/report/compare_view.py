@@ -78,7 +78,7 @@ class Compared:
         first = self.comparison.first_divergence
         carrying = sorted(
             (f for f in self.comparison.findings if f.verdict is verdict),
-            key=lambda f: (f is not first, f.part is Part.BESIDE),
+            key=lambda f: (f is not first, f.part is Part.OFF_PATH),
         )
         return next_step(verdict, next(iter(carrying), None), self.settings)
 
@@ -160,7 +160,7 @@ def _print_changes(each: Compared, console: Console, *, named: bool) -> None:
     if each.first:
         say(console, each.first, bold="First divergence: ")
     # The list may be cut, so the worst verdicts come first, and the guide's own path before the rest.
-    order = sorted(changes, key=lambda c: (-list(Verdict).index(c.verdict), c.part is Part.BESIDE))
+    order = sorted(changes, key=lambda c: (-list(Verdict).index(c.verdict), c.part is Part.OFF_PATH))
     for change in order[:_CHANGES]:
         say(console, styled(change.verdict), f"  {change_line(change, each.measures)}", indent=2)
         cause = cause_line(change)

@@ -14,9 +14,9 @@ from mlmrepro.report.compare_view import change_item
 from mlmrepro.report.console import STYLE, say, standard_output, styled
 from mlmrepro.report.outline import Cell, Item, Outline, Section, short_names
 from mlmrepro.report.words import (
-    BESIDE,
     CHANGED,
     LEGEND,
+    OFF_PATH,
     SHORT,
     SHORT_STAGE,
     SYMBOL,
@@ -92,7 +92,7 @@ def _cell(cell: Cell) -> Text:
 
 def _marked(cell: Cell, word: str) -> str:
     word = f"({word})" if cell.follows else word
-    return f"{word}{BESIDE if cell.beside else ''}{CHANGED if cell.changed else ''}"
+    return f"{word}{OFF_PATH if cell.off_path else ''}{CHANGED if cell.changed else ''}"
 
 
 def _legend(outline: Outline) -> str:
@@ -105,8 +105,8 @@ def _legend(outline: Outline) -> str:
     ]
     if any(cell.follows for cell in cells):
         legend.append("(…) inherited from another stage")
-    if any(cell.beside for cell in cells):
-        legend.append(f"{BESIDE} only off the guide's path (other arguments, files and defaults)")
+    if any(cell.off_path for cell in cells):
+        legend.append(f"{OFF_PATH} only off the guide's path (other arguments, files and defaults)")
     if any(cell.changed for cell in cells):
         legend.append(f"{CHANGED} changed since the environment above")
     return "; ".join(legend)
@@ -165,7 +165,7 @@ def drift_markdown(drift: Drift, *, limit: int = markdown.PR_LIMIT) -> str:
     page.add("\n".join(f"- {line}" for line in lines))
     page.add(f"**Next:** {markdown.sentence(outline.next_step)}")
     failing = [(s, i) for s in outline.steps for i in s.items if i.change.verdict is Verdict.REGRESSION]
-    failing.sort(key=lambda pair: pair[1].change.part is Part.BESIDE)  # the guide's own path first
+    failing.sort(key=lambda pair: pair[1].change.part is Part.OFF_PATH)  # the guide's own path first
     if outline.rows:
         page.add(_markdown_map(outline))
     if failing:

@@ -77,7 +77,7 @@ def _content(drift: Drift) -> dict[str, Any]:
     marks = [
         (CHANGED, "changed since the environment above", any(cell.changed for cell in cells)),
         ("from …", "inherited from another stage", any(cell.follows for cell in cells)),
-        ("off-path", "only arguments, files and defaults the guide does not use", any(cell.beside for cell in cells)),
+        ("off-path", "only arguments, files and defaults the guide does not use", any(cell.off_path for cell in cells)),
     ]
     return {
         "base": drift.chain[0] if drift.goldens is None and drift.chain else None,

@@ -36,12 +36,12 @@ class Section:
     @property
     def flow(self) -> tuple[Item, ...]:
         """Return the changes on the guide's own path."""
-        return tuple(item for item in self.items if item.change.part is not Part.BESIDE)
+        return tuple(item for item in self.items if item.change.part is not Part.OFF_PATH)
 
     @property
-    def beside(self) -> tuple[Item, ...]:
+    def off_path(self) -> tuple[Item, ...]:
         """Return the off-path changes."""
-        return tuple(item for item in self.items if item.change.part is Part.BESIDE)
+        return tuple(item for item in self.items if item.change.part is Part.OFF_PATH)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Cell:
     follows: str = ""  # the stage it inherits its change from
     changed: bool = False  # since the previous environment on the upgrade path
     anchor: str = ""
-    beside: bool = False  # only off-path values changed
+    off_path: bool = False  # only off-path values changed
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Outline:
             *self.drift.comparisons.values()
         ]
         carrying = [f for comparison in comparisons for f in comparison.findings if f.verdict is verdict]
-        carrying.sort(key=lambda finding: finding.part is Part.BESIDE)  # the guide's own path first
+        carrying.sort(key=lambda finding: finding.part is Part.OFF_PATH)  # the guide's own path first
         return next_step(verdict, next(iter(carrying), None), self.settings)
 
     @property
@@ -171,7 +171,7 @@ class Outline:
         return found
 
     def _section(self, anchor: str, step: Step) -> Section:
-        changes = sorted(step.comparison.changes, key=lambda change: change.part is Part.BESIDE)  # stable
+        changes = sorted(step.comparison.changes, key=lambda change: change.part is Part.OFF_PATH)  # stable
         items = [
             Item(f"{anchor}-{n}-{change.stage}", change, self._behind(change)) for n, change in enumerate(changes, 1)
         ]
@@ -205,7 +205,7 @@ class Outline:
             return Row(outcome, (), Verdict.UNMEASURED)
         verdicts, follows = comparison.stages(), comparison.follows()
         own = {change.stage for change in comparison.changes}
-        flow = {change.stage for change in comparison.changes if change.part is not Part.BESIDE}
+        flow = {change.stage for change in comparison.changes if change.part is not Part.OFF_PATH}
         here = {stage for section in self.steps if section.step.after is outcome for stage in _stages(section)}
         cells = [
             Cell(

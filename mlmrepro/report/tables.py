@@ -74,7 +74,7 @@ def warnings_table(drift: Drift) -> list[Warned]:
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     outcomes = measured(drift)
     for outcome in outcomes:
-        for stage, name in ((stage, name) for stage in STAGES for name in ("warnings", "beside.warnings")):
+        for stage, name in ((stage, name) for stage in STAGES for name in ("warnings", "off_path.warnings")):
             messages = observed(outcome.record, stage, name)
             for message in messages if isinstance(messages, list) else []:
                 stages, names = found.setdefault(clean(message), ({}, {}))

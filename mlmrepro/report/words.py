@@ -13,9 +13,9 @@ from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.record import Part, RunRecord
 
 __all__ = [
-    "BESIDE",
     "CHANGED",
     "LEGEND",
+    "OFF_PATH",
     "SHORT",
     "SHORT_STAGE",
     "SYMBOL",
@@ -80,7 +80,7 @@ SHORT_STAGE = {
     "evaluation": "eval",
     "fill_mask": "fill",
 }
-BESIDE = "°"  # marks a stage that changed only off the guide's path
+OFF_PATH = "°"  # marks a stage that changed only off the guide's path
 CHANGED = "•"  # marks a stage that changed since the previous environment
 _UNITS = {"nats": " nats"}  # the other quantities are bare numbers
 _WIDTH = 60  # characters of a value in a line
@@ -138,13 +138,13 @@ def change_line(change: Change, measures: Quantities | None = None, findings: in
 
 def change_words(change: Change) -> str:
     """Say how a stage changed: by itself, only in the full run, off the guide's path, or not measured."""
-    beside = change.part is Part.BESIDE
-    subject = f"{change.stage}, off the guide's path," if beside else change.stage
+    off_path = change.part is Part.OFF_PATH
+    subject = f"{change.stage}, off the guide's path," if off_path else change.stage
     if change.verdict is Verdict.UNMEASURED:
         return f"{subject} was not measured on one side"
     if change.verdict is Verdict.INCONCLUSIVE:
         return f"{subject} may have changed"
-    if beside:
+    if off_path:
         return f"{change.stage} changed off the guide's path"
     return (
         f"{change.stage} changed by itself"

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from mlmrepro.observations.run import run_laws, sample
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from mlmrepro.config import EMBEDDED
-from mlmrepro.laws.run import run_laws, sample
 from mlmrepro.scoring.documents import read_text
 from mlmrepro.scoring.plan import token_plan
 from mlmrepro.scoring.scorer import Scorer

@@ -13,7 +13,7 @@ from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.golden import Entry, Golden, Variant, write_golden
 from mlmrepro.compare.judge import Expectations, Verdict, judge_record
 from mlmrepro.compare.tolerance import default_tolerance
-from mlmrepro.record import Lane, RunRecord
+from mlmrepro.record import Bound, Lane, RunRecord
 
 BASES = {"e": math.exp, "2": lambda loss: 2.0**loss}
 PERPLEXITY = ("evaluation", "perplexity")
@@ -23,7 +23,7 @@ def record(base: str = "e", loss: float = 4.0, after: float = 3.9, **errors: flo
     """Return the figures of an evaluation, with perplexities to this base, and errors of the model."""
     made, power = RunRecord({"packages": {}}, {}), BASES[base]
     for name, error in errors.items():
-        made.observe("model", f"alone.{name}", error, Lane.INFO)
+        made.observe("model", f"isolated.{name}", error, Lane.BOUND, bound=Bound(at_most=64 * 2.0**-24))
     made.observe("evaluation", "before_eval_loss", 4.1, Lane.APPROXIMATE)
     made.observe("evaluation", "eval_loss", loss, Lane.APPROXIMATE)
     made.observe("evaluation", "perplexity", power(loss), Lane.STATISTICAL)
@@ -69,7 +69,7 @@ def test_a_broken_perplexity_follows_from_no_stage_before() -> None:
     before, after = record(float32_error=2e-7), record("2", 4.2, float32_error=8e-5)
     for made, step in ((before, 4.5), (after, 4.7)):
         made.observe("loss", "step_losses", [step], Lane.APPROXIMATE)
-        made.observe("loss", "alone.step_losses", [step], Lane.APPROXIMATE)
+        made.observe("loss", "isolated.step_losses", [step], Lane.APPROXIMATE)
     assert [c.stage for c in compared(before, after).changes] == ["model", "loss", "evaluation"]
 
 
@@ -94,7 +94,7 @@ def test_a_right_perplexity_is_judged_as_ever() -> None:
         assert not any(f.bound for f in made.findings)
 
 
-@pytest.mark.parametrize("prefix", ["", "alone.", "beside.probe."])
+@pytest.mark.parametrize("prefix", ["", "isolated.", "off_path.probe."])
 @pytest.mark.parametrize(
     ("loss", "perplexity", "holds"),
     [

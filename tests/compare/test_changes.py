@@ -14,7 +14,7 @@ from mlmrepro.compare.judge import Finding, Verdict
 from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.record import STAGES, Part
 
-PREFIX = {Part.FLOW: "", Part.ALONE: "alone.", Part.BESIDE: "beside."}
+PREFIX = {Part.FLOW: "", Part.ISOLATED: "isolated.", Part.OFF_PATH: "off_path."}
 Where = tuple[str, Part]
 EVERYWHERE = [(stage, part) for stage in STAGES for part in Part]
 CHANGES = [verdict for verdict in Verdict if verdict.is_change]
@@ -31,7 +31,7 @@ def comparison(changed: set[Where], twins: set[str]) -> Comparison:
         [
             finding(stage, part, Verdict.REGRESSION if (stage, part) in changed else Verdict.IDENTICAL)
             for stage, part in EVERYWHERE
-            if part is not Part.ALONE or stage in twins
+            if part is not Part.ISOLATED or stage in twins
         ]
     )
 
@@ -43,7 +43,7 @@ TWINS = st.sets(st.sampled_from(STAGES))
 @given(PLACES, TWINS)
 def test_every_change_is_told_once(places: set[Where], twins: set[str]) -> None:
     """A changed flow is an own change or follows from exactly one; all else that changed is in exactly one change."""
-    changed = {(stage, part) for stage, part in places if part is not Part.ALONE or stage in twins}
+    changed = {(stage, part) for stage, part in places if part is not Part.ISOLATED or stage in twins}
     made = comparison(changed, twins)
     told = [(f.stage, f.part) for change in made.changes for f in change.findings]
     told += [(stage, Part.FLOW) for change in made.changes for stage in change.follows]
@@ -61,43 +61,43 @@ def test_what_follows_does_so_from_the_nearest_carrier(places: set[Where], twins
     Evaluations between the epochs are the exception: a training may inherit from them.
     """
     made = comparison(places, twins)
-    own = [c for c in made.changes if c.part is not Part.BESIDE]
+    own = [c for c in made.changes if c.part is not Part.OFF_PATH]
     carriers = [c.stage for c in own if c is own[0] or any(f.part is Part.FLOW for f in c.findings)]
     for stage, cause in made.follows().items():
         before = [carrier for carrier in carriers if STAGES.index(carrier) < STAGES.index(stage)]
         assert cause == (before[-1] if before or stage != "loss" else "evaluation")
-        assert (stage, Part.ALONE) not in places or stage not in twins
+        assert (stage, Part.ISOLATED) not in places or stage not in twins
 
 
 @given(PLACES, TWINS)
 def test_what_lies_beside_never_folds(places: set[Where], twins: set[str]) -> None:
     """Each thing beside the guide's path is a change of its own, and changes nothing of how the rest folds."""
     made = comparison(places, twins)
-    beside = [change for change in made.changes if change.part is Part.BESIDE]
+    beside = [change for change in made.changes if change.part is Part.OFF_PATH]
     assert [(c.stage, len(c.findings), c.follows) for c in beside] == [
-        (stage, 1, ()) for stage in STAGES if (stage, Part.BESIDE) in places
+        (stage, 1, ()) for stage in STAGES if (stage, Part.OFF_PATH) in places
     ]
-    without = comparison({place for place in places if place[1] is not Part.BESIDE}, twins)
+    without = comparison({place for place in places if place[1] is not Part.OFF_PATH}, twins)
     assert without.follows() == made.follows()
-    assert [c for c in made.changes if c.part is not Part.BESIDE] == without.changes
+    assert [c for c in made.changes if c.part is not Part.OFF_PATH] == without.changes
 
 
 @given(PLACES, TWINS)
 def test_a_stage_changed_by_itself_unless_its_stored_input_denies_it(places: set[Where], twins: set[str]) -> None:
     """`by_itself` is false exactly where a twin was compared and did not change."""
     for change in comparison(places, twins).changes:
-        if change.part is not Part.BESIDE:
-            assert change.by_itself == (change.stage not in twins or (change.stage, Part.ALONE) in places)
+        if change.part is not Part.OFF_PATH:
+            assert change.by_itself == (change.stage not in twins or (change.stage, Part.ISOLATED) in places)
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_one_planted_cause_is_one_change(stage: str) -> None:
     """A stage that changed by itself, with all later flows changed, is the one change, and they follow from it."""
     later = STAGES[STAGES.index(stage) + 1 :]
-    made = comparison({(stage, Part.ALONE), *((s, Part.FLOW) for s in (stage, *later))}, set(STAGES))
+    made = comparison({(stage, Part.ISOLATED), *((s, Part.FLOW) for s in (stage, *later))}, set(STAGES))
     (change,) = made.changes
     assert (change.stage, change.follows, change.by_itself) == (stage, later, True)
-    assert [f.part for f in change.findings] == [Part.FLOW, Part.ALONE]
+    assert [f.part for f in change.findings] == [Part.FLOW, Part.ISOLATED]
     assert made.first_divergence is not None
     assert made.first_divergence.stage == stage
 
@@ -105,7 +105,7 @@ def test_one_planted_cause_is_one_change(stage: str) -> None:
 def test_two_causes_share_what_follows() -> None:
     """Each stage between the two follows from the first, each after the second from the second."""
     flows = {(stage, Part.FLOW) for stage in STAGES[1:]}
-    made = comparison({*flows, ("flatten", Part.ALONE), ("loss", Part.ALONE)}, set(STAGES))
+    made = comparison({*flows, ("flatten", Part.ISOLATED), ("loss", Part.ISOLATED)}, set(STAGES))
     assert [(change.stage, change.follows) for change in made.changes] == [
         ("flatten", ("input_ids", "blocks", "masked_batches", "model")),
         ("loss", ("evaluation", "fill_mask")),
@@ -114,9 +114,9 @@ def test_two_causes_share_what_follows() -> None:
 
 def test_a_change_on_the_stored_input_alone_carries_where_nothing_else_does() -> None:
     """A later flow follows from it only where no flow before has changed; without any cause it is one itself."""
-    flow, alone = ("loss", Part.FLOW), ("model", Part.ALONE)
+    flow, alone = ("loss", Part.FLOW), ("model", Part.ISOLATED)
     assert [(c.stage, c.follows) for c in comparison({alone, flow}, set(STAGES)).changes] == [("model", ("loss",))]
-    before = {("dataset", Part.ALONE), ("dataset", Part.FLOW)}
+    before = {("dataset", Part.ISOLATED), ("dataset", Part.FLOW)}
     assert [(c.stage, c.follows) for c in comparison({*before, alone, flow}, set(STAGES)).changes] == [
         ("dataset", ("loss",)),
         ("model", ()),
@@ -127,12 +127,12 @@ def test_a_change_on_the_stored_input_alone_carries_where_nothing_else_does() ->
 
 def test_a_training_inherits_from_the_evaluations_between_its_epochs() -> None:
     """Where its twin denies a change of its own; the runs then part in the evaluation. Else it is a second cause."""
-    flows = {("loss", Part.FLOW), ("evaluation", Part.FLOW), ("evaluation", Part.ALONE)}
+    flows = {("loss", Part.FLOW), ("evaluation", Part.FLOW), ("evaluation", Part.ISOLATED)}
     made = comparison(flows, set(STAGES))
     assert [(c.stage, c.follows, c.by_itself) for c in made.changes] == [("evaluation", ("loss",), True)]
     assert made.first_divergence is not None
     assert made.first_divergence.stage == "evaluation"
-    both = comparison({*flows, ("loss", Part.ALONE)}, set(STAGES))
+    both = comparison({*flows, ("loss", Part.ISOLATED)}, set(STAGES))
     assert [c.stage for c in both.changes] == ["loss", "evaluation"]
     untold = comparison(flows, set(STAGES) - {"loss"})
     assert [c.stage for c in untold.changes] == ["loss", "evaluation"]
@@ -145,13 +145,13 @@ def test_what_one_probe_finds_for_one_reason_is_one_change() -> None:
     why = Variant(2, ("transformers>=5",), "the default changed", "https://x")
     names = {"casing.text": None, "casing.ids": None, "casing.loss": why, "padding.ids": None}
     findings = [
-        Finding("input_ids", f"beside.{name}", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
+        Finding("input_ids", f"off_path.{name}", Verdict.EXPECTED, (Difference("", 1, 2),), variant)
         for name, variant in names.items()
     ]
     assert [[f.name for f in change.findings] for change in Comparison(findings).changes] == [
-        ["beside.casing.text", "beside.casing.ids"],
-        ["beside.casing.loss"],
-        ["beside.padding.ids"],
+        ["off_path.casing.text", "off_path.casing.ids"],
+        ["off_path.casing.loss"],
+        ["off_path.padding.ids"],
     ]
 
 
@@ -179,7 +179,7 @@ def test_only_a_change_is_one(verdict: Verdict) -> None:
 
 def test_the_first_divergence_is_on_the_guides_path() -> None:
     """What lies beside it is no parting of the runs."""
-    findings = [finding("dataset", Part.BESIDE), finding("model", Part.FLOW), finding("loss", Part.FLOW)]
+    findings = [finding("dataset", Part.OFF_PATH), finding("model", Part.FLOW), finding("loss", Part.FLOW)]
     first = Comparison(findings).first_divergence
     assert first is not None
     assert first.stage == "model"
@@ -202,8 +202,8 @@ def test_declared_changes_of_one_stage_are_told_apart_by_their_reasons() -> None
     """Each reason is one change, also beside the path; what follows belongs to the one with the same link."""
     findings = [
         declared("model", Part.FLOW, "sdpa", "https://sdpa"),
-        declared("model", Part.ALONE, "lost bias", "https://bias"),
-        declared("model", Part.BESIDE, "lost bias", "https://bias", "tied.bias"),
+        declared("model", Part.ISOLATED, "lost bias", "https://bias"),
+        declared("model", Part.OFF_PATH, "lost bias", "https://bias", "tied.bias"),
         declared("fill_mask", Part.FLOW, "the saved model lost its bias", "https://bias"),
         declared("evaluation", Part.FLOW, "of itself", "https://else"),
     ]
@@ -212,7 +212,7 @@ def test_declared_changes_of_one_stage_are_told_apart_by_their_reasons() -> None
         ("model", "sdpa", ("evaluation",)),
         ("model", "lost bias", ("fill_mask",)),
     ]
-    assert [f.name for f in changes[1].findings] == ["alone.y", "beside.tied.bias"]
+    assert [f.name for f in changes[1].findings] == ["isolated.y", "off_path.tied.bias"]
 
 
 @given(
@@ -251,14 +251,14 @@ def test_a_comparison_is_plain_json() -> None:
 def test_a_comparison_is_told_whole_in_json() -> None:
     """Settings, packages, causes and findings are all there, under the names that readers of the JSON use."""
     content = Comparison(
-        [declared("model", Part.ALONE, "sdpa")],
+        [declared("model", Part.ISOLATED, "sdpa")],
         ("golden", "now"),
         packages={"torch": ("2.6", "2.7")},
         settings={"seed": (42, None)},
     ).to_dict()
     difference = {"place": "", "expected": 1, "obtained": 2, "note": ""}
     found = {
-        "name": "alone.y",
+        "name": "isolated.y",
         "verdict": "expected change",
         "when": ["transformers>=5"],
         "differences": [difference],
@@ -280,7 +280,7 @@ def test_a_comparison_is_told_whole_in_json() -> None:
         "exit_code": 0,
         "settings": {"seed": [42, None]},
         "packages": {"torch": ["2.6", "2.7"]},
-        "first_divergence": "model.alone.y",
+        "first_divergence": "model.isolated.y",
         "stages": {"model": "expected change"},
         "changes": [change],
     }
@@ -298,10 +298,10 @@ def test_an_improvement_behind_a_failure_folds_into_it() -> None:
             finding("model", Part.FLOW),
             finding("model", Part.FLOW, better, "y"),
             finding("loss", Part.FLOW, better),
-            finding("loss", Part.BESIDE, better),
+            finding("loss", Part.OFF_PATH, better),
         ]
     )
     assert [(c.stage, c.verdict, [f.name for f in c.findings], c.follows) for c in made.changes] == [
         ("model", Verdict.REGRESSION, ["x", "y"], ("loss",)),
-        ("loss", better, ["beside.x"], ()),
+        ("loss", better, ["off_path.x"], ()),
     ]

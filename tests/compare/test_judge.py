@@ -13,7 +13,7 @@ from mlmrepro.compare.judge import Expectations, Finding, Verdict, judge, judge_
 from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.errors import UserError
-from mlmrepro.record import STAGES, Lane, Part, RunRecord
+from mlmrepro.record import STAGES, Bound, Lane, Part, RunRecord
 
 pytestmark = pytest.mark.quick
 
@@ -151,11 +151,11 @@ def test_findings_come_in_the_order_of_the_stages() -> None:
     assert [finding.stage for finding in ordered] == ["dataset", "model", "loss"]
     made = RunRecord({"packages": NEW}, {})
     for stage in reversed(STAGES):
-        made.observe(stage, "alone.x", 1, Lane.EXACT)
+        made.observe(stage, "isolated.x", 1, Lane.EXACT)
         made.observe(stage, "seconds", 1.0, Lane.INFO)
     findings = judge_record(Expectations({}, NEW), made)
-    assert [(finding.stage, finding.name) for finding in findings] == [(stage, "alone.x") for stage in STAGES]
-    assert {finding.part for finding in findings} == {Part.ALONE}
+    assert [(finding.stage, finding.name) for finding in findings] == [(stage, "isolated.x") for stage in STAGES]
+    assert {finding.part for finding in findings} == {Part.ISOLATED}
 
 
 def test_a_declared_variant_is_an_expected_change(tmp_path: Path) -> None:
@@ -259,3 +259,57 @@ def test_goldens_of_different_versions_are_no_reference(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.json and .*model\.json were made with different versions") as error:
         Expectations.from_goldens(tmp_path)
     assert error.value.remedy == "make all goldens of a folder together, with --golden-update"
+
+
+KNOWN = "loss.accumulation.step_ratio"  # 4 for a RoBERTa since 5.5.4, as known.toml declares
+ONE = Bound(at_least=0.9999, at_most=1.0001, reason="a ratio")
+
+
+def bounded(version: str, value: Any, asked: tuple[str, ...] = ("loss.accumulation",)) -> RunRecord:
+    made = RunRecord({"packages": {"transformers": version}}, {"model_type": "roberta"}, asked=dict.fromkeys(asked, ""))
+    if asked:
+        made.observe("loss", "off_path.accumulation.step_ratio", value, Lane.BOUND, bound=ONE)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"),
+    [
+        (("4.44.0", 1.0), ("5.6.0", 1.0), Verdict.IDENTICAL),
+        (("4.44.0", 1.0), ("5.6.0", 4.0), Verdict.EXPECTED),  # declared for 5.6
+        (("5.5.4", 4.0), ("5.6.0", 4.0), Verdict.IDENTICAL),  # known before, known after
+        (("5.6.0", 4.0), ("4.44.0", 1.0), Verdict.IDENTICAL),  # the older release has no fault
+        (("4.44.0", 1.0), ("4.45.0", 4.0), Verdict.REGRESSION),  # not declared for 4.45
+        (("4.44.0", 1.0), ("5.6.0", 3.0), Verdict.REGRESSION),  # another value than the declared one
+        (("4.44.0", math.nan), ("5.6.0", 1.0), Verdict.REGRESSION),  # the reference is broken
+        (("4.44.0", "raises ValueError"), ("4.45.0", "raises ValueError"), Verdict.REGRESSION),
+    ],
+)
+def test_a_bound_is_judged_by_itself_and_by_what_is_declared(
+    before: tuple[str, Any], after: tuple[str, Any], word: Verdict
+) -> None:
+    """A broken bound is a regression, on either side, unless known.toml declares that value for these versions."""
+    (finding,) = judge_record(Expectations.from_record(bounded(*before)), bounded(*after))
+    assert finding.verdict is word
+    assert bool(finding.reason) is (word is Verdict.EXPECTED)
+
+
+@pytest.mark.parametrize(("golden", "word"), [(OLD, Verdict.EXPECTED), ({"transformers": "5.7.0"}, Verdict.IDENTICAL)])
+def test_a_known_fault_of_the_goldens_own_versions_is_no_change(golden: dict[str, str], word: Verdict) -> None:
+    """Against goldens, a declared breach is shown only if their own versions do not have it."""
+    (finding,) = judge_record(Expectations({}, golden), bounded("5.6.0", 4.0))
+    assert finding.verdict is word
+
+
+def test_what_a_record_was_not_asked_for_is_left_out() -> None:
+    """An observation added later does not make older records fail; one that was asked for and is absent does."""
+    golden = Expectations({"loss": {"off_path.new.x": one(1), "off_path.old.x": one(1)}}, NEW)
+    made = RunRecord({"packages": NEW}, {}, asked={"loss.old": ""})
+    assert words(judge_record(golden, made)) == {"loss.off_path.old.x": Verdict.UNMEASURED}
+    more = RunRecord({"packages": NEW}, {}, asked={"loss.old": "", "loss.new": ""})
+    for name in ("old", "new"):
+        more.observe("loss", f"off_path.{name}.x", 1, Lane.EXACT)
+    less = RunRecord({"packages": NEW}, {}, asked={"loss.old": ""})
+    less.observe("loss", "off_path.old.x", 1, Lane.EXACT)
+    assert words(judge_record(Expectations.from_record(less), more)) == {"loss.off_path.old.x": Verdict.IDENTICAL}
+    assert len(words(judge_record(golden, more))) == 2

@@ -102,8 +102,8 @@ def test_expectations_know_the_settings_of_their_run(tmp_path: Path) -> None:
     [
         ("evaluation", "eval_loss", Lane.APPROXIMATE, "nats", "lower"),
         ("evaluation", "perplexity", Lane.STATISTICAL, "perplexity", "lower"),
-        ("evaluation", "alone.eval_loss", Lane.APPROXIMATE, "nats", ""),
-        ("evaluation", "beside.eval_loss", Lane.APPROXIMATE, "nats", ""),
+        ("evaluation", "isolated.eval_loss", Lane.APPROXIMATE, "nats", ""),
+        ("evaluation", "off_path.eval_loss", Lane.APPROXIMATE, "nats", ""),
         ("evaluation", "top", Lane.RANKING, "probability", ""),
         ("evaluation", "norm", Lane.APPROXIMATE, "norm", ""),
         ("evaluation", "losses", Lane.EXACT, "nats", ""),
@@ -140,9 +140,9 @@ def test_what_was_not_obtained_is_told_with_what_was_expected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "probe"),
-    [("beside.casing.text", "casing"), ("beside", ""), ("alone.casing.text", ""), ("casing.text", "")],
+    ("name", "observer"),
+    [("off_path.casing.text", "casing"), ("off_path", ""), ("isolated.casing.text", ""), ("casing.text", "")],
 )
-def test_a_probe_is_named_beside_the_path_alone(name: str, probe: str) -> None:
-    """The word behind the prefix is the probe; on the path and on stored inputs there is none."""
-    assert Finding("loss", name, Verdict.REGRESSION).probe == probe
+def test_an_off_path_value_names_its_observation(name: str, observer: str) -> None:
+    """It is the word after the prefix; values on the path and on stored inputs have none."""
+    assert Finding("loss", name, Verdict.REGRESSION).observer == observer

@@ -21,7 +21,8 @@ from mlmrepro.compare.drift import compare_with
 from mlmrepro.compare.judge import Expectations
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import UserError
-from mlmrepro.laws.law import Law, all_laws
+from mlmrepro.observations.observation import Observer
+from mlmrepro.observations.registry import bounded_observers
 from mlmrepro.provenance import collect
 from mlmrepro.record import RunRecord
 from tests.faults.conditions import Conditions, Control, all_controls
@@ -71,7 +72,7 @@ def run_bench(
     controls: Sequence[Control],
     *,
     versions: bool = False,
-    laws: Sequence[Law] | None = None,
+    laws: Sequence[Observer] | None = None,
     jobs: int = 2,
     progress: Progress = lambda case, done, total: None,
 ) -> BenchResult:
@@ -80,7 +81,7 @@ def run_bench(
     `laws` are those that are held against each case (default: all of them). The slow ones, which start processes, are
     held against faults of their own stage, and against the controls that vary the number of processes.
     """
-    laws = all_laws() if laws is None else laws
+    laws = bounded_observers() if laws is None else laws
     result = BenchResult(_provenance(laws, jobs))
     sources, commit = Sources(), _named(result.provenance["commit"])
     if versions:
@@ -133,7 +134,7 @@ def case_names() -> list[str]:
     return [fault.name for fault in all_faults()] + [control.name for control in all_controls()]
 
 
-def _held(laws: Sequence[Law], stages: set[str]) -> tuple[str, ...]:
+def _held(laws: Sequence[Observer], stages: set[str]) -> tuple[str, ...]:
     """Return the names of the laws for one case: of those that start processes only the ones of these stages."""
     return tuple(law.name for law in laws if not law.slow or law.stage in stages)
 
@@ -237,7 +238,7 @@ def _version_records() -> list[Path]:
     return sorted(RECORDS.glob("*.json"))
 
 
-def _provenance(laws: Sequence[Law], jobs: int) -> dict[str, Any]:
+def _provenance(laws: Sequence[Observer], jobs: int) -> dict[str, Any]:
     origin = collect()
     told = {name: origin[name] for name in ("packages", "python", "platform", "commit", "source")}
     return told | {

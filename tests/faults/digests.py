@@ -2,7 +2,7 @@
 
 A digest is made of source text, never of imported code: it can be made of another commit's files as well. It covers a
 definition and, within the rooms of `_FOLLOWED`, the definitions that it names, wherever they lie. Docstrings, comments,
-layout, annotations, and what a law says of its source and likely cause are no part of it, nor is `_SHARED`, what every
+layout, annotations, and the source and likely cause of an observation are no part of it, nor is `_SHARED`, what every
 row has in common: a change there would make the whole table stale each time.
 """
 
@@ -23,10 +23,10 @@ from tests.faults.result import BenchResult, CaseResult
 
 __all__ = ["Sources", "code_of", "functions", "remeasure", "stale"]
 
-_FOLLOWED = ("laws", "golden_run", "tests")
+_FOLLOWED = ("observations", "tests")
 _SHARED = (
-    *("laws.law", "laws.result", "laws.subject"),
-    *("tests.faults.case", "tests.faults.fault", "golden_run.inputs", "golden_run.beside.probe"),
+    *("observations.observation", "observations.result", "observations.subject", "observations.inputs"),
+    *("tests.faults.case", "tests.faults.fault"),
 )
 _LENGTH = 12  # hexadecimal digits of a digest: 48 bits
 
@@ -82,27 +82,26 @@ class Sources:
 
     @cached_property
     def laws(self) -> dict[str, str]:
-        """The digest of each law, wherever it is defined."""
-        return {name: self.digest(module, name) for name, module in self._registered("laws", "law").items()}
+        """The digest of each observation with bounds, by its name."""
+        return {name: self.digest(module, name) for (_, name, bounds), module in self._observers.items() if bounds}
 
-    def probe(self, name: str) -> str:
-        """Return the digest of one probe, "" where there is none of that name."""
-        module = self._probes.get(name)
+    def observer(self, stage: str, name: str) -> str:
+        """Return the digest of one observation of a stage, "" where there is none of that name."""
+        module = next((m for (s, n, _), m in self._observers.items() if (s, n) == (stage, name)), "")
         return self.digest(module, name) if module else ""
 
     @cached_property
-    def _probes(self) -> dict[str, str]:
-        return self._registered("golden_run/beside", "probe")
-
-    def _registered(self, folder: str, decorator: str) -> dict[str, str]:
-        """Return the module of each function of a room that stands below this decorator."""
+    def _observers(self) -> dict[tuple[str, str, bool], str]:
+        """The module of each observation, by its stage, its name, and whether it has bounds."""
         found = {}
-        for path in sorted((self.package / folder).glob("*.py")):
-            name = f"{folder.replace('/', '.')}.{path.stem}"
+        for path in sorted((self.package / "observations").glob("*.py")):
+            name = f"observations.{path.stem}"
             module = self._module(name)
             for each in module.definitions.values() if module else ():
-                if isinstance(each, ast.FunctionDef) and decorator in map(_called, each.decorator_list):
-                    found[each.name] = name
+                for decorator in each.decorator_list if isinstance(each, ast.FunctionDef) else ():
+                    if isinstance(decorator, ast.Call) and _called(decorator) == "observation":
+                        bounds = any(one.arg == "bounds" for one in decorator.keywords)
+                        found[ast.literal_eval(decorator.args[0]), each.name, bounds] = name
         return found
 
     def _module(self, name: str) -> _Module | None:
@@ -197,11 +196,12 @@ class _Stripper(ast.NodeTransformer):
         # Stage and severity of a fault stand in its row; a size more makes no other size stale.
         kept = [each for each in node.decorator_list if _called(each) not in ("fault", "graded")]
         for each in kept:
-            if isinstance(each, ast.Call) and _called(each) == "law":
-                each.keywords = [one for one in each.keywords if one.arg not in ("source", "cause")]
+            if isinstance(each, ast.Call) and _called(each) == "observation":
+                bounds = [ast.keyword("bounds", ast.Constant(True)) for one in each.keywords if one.arg == "cause"]
+                each.keywords = [one for one in each.keywords if one.arg not in ("source", "cause")] + bounds
         # The name of what registers is not followed: it would bring in the whole registry.
         for each in kept:
-            if isinstance(each, ast.Call) and _called(each) in ("law", "probe"):
+            if isinstance(each, ast.Call) and _called(each) == "observation":
                 each.func = ast.Constant(_called(each))
         node.decorator_list = kept
 
@@ -254,10 +254,10 @@ def _golden_code(stage: str, names: Sequence[str], sources: Sources) -> dict[str
     """Return the digests of what noted these values of a stage."""
     found = {}
     for name in names:
-        if probe := re.match(r"beside\.([^.]+)\.", name):
-            found[f"probe {probe[1]}"] = sources.probe(probe[1])
-        elif name.startswith("alone."):
-            found[f"alone {stage}"] = sources.digest("golden_run.alone", f"_{stage}")
+        if off_path := re.match(r"off_path\.([^.]+)\.", name):
+            found[f"observation {off_path[1]}"] = sources.observer(stage, off_path[1])
+        elif name.startswith("isolated."):
+            found[f"isolated {stage}"] = sources.digest("observations.isolated", f"_{stage}")
         elif stage in _OBSERVERS:
             found[f"path {stage}"] = sources.digest("guide.observe", *_OBSERVERS[stage])
     return found

@@ -9,10 +9,11 @@ from mlmrepro.compare.drift import Outcome, compare_records
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import first_line
 from mlmrepro.gate.result import Answer
-from mlmrepro.golden_run.run import take_record
-from mlmrepro.laws.law import Law
-from mlmrepro.laws.result import LawVerdict
-from mlmrepro.laws.run import run_laws, sample
+from mlmrepro.observations.golden_run import take_record
+from mlmrepro.observations.observation import Observer
+from mlmrepro.observations.observe import observe_all, sample
+from mlmrepro.observations.registry import all_observers
+from mlmrepro.observations.result import BoundVerdict
 from mlmrepro.record import Part, RunRecord
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
 from mlmrepro.scoring.documents import Document, Text, read_text
@@ -34,7 +35,8 @@ def clean_record(conditions: Conditions) -> RunRecord:
         ("num_proc", conditions.num_proc, "fault bench: processes are one of its conditions"),
         ("seed", conditions.run_seed, "fault bench: seeds are one of its conditions"),
     )
-    return take_record(golden_directory() / "inputs", *changes, threads=conditions.threads)
+    for_goldens = [each for each in all_observers() if not each.has_bounds]  # the others are a layer of their own
+    return take_record(golden_directory() / "inputs", *changes, threads=conditions.threads, observers=for_goldens)
 
 
 def golden_alarms(reference: RunRecord, conditions: Conditions, stages: list[str]) -> Iterator[Alarm]:
@@ -51,19 +53,19 @@ def golden_alarms(reference: RunRecord, conditions: Conditions, stages: list[str
     comparison = compare_records(Outcome("clean", reference), Outcome("case", obtained)).comparison
     failing = [change for change in comparison.changes if change.verdict.fails]
     # First what a stage did by itself, on the guide's path before off it; each kind in the order of the stages.
-    for change in sorted(failing, key=lambda each: (not each.by_itself, each.part is Part.BESIDE)):
+    for change in sorted(failing, key=lambda each: (not each.by_itself, each.part is Part.OFF_PATH)):
         names = ", ".join(finding.name for finding in change.findings[:4])
-        yield Alarm("golden", change.stage, names, beside=change.part is Part.BESIDE)
+        yield Alarm("golden", change.stage, names, off_path=change.part is Part.OFF_PATH)
 
 
-def law_alarms(checkpoint: Path, conditions: Conditions, laws: Sequence[Law]) -> Iterator[Alarm]:
+def law_alarms(checkpoint: Path, conditions: Conditions, laws: Sequence[Observer]) -> Iterator[Alarm]:
     """Hold the laws against the case and yield each that is broken or cannot be measured."""
-    texts = sample("embedded", skip=_LAW_TEXTS * conditions.text)
-    for result in run_laws(str(checkpoint), texts, laws=laws, seed=conditions.law_seed):
+    texts, _ = sample("embedded", skip=_LAW_TEXTS * conditions.text)
+    for result in observe_all(str(checkpoint), texts, observers=laws, seed=conditions.law_seed):
         if result.verdict.fails:
-            numbers = "; ".join(f"{each.what} {each.value} ({each.bound})" for each in result.broken[:2])
+            numbers = "; ".join(f"{each.name} {each.value} ({each.bound})" for each in result.broken[:2])
             layer = "property" if result.group == "steps" else "law"
-            measured = result.verdict is not LawVerdict.UNMEASURED
+            measured = result.verdict is not BoundVerdict.UNMEASURED
             yield Alarm(layer, result.stage, f"{result.name}: {result.problem or numbers}"[:300], measured)
 
 

@@ -28,7 +28,7 @@ class Alarm:
     stage: str
     what: str
     measured: bool = True  # whether it is of something that was measured, not of what could not be
-    beside: bool = False  # whether an off-path probe saw it, which runs through stages before its own
+    off_path: bool = False  # whether an off-path value saw it, which runs through stages before its own
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class CaseResult:
             for layers in (("law", "property"), ("statistics",))
         )
         early = [stage for stage in laws if STAGES.index(stage) < STAGES.index("model")]
-        if golden and not golden[0].beside:
+        if golden and not golden[0].off_path:
             return min([golden[0].stage, *early], key=STAGES.index)
-        probes = [alarm.stage for alarm in golden if alarm.beside]
+        probes = [alarm.stage for alarm in golden if alarm.off_path]
         return min(probes + laws or gate, key=STAGES.index, default="")
 
     @property

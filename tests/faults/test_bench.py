@@ -40,7 +40,7 @@ def test_the_golden_names_the_stage_unless_a_law_without_a_model_is_broken_befor
     assert dataclasses.replace(unloaded, alarms=(unmeasured,)).named == "input_ids"
     # An off-path probe of a later stage runs through the earlier ones.
     off_path = dataclasses.replace(
-        case("x", "model"), alarms=(Alarm("golden", "fill_mask", "x", beside=True), Alarm("law", "model", "x"))
+        case("x", "model"), alarms=(Alarm("golden", "fill_mask", "x", off_path=True), Alarm("law", "model", "x"))
     )
     assert off_path.named == "model"
     assert dataclasses.replace(off_path, alarms=off_path.alarms[:1]).named == "fill_mask"
@@ -152,7 +152,7 @@ def test_cases_are_chosen_by_name_stage_part_or_kind() -> None:
 def test_a_planted_fault_is_seen_and_a_control_is_quiet() -> None:
     """Run for real: a fault of the masks is named at its stage, a clean run under another seed raises nothing."""
     control = next(c for c in all_controls() if c.kind == "directories")
-    laws = [law for law in bench.all_laws() if law.group == "masking"]
+    laws = [law for law in bench.bounded_observers() if law.group == "masking"]
     planted = next(fault for fault in all_faults() if fault.stage == "masked_batches" and fault.required)
     seen: list[str] = []
     result = run_bench([planted], [control], laws=laws, jobs=2, progress=lambda c, done, total: seen.append(c.name))
@@ -176,14 +176,15 @@ def test_an_alarm_holds_no_path_of_this_machine() -> None:
 def test_a_row_says_what_it_measured_and_at_which_commit() -> None:
     """A fault with each detector that saw it, a control with its conditions and all laws; dirty commits say so."""
     planted, control = all_faults()[0], all_controls()[0]
-    alarms = [Alarm("law", "model", "mean_loss: off 3 (exactly 0)"), Alarm("golden", "loss", "alone.row_order, steps")]
+    alarms = [Alarm("law", "model", "mean_loss: off 3 (exactly 0)")]
+    alarms += [Alarm("golden", "loss", "isolated.row_order, steps")]
     alarms += [
-        Alarm("golden", "model", "beside.argument_defaults.optim"),
+        Alarm("golden", "loss", "off_path.argument_values.optim"),
         Alarm("statistics", "model", "REGRESSION: x"),
     ]
     alarms += [Alarm("golden", "blocks", "raises KeyError: 'ids'")]
     row = bench._filled(bench._blank_fault(planted), Outcome(alarms), Sources(), "0123-dirty")
-    assert set(row.code) == {"fault", "law mean_loss", "alone loss", "probe argument_defaults", "statistics"}
+    assert set(row.code) == {"fault", "law mean_loss", "isolated loss", "observation argument_values", "statistics"}
     clean = bench._filled(bench._blank_control(control), Outcome(), Sources(), "0123")
     assert set(clean.code) == {"conditions", "laws", "statistics"}
     assert all([*row.code.values(), *clean.code.values()])

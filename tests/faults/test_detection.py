@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlmrepro.laws.law import all_laws
+from mlmrepro.observations.registry import bounded_observers
 from tests.faults import __main__ as command
 from tests.faults import digests
 from tests.faults.conditions import all_controls
@@ -36,7 +36,8 @@ def problems(result: BenchResult) -> list[str]:
     runs = {control.name for control in all_controls()}
     runs |= {path.stem for path in (FOLDER.parent / "matrix").glob("*.json")}
     found += [f"the control {name} was not run" for name in sorted(runs - {c.name for c in result.controls})]
-    found += [f"the law {law.name} was not held" for law in all_laws() if law.name not in result.provenance["laws"]]
+    held = result.provenance["laws"]
+    found += [f"the law {each.name} was not held" for each in bounded_observers() if each.name not in held]
     if not result.passes:
         found.append("it does not pass")
     return found
@@ -89,7 +90,13 @@ def test_nothing_is_stale_where_nothing_changed(table: BenchResult, copied: Path
 @pytest.mark.parametrize(
     ("file", "before", "after", "part", "concerned"),
     [
-        ("laws/evaluation.py", "range(0, count, 3)", "range(0, count, 4)", "law eval_loss", seen_by("law eval_loss")),
+        (
+            "observations/evaluation.py",
+            "range(0, count, 3)",
+            "range(0, count, 4)",
+            "law eval_loss",
+            seen_by("law eval_loss"),
+        ),
         (
             "tests/faults/catalogue/data.py",
             "(test, train)",
@@ -104,7 +111,7 @@ def test_nothing_is_stale_where_nothing_changed(table: BenchResult, copied: Path
             "fault",
             lambda case: case.stage == "fill_mask",
         ),
-        ("golden_run/alone.py", '"eval_loss", float(', '"eval_loss", 1 + float(', "alone evaluation", None),
+        ("observations/isolated.py", '"eval_loss", float(', '"eval_loss", 1 + float(', "isolated evaluation", None),
         ("gate/judge.py", "import math", "import math\n\nLIMIT = 3", "statistics", seen_by("statistics")),
     ],
     ids=["a law", "a fault", "a helper of faults", "what notes a stage alone", "the gate"],
@@ -138,7 +145,7 @@ def test_changed_code_makes_its_rows_stale_and_no_others(
     [
         ("eval_loss is the mean of the batch losses", "It is the mean of all batches' losses"),
         ("eval_loss is averaged over batches or tokens, or a", "A loss is averaged over batches or tokens, or some"),
-        ("def eval_loss(subject: Subject) -> Iterator[Measured]:", "def eval_loss(subject):  # a law\n"),
+        ("def eval_loss(subject: Subject) -> Iterator[Value]:", "def eval_loss(subject):  # an observation\n"),
     ],
     ids=["docstring", "cause", "annotation, comment and layout"],
 )
@@ -146,12 +153,12 @@ def test_other_words_and_another_layout_make_nothing_stale(
     table: BenchResult, copied: Path, before: str, after: str
 ) -> None:
     """Docstrings, what a law says of its cause, annotations, comments and layout decide no result."""
-    assert stale(table, edited(copied, "laws/evaluation.py", before, after)) == {}
+    assert stale(table, edited(copied, "observations/evaluation.py", before, after)) == {}
 
 
 def test_code_that_is_gone_and_rows_without_digests_are_stale(table: BenchResult, copied: Path) -> None:
     """A law that was renamed, and a row that never had a digest, need a new measurement too."""
-    found = stale(table, edited(copied, "laws/evaluation.py", "def eval_loss(", "def mean_of_rows("))
+    found = stale(table, edited(copied, "observations/evaluation.py", "def eval_loss(", "def mean_of_rows("))
     assert {c.name for c in table.faults if "law eval_loss" in c.code} <= set(found)
     bare = dataclasses.replace(table.faults[0], code={})
     assert list(stale(BenchResult(table.provenance, [bare]))) == [bare.name]

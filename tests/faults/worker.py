@@ -50,10 +50,10 @@ def warm_up() -> None:
     from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, pipeline
     from transformers.models.roberta import modeling_roberta
 
-    from mlmrepro.laws.law import all_laws
+    from mlmrepro.observations.registry import bounded_observers
     from tests.faults import layers
 
-    all_laws()
+    bounded_observers()
     del scipy, torch, transformers, AutoModelForMaskedLM, AutoTokenizer, Trainer, pipeline, modeling_roberta, layers
 
 
@@ -109,14 +109,14 @@ def _make_reference(job: Job) -> None:
 
 
 def _run_case(job: Job, outcome: Outcome) -> None:
-    from mlmrepro.laws.law import all_laws
+    from mlmrepro.observations.registry import bounded_observers
     from mlmrepro.record import RunRecord
     from tests.faults import layers
     from tests.faults.case import Case
     from tests.faults.fault import all_faults
 
     case = Case(job.folder)
-    laws = [law for law in all_laws() if law.name in job.laws]
+    laws = [law for law in bounded_observers() if law.name in job.laws]
     reference = RunRecord.read(job.reference / "record.json")
     stages: list[str] = []
     _watch_stages(stages)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlmrepro.errors import UserError
 from mlmrepro.guide.blocks import group, group_texts
-from mlmrepro.laws.steps import block_differences, blocks_of, mapped_blocks, mapped_differences, ragged
+from mlmrepro.observations.steps import block_differences, blocks_of, mapped_blocks, mapped_differences, ragged
 
 Columns = dict[str, list[list[int]]]
 Cut = Callable[[Columns, int], Columns]

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlmrepro.config import EMBEDDED, IGNORE_INDEX
 from mlmrepro.guide.collate import data_collator
-from mlmrepro.laws.masking import Drawn, mask_breaches, replacement_shares, share, uniformity
+from mlmrepro.observations.masking import Drawn, mask_breaches, replacement_shares, share, uniformity
 
 Batch = dict[str, torch.Tensor]
 Row = dict[str, list[int]]
@@ -92,12 +92,12 @@ def check_rates(batches: list[Batch], rows: list[list[Row]], mlm_probability: fl
     other = inputs[selected & (inputs != MASK) & (inputs != originals)]
     lower = int((other < VOCAB // 2).sum())
     measured = [
-        share("selected", int(selected.sum()), selected.size, mlm_probability),
-        *replacement_shares(drawn, "of the selected"),
-        share("lower half of random tokens", lower, len(other), (VOCAB // 2 - 1) / (VOCAB - 2)),
+        share("selected", "selected", int(selected.sum()), selected.size, mlm_probability),
+        *replacement_shares(drawn, "selected", "of the selected"),
+        share("lower_half", "lower half of random tokens", lower, len(other), (VOCAB // 2 - 1) / (VOCAB - 2)),
         *uniformity(drawn),
     ]
-    broken = [f"{each.what}: {each.value}, {each.bound}" for each in measured if not each.holds]
+    broken = [f"{each.name}: {each.value}, {each.bound}" for each in measured if not each.holds]
     assert not broken, "; ".join(broken)
 
 

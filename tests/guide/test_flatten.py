@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlmrepro.guide.dataset import flatten
-from mlmrepro.laws.steps import flat_differences
+from mlmrepro.observations.steps import flat_differences
 
 Row = dict[str, Any]
 
@@ -109,7 +109,7 @@ def test_any_schema_flattens_like_the_definition(table: tuple[pa.Schema, list[Ro
     assert list(flat) == ["train", "test"]
     for name, part in parts.items():
         check_flat(flat[name], schema, [rows[i] for i in part])
-        assert flat_differences(flat[name], schema, [rows[i] for i in part]) == []  # the law's own definition
+        assert flat_differences(flat[name], schema, [rows[i] for i in part]) == []  # the observation's own definition
 
 
 ELI5_FEATURES = {
@@ -207,7 +207,7 @@ def _nested() -> pa.Table:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_rejected(fault: str) -> None:
-    """The check accepts the right flattening and rejects each planted fault; so does the law's definition."""
+    """The check accepts the right flattening and rejects each planted fault; so does the observation's definition."""
     flat = _nested().flatten().flatten()
     check_flat(Dataset(flat), NESTED, NESTED_ROWS)
     with pytest.raises(AssertionError):

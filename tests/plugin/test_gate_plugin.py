@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from mlmrepro.gate.result import CheckResult
-from mlmrepro.gate_plugin import checks_of
+from mlmrepro.pytest_plugin.gate import checks_of
 from mlmrepro.retraining.check import check_checkpoint, make_baseline
 from mlmrepro.scoring.scorer import Scorer
 

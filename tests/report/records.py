@@ -22,15 +22,15 @@ _VALUES: list[tuple[str, Lane, Any]] = [
     ("blocks.train_blocks", _E, 43),
     ("masked_batches.counts", _E, {"tokens": 5504, "selected": 796, "mask": 639, "random": 82, "unchanged": 75}),
     ("masked_batches.draw", _E, "f407f2cd33f2a6ea"),
-    ("masked_batches.alone.draw", _E, "f407f2cd33f2a6ea"),
+    ("masked_batches.isolated.draw", _E, "f407f2cd33f2a6ea"),
     ("model.attention", _E, "eager"),
     ("model.eval_loss", _A, 4.05),
     ("loss.step_losses", _A, [4.5 + n / 10 for n in range(6)]),
-    ("loss.alone.first_step", _A, 4.5),
+    ("loss.isolated.first_step", _A, 4.5),
     ("evaluation.perplexity", _S, 40.4),
     ("evaluation.same_masks_perplexity", _S, {"before": 57.6, "after": 56.7}),
     ("fill_mask.pipeline", _R, _ROWS),
-    ("fill_mask.beside.default_top_k", _E, 5),
+    ("fill_mask.off_path.default_top_k", _E, 5),
 ]
 
 
@@ -84,10 +84,10 @@ def drift(directory: Path) -> Drift:
     later = {"model__attention": "sdpa"}
     broken = later | {
         "loss__step_losses": [4.6 + n / 10 for n in range(6)],
-        "loss__alone.first_step": 4.6,
+        "loss__isolated.first_step": 4.6,
         "evaluation__perplexity": 41.0,
     }
-    broken["fill_mask__beside.default_top_k"] = 3
+    broken["fill_mask__off_path.default_top_k"] = 3
     outcomes = [
         Outcome("t4.41", record("4.41.2", "2.19.2")),
         Outcome("t4.48", record("4.48.0", "3.1.0", **later, loss__warnings=["FutureWarning: `x` goes away"])),

@@ -42,7 +42,7 @@ def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_pa
 def test_there_is_a_failure_and_an_annotation_exactly_where_the_gate_is_shut(tmp_path: Path) -> None:
     """A regression after a declared change is a failure and an error; a declared change on its own is neither."""
     why = Variant("sdpa", ("transformers>=5",), "the default", "https://example.org")
-    expected = Finding("model", "alone.attention", Verdict.EXPECTED, (Difference("", "eager", "sdpa"),), why)
+    expected = Finding("model", "isolated.attention", Verdict.EXPECTED, (Difference("", "eager", "sdpa"),), why)
     worse = Finding("evaluation", "perplexity", Verdict.REGRESSION, (Difference("", 40.0, 60.0),))
     for findings, shut in (([expected], False), ([expected, worse], True)):
         made = Comparison(findings)

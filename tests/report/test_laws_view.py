@@ -9,30 +9,33 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from mlmrepro.laws.result import LawResult, LawVerdict, Measured
+from mlmrepro.observations.observation import value
+from mlmrepro.observations.result import BoundVerdict, ObservationResult, Value
 from mlmrepro.report.laws_view import laws_headline, laws_junit, laws_markdown, print_laws
 
 
-def result(name: str, verdict: LawVerdict, *measured: Measured, **fields: str) -> LawResult:
-    return LawResult(
+def result(name: str, verdict: BoundVerdict, *measured: Value, **fields: str) -> ObservationResult:
+    return ObservationResult(
         name, "model", "model", f"The claim of {name}.", "Devlin et al. 2019", f"The cause of {name}", verdict,
         measured, **fields,  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-HOLDS = result("padding", LawVerdict.HOLDS, Measured("largest logit", 1e-7, at_most=1e-5, reason="rounding"))
+HOLDS = result("padding", BoundVerdict.HOLDS, value("logit", 1e-7, "largest logit", at_most=1e-5, reason="rounding"))
 BROKEN = result(
     "both_directions",
-    LawVerdict.BROKEN,
-    Measured("change of an earlier logit", 0.0, at_least=0.01, unit="logits", reason="far above rounding"),
+    BoundVerdict.BROKEN,
+    value(
+        "earlier_logit", 0.0, "change of an earlier logit", at_least=0.01, unit="logits", reason="far above rounding"
+    ),
 )
-UNMEASURED = result("second_save", LawVerdict.UNMEASURED, problem="no file\x1b[31m")
-KNOWN = result("accumulation", LawVerdict.KNOWN, known="the loss ignores its divisor", link="https://example.org/1")
-ABSENT = result("dropout", LawVerdict.NOT_APPLICABLE, problem="the model has no dropout")
+UNMEASURED = result("second_save", BoundVerdict.UNMEASURED, problem="no file\x1b[31m")
+KNOWN = result("accumulation", BoundVerdict.KNOWN, known="the loss ignores its divisor", link="https://example.org/1")
+ABSENT = result("dropout", BoundVerdict.NOT_APPLICABLE, problem="the model has no dropout")
 ALL = [HOLDS, KNOWN, UNMEASURED, ABSENT, BROKEN]
 
 
-def printed(results: list[LawResult], *, numbers: bool = False) -> str:
+def printed(results: list[ObservationResult], *, numbers: bool = False) -> str:
     out = io.StringIO()
     print_laws(results, numbers=numbers, console=Console(file=out, width=100, markup=False))
     return out.getvalue()

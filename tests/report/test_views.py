@@ -78,7 +78,7 @@ def test_a_bare_comparison_shows_the_packages_that_it_is_given() -> None:
 
 def test_many_changes_are_cut_with_a_count() -> None:
     """A hundred changes fit a screen and a pull request, and those left out are counted."""
-    extra = {f"model__beside.v{n}": n for n in range(100)}
+    extra = {f"model__off_path.v{n}": n for n in range(100)}
     other = {name: value + 1 for name, value in extra.items()}
     step = compare_records(Outcome("a", record(**extra)), Outcome("b", record(**other)))
     assert "and 80 more changes (80 of model)" in words(shown(print_comparison, step))
@@ -147,7 +147,7 @@ def test_a_cell_leads_to_the_change_behind_it() -> None:
 def test_hostile_text_is_shown_as_it_is_written() -> None:
     """Names, problems, tokens and settings are never read as markup, HTML, mentions or escape sequences."""
     rows = [{"score": 0.5, "token": 1, "token_str": HOSTILE, "sequence": HOSTILE}]
-    other = record("5.23.0", "5.2.0", fill_mask__pipeline=rows, **{f"model__beside.{HOSTILE}": HOSTILE})
+    other = record("5.23.0", "5.2.0", fill_mask__pipeline=rows, **{f"model__off_path.{HOSTILE}": HOSTILE})
     other.config["guide"][HOSTILE] = HOSTILE
     outcomes = [Outcome("a", record()), Outcome(HOSTILE, other), Outcome("c", None, HOSTILE, HOSTILE)]
     found = Drift(outcomes)
@@ -203,7 +203,7 @@ def test_markdown_keeps_within_its_limit(limit: int) -> None:
     """With any number of changes a comment stays below GitHub's limit, is well-formed, and says what is left out."""
     outcomes = []
     for n in range(12):
-        values = {f"{stage}__beside.value_{i}_{'x' * 60}": [n, i] for stage in STAGES for i in range(20)}
+        values = {f"{stage}__off_path.value_{i}_{'x' * 60}": [n, i] for stage in STAGES for i in range(20)}
         outcomes.append(Outcome(f"environment {n}", record(f"5.{n}.0", "5.2.0", **values)))
     page = drift_markdown(Drift(outcomes), limit=limit)
     assert len(page) <= limit

@@ -14,7 +14,7 @@ import torch
 from mlmrepro import cli
 from mlmrepro.compare.golden import lint
 from mlmrepro.config import golden_directory
-from mlmrepro.golden_run.run import SPLIT
+from mlmrepro.observations.golden_run import SPLIT
 from mlmrepro.record import STAGES, Part, RunRecord
 
 from ..waiting import until
@@ -34,15 +34,15 @@ def golden_record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_agrees_with_its_golden(golden_record: RunRecord, golden: Any, stage: str) -> None:
-    """Everything that a stage does, on the guide's path, alone and beside it, is what its golden holds."""
+    """Everything that a stage does, on the guide's path, isolated and off it, is what its golden holds."""
     golden.stage(golden_record, stage, folder="embedded")
 
 
-def test_every_probe_looked_at_something(golden_record: RunRecord) -> None:
-    """No probe failed as a whole, and every stage but the first has its stored-input twin."""
+def test_every_observation_was_made(golden_record: RunRecord) -> None:
+    """None failed as a whole, and every stage but the first has its stored-input twin."""
     names = [f"{o.stage}.{o.name}" for o in golden_record]
-    assert [name for name in names if name.endswith(".outcome") and ".resuming." not in name] == []
-    twins = {o.stage for o in golden_record if o.part is Part.ALONE}
+    assert [name for name in names if name.endswith(".outcome") and ".resuming_unaided." not in name] == []
+    twins = {o.stage for o in golden_record if o.part is Part.ISOLATED}
     assert twins == set(STAGES) - {"dataset"}
 
 

@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from mlmrepro.config import EMBEDDED
-from mlmrepro.golden_run.beside.model import batch, small_model
-from mlmrepro.laws.two_processes import in_two_processes
+from mlmrepro.observations.two_processes import in_two_processes
+from mlmrepro.observations.weights import batch, small_model
 
 from .. import findings
 from ..installed import needs

@@ -23,10 +23,10 @@ def test_every_variant_has_the_value_of_the_matrix(stage: str) -> None:
 def test_a_value_of_another_checkpoint_is_replaced() -> None:
     """A variant with another value gets that of the record, and is named with its versions."""
     golden = read_golden(variants.GOLDENS / "model.json")
-    entry = golden.entries["alone.reloaded_loss"]
+    entry = golden.entries["isolated.reloaded_loss"]
     first, second, third = entry.variants
-    golden.entries["alone.reloaded_loss"] = replace(entry, variants=(first, replace(second, value=1.0), third))
+    golden.entries["isolated.reloaded_loss"] = replace(entry, variants=(first, replace(second, value=1.0), third))
     assert list(variants.renewed(golden, "model", RECORDS)) == [
-        "model.alone.reloaded_loss (transformers>=4.43 and transformers<4.51)"
+        "model.isolated.reloaded_loss (transformers>=4.43 and transformers<4.51)"
     ]
-    assert golden.entries["alone.reloaded_loss"].variants[1].value == pytest.approx(second.value)
+    assert golden.entries["isolated.reloaded_loss"].variants[1].value == pytest.approx(second.value)

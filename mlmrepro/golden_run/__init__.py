@@ -1,1 +1,0 @@
-"""The run that the goldens describe, with isolated stages and off-path probes."""

@@ -1,0 +1,216 @@
+"""Observations in pytest: each one of a checkpoint is a test item, next to the project's own tests.
+
+Imported only if ``--mlm-observe`` is given; the libraries are imported when the first item runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+if TYPE_CHECKING:
+    from mlmrepro.compare.judge import Expectations
+    from mlmrepro.compare.store import GoldenStore
+    from mlmrepro.observations.observation import Observer
+    from mlmrepro.observations.result import ObservationResult
+    from mlmrepro.observations.subject import Subject
+
+__all__ = ["Checkpoint", "ObservationItem", "ObservationSession", "Observations"]
+
+MARKERS = (
+    "mlm_observe: an observation of a checkpoint, collected by --mlm-observe",
+    "mlm_slow: an observation that starts worker processes",
+)
+
+
+class ObservationSession:
+    """Adds the observations of each checkpoint to the collected tests."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.checkpoints = list(dict.fromkeys(config.getoption("--mlm-observe")))
+        self.text = config.getoption("--mlm-text")
+        if self.text and not self.checkpoints:
+            raise pytest.UsageError("--mlm-text needs --mlm-observe DIR, the checkpoint to observe")
+        for marker in MARKERS:
+            config.addinivalue_line("markers", marker)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Put the observations after the tests that the arguments name, even if they name none."""
+        report = yield
+        if isinstance(collector, pytest.Session) and report.passed and self.checkpoints:
+            added = Observations.from_parent(collector, name="mlm-observe", nodeid="mlm-observe", given=self)
+            report.result = [*(report.result or ()), added]
+        return report
+
+
+class Observations(pytest.Collector):
+    """Collects the checkpoints; it has a name but no file."""
+
+    def __init__(self, *, given: ObservationSession, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.given = given
+
+    def collect(self) -> Iterator[pytest.Collector]:
+        """Iterate over the checkpoints."""
+        for name in self.given.checkpoints:
+            yield Checkpoint.from_parent(self, name=name, text=self.given.text or "embedded")
+
+
+class Checkpoint(pytest.Collector):
+    """Collects the observations of one checkpoint, and holds it for them."""
+
+    def __init__(self, *, text: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.text = text
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Iterate over the observations: those with bounds, and for a checkpoint with goldens all of them."""
+        from mlmrepro.observations.registry import all_observers, bounded_observers
+
+        for observer in bounded_observers() if self.goldens is None else all_observers():
+            yield ObservationItem.from_parent(self, name=observer.key, observer=observer)
+
+    @cached_property
+    def goldens(self) -> Expectations | None:
+        """The goldens of the checkpoint, None if there are none: so far only the embedded one has goldens."""
+        if self.name != "embedded":
+            return None
+        from mlmrepro.compare.judge import Expectations
+        from mlmrepro.config import golden_directory
+
+        return Expectations.from_goldens(golden_directory())
+
+    @cached_property
+    def store(self) -> GoldenStore:
+        """The files of these goldens."""
+        from mlmrepro.compare.store import GoldenStore
+        from mlmrepro.config import golden_directory
+
+        return GoldenStore(golden_directory(), self.config.getoption("--golden-update"))
+
+    @cached_property
+    def subject(self) -> Subject:
+        """The checkpoint, loaded when the first observation needs it; raises UserError for bad input."""
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the bounds are for the CPU
+        from mlmrepro import loading
+        from mlmrepro.config import EMBEDDED, golden_directory
+        from mlmrepro.observations.observe import sample
+        from mlmrepro.observations.subject import Subject
+
+        here = self.config.invocation_params.dir
+        path = EMBEDDED / "checkpoint" if self.name == "embedded" else here / self.name
+        place = str(path) if path.is_dir() else self.name  # a name that is not a folder is a hub name
+        loading.inspect(place)
+        text = here / self.text
+        texts, _ = sample(str(text) if text.exists() else self.text)
+        folder = TemporaryDirectory(prefix="mlmrepro-")
+        self.session.config.add_cleanup(folder.cleanup)
+        inputs = golden_directory() / "inputs" if self.goldens else None
+        return Subject(place, texts, Path(folder.name), inputs=inputs)
+
+
+class ObservationItem(pytest.Item):
+    """Makes one observation; a broken bound or a value other than its golden fails, a declared change is an xfail."""
+
+    def __init__(self, *, observer: Observer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.observer = observer
+        self.add_marker("mlm_observe")
+        if observer.slow:
+            self.add_marker("mlm_slow")
+        self.extra_keyword_matches |= {observer.group, observer.stage, observer.name}
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The collector that holds the checkpoint."""
+        assert isinstance(self.parent, Checkpoint)
+        return self.parent
+
+    def setup(self) -> None:
+        """Load the checkpoint, so that bad input is an error of the test."""
+        from mlmrepro.errors import UserError
+
+        try:
+            _ = self.checkpoint.subject
+        except UserError as error:
+            _fail(str(error))
+
+    def runtest(self) -> None:
+        """Observe, and judge bounds and goldens."""
+        from mlmrepro.observations.observe import observe, silenced
+        from mlmrepro.observations.result import BoundVerdict
+
+        with silenced():
+            result = observe(self.observer, self.checkpoint.subject)
+        if self.observer.has_bounds and result.verdict.fails:
+            _fail("\n".join([*_in_words(result), f"Likely cause: {result.cause}"]))
+        goldens = self.checkpoint.goldens
+        compared = [] if goldens is None else list(self._against(goldens, result))
+        if differing := [line for line, declared in compared if not declared]:
+            _fail("\n".join([result.claim, *differing]))
+        if result.verdict is BoundVerdict.NOT_APPLICABLE and not result.values:
+            pytest.skip(f"not applicable: {result.problem}")
+        reasons = [f"{result.known} {result.link}"] if result.known else []
+        reasons += dict.fromkeys(declared for _, declared in compared)
+        if reasons:
+            pytest.xfail("; ".join(reasons))
+
+    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
+        """Return the headline of a failure: what was observed, without a line number."""
+        return self.path, None, f"{self.name} of {self.checkpoint.name}"
+
+    def _against(self, goldens: Expectations, result: ObservationResult) -> Iterator[tuple[str, str]]:
+        """Yield a line for each value that is not that of the golden's own versions, and the declared reason if any.
+
+        With ``--golden-update``, values are written to the goldens as those of the `golden` fixture are.
+        """
+        from mlmrepro.compare.store import Obtained
+        from mlmrepro.record import Lane
+
+        store, key, prefix = self.checkpoint.store, f"{result.stage}.json", f"off_path.{result.name}."
+        found = [
+            Obtained(f"{prefix}{each.slug}", each.value, each.lane, quantity=each.quantity)
+            for each in result.values
+            if each.lane.compared
+        ]
+        if result.problem and not self.observer.has_bounds:
+            found.append(Obtained(f"{prefix}outcome", result.problem.partition(":")[0], Lane.EXACT))
+        known = {name for name in goldens.entries.get(result.stage, {}) if name.startswith(prefix)}
+        missing = [each for each in found if each.name not in known and not store.update]
+        for each in missing:
+            yield f"{each.name}: there is no golden; --golden-update=new writes it", ""
+        for problem in store.problems(key, [each for each in found if each not in missing]):
+            yield problem, ""
+        gone = sorted(known - {each.name for each in found})
+        if store.update == "all":
+            store.remove([(key, name) for name in gone])
+        else:
+            yield from ((f"{name}: expected, not obtained", "") for name in gone)
+        for declared in store.declared:
+            if declared.file == key and declared.name.startswith(prefix):
+                yield declared.name, f"{declared.reason} {declared.link}"
+
+
+def _in_words(result: ObservationResult) -> Sequence[str]:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from mlmrepro.report.laws_view import print_result
+
+    text = StringIO()
+    print_result(result, Console(file=text, width=100, markup=False, color_system=None))
+    return [line.rstrip() for line in text.getvalue().strip().splitlines()]
+
+
+def _fail(message: str) -> NoReturn:
+    raise pytest.fail.Exception(message, pytrace=False) from None
