@@ -52,7 +52,7 @@ def record(
     from mlmrepro.observations.golden_run import take_record
     from mlmrepro.observations.registry import choose
     from mlmrepro.record import write_unfinished
-    from mlmrepro.report.terminal import RunDisplay
+    from mlmrepro.report.progress import RunDisplay
 
     stored = (goldens or golden_directory()) / "inputs"
     observers = choose(only or [])
@@ -126,7 +126,7 @@ def matrix(
     from mlmrepro.config import golden_directory
     from mlmrepro.environments.matrix import run_matrix
     from mlmrepro.environments.spec import parse_environments
-    from mlmrepro.report.matrix_display import MatrixDisplay
+    from mlmrepro.report.progress import MatrixDisplay
 
     chosen = parse_environments(envs or ["pairs"])
     used = goldens or golden_directory()

@@ -91,7 +91,7 @@ def baseline(
     check_target(output, overwrite=overwrite)
     path = prepared(checkpoint, threads)
     from mlmrepro.report.check_words import unused_line
-    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.report.progress import ScoringDisplay
     from mlmrepro.retraining.check import make_baseline
     from mlmrepro.scoring.documents import read_text
     from mlmrepro.scoring.filling import read_probes
@@ -160,7 +160,7 @@ def check(
     from mlmrepro.report.check_html import write_check_html
     from mlmrepro.report.check_view import check_markdown, print_check
     from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.report.progress import ScoringDisplay
     from mlmrepro.retraining.check import check_checkpoint
 
     with ScoringDisplay(quiet=as_json or markdown) as display:
@@ -214,7 +214,7 @@ def score(
     path = prepared(checkpoint, threads)
     from mlmrepro.record import plain
     from mlmrepro.report.check_words import unused_line
-    from mlmrepro.report.scoring_display import ScoringDisplay
+    from mlmrepro.report.progress import ScoringDisplay
     from mlmrepro.scoring.documents import read_text
     from mlmrepro.scoring.encode import unmasked
     from mlmrepro.scoring.losses import write_losses

@@ -55,7 +55,8 @@ def reproduce(
     say_unused(config.checkpoint)
 
     from mlmrepro.guide.run import run
-    from mlmrepro.report.terminal import RunDisplay, print_summary
+    from mlmrepro.report.progress import RunDisplay
+    from mlmrepro.report.terminal import print_summary
 
     try:
         with RunDisplay(quiet=as_json) as display:

@@ -44,11 +44,12 @@ def laws(
     from mlmrepro.observations.observe import observe_all, sample
     from mlmrepro.observations.registry import bounded_observers, choose
     from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.laws_view import LawsDisplay, laws_junit, laws_markdown, print_laws
+    from mlmrepro.report.laws_view import laws_junit, laws_markdown, print_laws
+    from mlmrepro.report.progress import CountDisplay
 
     chosen = choose(only or [], bounded_observers())
     texts, notes = sample(text, column=text_column)
-    with LawsDisplay(len(chosen), quiet=as_json or markdown) as display:
+    with CountDisplay(len(chosen), quiet=as_json or markdown) as display:
         results = observe_all(path, texts, observers=chosen, seed=seed, progress=display)
     if as_json:
         print(json.dumps([result.to_dict() for result in results], ensure_ascii=False))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import TracebackType
 from xml.etree import ElementTree
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +16,7 @@ from mlmrepro.report.ci import printable, write_suites
 from mlmrepro.report.console import say, standard_output
 from mlmrepro.report.words import clean, count, number
 
-__all__ = ["LawsDisplay", "laws_headline", "laws_junit", "laws_markdown", "print_laws", "print_result"]
+__all__ = ["laws_headline", "laws_junit", "laws_markdown", "print_laws", "print_result"]
 
 _SYMBOL = {
     BoundVerdict.HOLDS: "=",
@@ -172,32 +170,3 @@ def laws_junit(results: Sequence[ObservationResult], path: Path, name: str, *, n
     if notes:
         ElementTree.SubElement(suite, "system-out").text = printable("\n".join(f"note: {note}" for note in notes))
     write_suites(path, [suite])
-
-
-class LawsDisplay:
-    """A progress bar with the name of the current law; it shows nothing if standard error is not a terminal."""
-
-    def __init__(self, total: int, *, quiet: bool = False) -> None:
-        console = Console(stderr=True, quiet=quiet, markup=False)
-        self.bar = Progress(
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        )
-        self.task = self.bar.add_task("", total=total, completed=-1)
-
-    def __enter__(self) -> LawsDisplay:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def __call__(self, name: str) -> None:
-        """Show that a law has started."""
-        self.bar.update(self.task, advance=1, description=name)

@@ -1,89 +1,20 @@
-"""Progress of a run on the terminal, and its summary."""
+"""The summary of a run on the terminal."""
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from mlmrepro.record import STAGES, RunRecord
+from mlmrepro.report.progress import ACTIONS
 
-__all__ = ["RunDisplay", "print_fill_mask", "print_summary"]
-
-# A few words on each stage.
-_ACTIONS = {
-    "dataset": "load and split the data set",
-    "flatten": "flatten nested columns",
-    "input_ids": "join and tokenise the answers",
-    "blocks": "group into blocks",
-    "masked_batches": "draw masks",
-    "model": "load and evaluate the model",
-    "loss": "fine-tune",
-    "evaluation": "evaluate and save",
-    "fill_mask": "fill the mask",
-}
-_WIDTH = max(map(len, _ACTIONS.values()))
-
-
-class RunDisplay:
-    """Show each stage of a run; print plain lines if the output is not a terminal, nothing if quiet."""
-
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, markup=False)
-        self.bars = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
-        self.current: TaskID | None = None
-        self.name = ""
-        self.note = ""
-        self.started = time.monotonic()
-
-    def __enter__(self) -> RunDisplay:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
-        self.bars.stop()
-
-    def stage(self, name: str) -> None:
-        """Finish the previous stage and start this one."""
-        self._finish()
-        self.name, self.note, self.started = name, "", time.monotonic()
-        position = f"{STAGES.index(name) + 1}/{len(STAGES)}"
-        self.current = self.bars.add_task(f"{position} {_ACTIONS[name]:<{_WIDTH}}", total=None, note="")
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """Update the training bar."""
-        self.note = f"{done}/{total}  loss {loss:.3f}"
-        if self.current is not None:
-            self.bars.update(self.current, completed=done, total=total, note=self.note)
-
-    def _finish(self) -> None:
-        if self.current is None:
-            return
-        seconds = time.monotonic() - self.started
-        note = f"{seconds:6.1f} s  {self.note}"
-        self.bars.update(self.current, completed=1, total=1, note=note)
-        if self.bars.disable:
-            self.console.print(f"{_ACTIONS[self.name]:<{_WIDTH}} {note}", highlight=False)
-        self.current = None
+__all__ = ["print_fill_mask", "print_summary"]
 
 
 def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:
@@ -153,7 +84,7 @@ def _time_table(record: RunRecord) -> Table:
     for stage in STAGES:
         seconds = record[f"{stage}.seconds"]
         total += seconds
-        table.add_row(_ACTIONS[stage], f"{seconds:.1f}")
+        table.add_row(ACTIONS[stage], f"{seconds:.1f}")
     table.add_row("total", f"{total:.1f}")
     return table
 

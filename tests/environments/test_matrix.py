@@ -24,7 +24,7 @@ from mlmrepro.environments.matrix import read_outcomes, run_matrix
 from mlmrepro.environments.spec import Environment
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane, RunRecord
-from mlmrepro.report.matrix_display import MatrixDisplay
+from mlmrepro.report.progress import MatrixDisplay
 
 from ..waiting import LIMIT, until
 

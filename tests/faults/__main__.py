@@ -49,12 +49,13 @@ def measure(names: list[str], output: Path | None, jobs: int) -> bool:
     """
     offline_unless(False)
     from mlmrepro.guide import versions
+    from mlmrepro.report.progress import CountDisplay
     from tests.faults.bench import case_names, choose, merged, run_bench
     from tests.faults.digests import stale
-    from tests.faults.result import BenchResult
+    from tests.faults.result import BenchResult, CaseResult
     from tests.faults.upstream import upstream_bugs
     from tests.faults.upstream_view import upstream_markdown
-    from tests.faults.view import FaultsDisplay, faults_markdown, print_faults
+    from tests.faults.view import faults_markdown, outcome, print_faults
 
     versions.set_up()
     earlier = BenchResult.read(output / DETECTION) if output and names else None
@@ -69,8 +70,12 @@ def measure(names: list[str], output: Path | None, jobs: int) -> bool:
             print(f"{output / DETECTION if output else ''}: every row measured the code of today")
             return True
     chosen, controls, records = choose(names)
-    with FaultsDisplay() as display:
-        result = run_bench(chosen, controls, versions=records, jobs=jobs, progress=display)
+    with CountDisplay(None) as display:
+
+        def progress(case: CaseResult, done: int, total: int) -> None:
+            display.done(case.name, done, total, outcome(case))
+
+        result = run_bench(chosen, controls, versions=records, jobs=jobs, progress=progress)
     if earlier is not None:
         result = merged(earlier, result)
     if output is not None:

@@ -7,8 +7,9 @@ import re
 
 from rich.console import Console
 
+from mlmrepro.report.progress import CountDisplay
 from tests.faults.result import Alarm, BenchResult, CaseResult
-from tests.faults.view import FaultsDisplay, faults_headline, faults_markdown, print_faults, smallest_seen
+from tests.faults.view import faults_headline, faults_markdown, outcome, print_faults, smallest_seen
 
 
 def case(name: str, stage: str, *alarms: tuple[str, str], part: str = "masks", **fields: object) -> CaseResult:
@@ -88,11 +89,9 @@ def test_markdown_lists_every_fault() -> None:
 
 def test_progress_is_a_line_for_each_case() -> None:
     """Where the output is no terminal, each case is told as it ends, with what became of it."""
-    display = FaultsDisplay()
-    display.console = Console(file=(out := io.StringIO()), width=200, markup=False)
-    display.bar.disable = True
+    display = CountDisplay(None, console=Console(file=(out := io.StringIO()), width=200, markup=False))
     for number, each in enumerate([*BAD.cases, *GOOD.cases[-1:]], start=1):
-        display(each, number, 9)
+        display.done(each.name, number, 9, outcome(each))
     lines = out.getvalue().splitlines()
     assert lines[0] == "1/9 rate_0.149: not seen"
     assert lines[3] == "4/9 rate_0.12: golden, law: masked_batches"

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,11 +15,11 @@ from mlmrepro.report.words import clean, count
 from tests.faults.result import LAYERS, BenchResult, CaseResult, Score
 
 __all__ = [
-    "FaultsDisplay",
     "failing",
     "faults_headline",
     "faults_markdown",
     "misplaced",
+    "outcome",
     "print_faults",
     "scores",
     "smallest_seen",
@@ -166,39 +163,8 @@ def _versions(result: BenchResult) -> str:
     return f"Run with {named}."
 
 
-class FaultsDisplay:
-    """A bar over the cases; a plain line for each where the output is no terminal."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, markup=False)
-        self.bar = Progress(
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("clean runs", total=None)
-        self.started = time.monotonic()
-
-    def __enter__(self) -> FaultsDisplay:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
-
-    def __call__(self, case: CaseResult, done: int, total: int) -> None:
-        """Show that a case is done."""
-        self.bar.update(self.task, completed=done, total=total, description=case.name)
-        if self.bar.disable:
-            self.console.print(f"{done}/{total} {case.name}: {_outcome(case)}", highlight=False, soft_wrap=True)
-
-
-def _outcome(case: CaseResult) -> str:
+def outcome(case: CaseResult) -> str:
+    """Return what became of a case, in a few words."""
     if case.problem:
         return f"not measured: {clean(case.problem)}"
     if case.is_control:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mlmrepro.report.scoring_display import ScoringDisplay, duration
+from mlmrepro.report.progress import ScoringDisplay, duration
 
 
 def _shown(batches: int, seconds: float, *, terminal: bool = False, quiet: bool = False) -> str:
