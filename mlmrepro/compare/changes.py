@@ -57,6 +57,7 @@ class Comparison:
     names: tuple[str, str] = ("expected", "obtained")
     packages: Pairs = field(default_factory=dict)  # versions that differ, by package
     settings: Pairs = field(default_factory=dict)  # settings of the run that differ: the first thing to look at
+    not_asked: tuple[str, ...] = ()  # expected observations that the record was not asked for
     _changes: list[Change] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +110,7 @@ class Comparison:
             "exit_code": self.exit_code,
             "settings": {name: list(pair) for name, pair in self.settings.items()},
             "packages": {name: list(pair) for name, pair in self.packages.items()},
+            "not_asked": list(self.not_asked),
             "first_divergence": f"{first.stage}.{first.name}" if first else None,
             "stages": {stage: verdict.value for stage, verdict in self.stages().items()},
             "changes": [

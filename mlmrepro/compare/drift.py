@@ -9,7 +9,7 @@ from typing import Any
 
 from mlmrepro.compare.changes import Comparison, Pairs
 from mlmrepro.compare.golden import version_of, versions_of
-from mlmrepro.compare.judge import Expectations, Verdict, judge_record, worst
+from mlmrepro.compare.judge import Expectations, Verdict, judge_record, not_asked, worst
 from mlmrepro.record import RunRecord
 
 __all__ = ["Drift", "Outcome", "Step", "compare_records", "compare_with", "differing", "setting_changes"]
@@ -65,6 +65,7 @@ def compare_with(
         (name, outcome.name),
         differing(expectations.versions, outcome.versions),
         setting_changes(expectations.config, outcome.record.config) if expectations.config else {},
+        not_asked(expectations, outcome.record),
     )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "judge",
     "judge_bounds",
     "judge_record",
+    "not_asked",
     "worst",
 ]
 
@@ -209,6 +210,14 @@ def asked(record: RunRecord, stage: str, name: str) -> bool:
     if part(name) is not Part.OFF_PATH or record.asked is None:
         return True
     return f"{stage}.{name.split('.')[1]}" in record.asked
+
+
+def not_asked(expectations: Expectations, record: RunRecord) -> tuple[str, ...]:
+    """Return the expected observations that a record was not asked for, such as ``loss.accumulation``."""
+    expected = list(expectations.record.asked or ()) if expectations.record else []
+    for stage, entries in expectations.entries.items():
+        expected += [f"{stage}.{name.split('.')[1]}" for name in entries if not asked(record, stage, name)]
+    return tuple(dict.fromkeys(key for key in expected if record.asked is not None and key not in record.asked))
 
 
 def judge_bounds(expectations: Expectations, record: RunRecord) -> Iterator[Finding]:

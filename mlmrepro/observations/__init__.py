@@ -1,1 +1,1 @@
-"""Laws: what must hold for any library version and any checkpoint. One function per law, one module per group."""
+"""Observations: what is observed of a checkpoint and the libraries, held to a bound or compared with a golden."""

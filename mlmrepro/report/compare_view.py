@@ -34,6 +34,7 @@ from mlmrepro.report.words import (
 __all__ = ["Compared", "change_item", "comparison_markdown", "print_comparison"]
 
 _CHANGES = 20  # shown on the terminal
+_NAMED = 4  # observations in a line
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,12 @@ class Compared:
     def settings(self) -> Pairs:
         """Return the settings of the run that differ."""
         return self.comparison.settings
+
+    @property
+    def not_asked(self) -> str:
+        """Return which expected observations the record was not asked for, "" if none."""
+        names = [clean(name) for name in self.comparison.not_asked]
+        return ", ".join([*names[:_NAMED], *and_more(names[_NAMED:], "observation")])
 
     @classmethod
     def of(cls, source: Step | Comparison) -> Compared:
@@ -115,6 +122,8 @@ def print_comparison(source: Source, console: Console | None = None) -> None:
             say(console, pairs_line(each.settings), bold="settings  ", indent=2)
         if each.packages:
             say(console, pairs_line(each.packages), bold="packages  ", indent=2)
+        if each.not_asked:
+            say(console, each.not_asked, bold="not asked for  ", indent=2)
     console.print()
     console.print(_table(compared))
     for each in compared:
@@ -215,6 +224,8 @@ def _summary(each: Compared) -> str:
         line += f" First divergence: {markdown.prose(each.first)}."
     if each.settings:
         line += f" **Settings differ:** {markdown.prose(pairs_line(each.settings))}."
+    if each.not_asked:
+        line += f" Not asked for: {markdown.prose(each.not_asked)}."
     return line
 
 

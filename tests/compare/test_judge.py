@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlmrepro.compare.golden import Entry, Golden, Variant, write_golden
-from mlmrepro.compare.judge import Expectations, Finding, Verdict, judge, judge_record, worst
+from mlmrepro.compare.judge import Expectations, Finding, Verdict, judge, judge_record, not_asked, worst
 from mlmrepro.compare.tolerance import Tolerance
 from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.errors import UserError
@@ -306,6 +306,7 @@ def test_what_a_record_was_not_asked_for_is_left_out() -> None:
     golden = Expectations({"loss": {"off_path.new.x": one(1), "off_path.old.x": one(1)}}, NEW)
     made = RunRecord({"packages": NEW}, {}, asked={"loss.old": ""})
     assert words(judge_record(golden, made)) == {"loss.off_path.old.x": Verdict.UNMEASURED}
+    assert not_asked(golden, made) == ("loss.new",)
     more = RunRecord({"packages": NEW}, {}, asked={"loss.old": "", "loss.new": ""})
     for name in ("old", "new"):
         more.observe("loss", f"off_path.{name}.x", 1, Lane.EXACT)
@@ -313,3 +314,6 @@ def test_what_a_record_was_not_asked_for_is_left_out() -> None:
     less.observe("loss", "off_path.old.x", 1, Lane.EXACT)
     assert words(judge_record(Expectations.from_record(less), more)) == {"loss.off_path.old.x": Verdict.IDENTICAL}
     assert len(words(judge_record(golden, more))) == 2
+    assert not_asked(golden, more) == not_asked(Expectations.from_record(less), more) == ()
+    assert not_asked(Expectations.from_record(more), less) == ("loss.new",)
+    assert not_asked(golden, RunRecord({}, {})) == ()  # of a record that does not say

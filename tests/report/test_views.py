@@ -215,3 +215,14 @@ def test_markdown_keeps_within_its_limit(limit: int) -> None:
 def test_equal_drifts_give_equal_text(tmp_path: Path) -> None:
     """Equal drifts give the same Markdown."""
     assert drift_markdown(drift(tmp_path / "a")) == drift_markdown(drift(tmp_path / "b"))
+
+
+def test_observations_that_were_not_asked_for_are_named() -> None:
+    """The terminal and Markdown say which expected observations a record does not have on purpose."""
+    before, after = record(), record()
+    before.asked = {f"loss.o{n}": "" for n in range(6)}
+    after.asked = {"fill_mask.default_top_k": ""}
+    step = compare_records(Outcome("a", before), Outcome("b", after))
+    said = "loss.o0, loss.o1, loss.o2, loss.o3, and 2 more observations"
+    assert f"not asked for {said}" in words(shown(print_comparison, step))
+    assert f"Not asked for: {said}." in comparison_markdown(step).replace("\\", "").replace("`", "")
