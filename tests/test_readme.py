@@ -40,7 +40,7 @@ EXTRA = {"reproduce": SMALL, "laws": ["--only", "steps"]}
 EXTRA |= {name: [] for name in ("fill-mask", "compare", "report", "baseline", "check", "lint")} | {
     "score": ["--limit", "4"]
 }
-EXTRA |= {name: ["--help"] for name in ("record", "matrix", "expect", "retrain")}
+EXTRA |= {name: ["--help"] for name in ("record", "adopt", "matrix", "expect", "retrain")}
 
 
 def _main(arguments: list[str]) -> int:

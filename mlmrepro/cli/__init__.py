@@ -49,6 +49,7 @@ for command, title in (
     (guide.reproduce, "reproduce"),
     (guide.fill_mask, "fill-mask"),
     (drift.record, "record"),
+    (drift.adopt, "adopt"),
     (drift.compare, "compare"),
     (drift.matrix, "matrix"),
     (drift.report, "report"),

@@ -1,4 +1,4 @@
-"""Commands that compare: record, compare, matrix, report, expect, lint. Only record needs torch."""
+"""Commands that compare: record, adopt, compare, matrix, report, expect, lint. Only the first two need torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlmrepro.compare.drift import Drift, Outcome
     from mlmrepro.compare.judge import Expectations
 
-__all__ = ["compare", "expect", "lint", "matrix", "record", "report"]
+__all__ = ["adopt", "compare", "expect", "lint", "matrix", "record", "report"]
 
 MATRIX = Path("mlmrepro-runs") / "matrix"
 
@@ -68,6 +68,47 @@ def record(
         print(json.dumps(taken.to_dict(), ensure_ascii=False))
     else:
         print(output)
+
+
+def adopt(
+    checkpoint: Annotated[str, typer.Argument(help="A folder with your checkpoint, or a hub name.")],
+    text: Annotated[str, typer.Option(help="Your text: .jsonl, .csv, .parquet, .txt, or a folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write, such as golden/my-model.")],
+    text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A sentence with <mask> (default: the text's beginning).")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of this and later records.")] = 2,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace goldens of an adopted checkpoint.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take goldens of your own checkpoint: what it gives on your text under the versions that are installed now.
+
+    record, matrix, compare, report and expect take the folder with --goldens, and pytest with --mlm-observe. It holds a
+    sample of the text and no weights. Example: mlmrepro adopt my-model --text eval.jsonl -o golden/my-model
+    """
+    from mlmrepro.cli.gate import prepared
+
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # goldens are of the CPU
+    path = prepared(checkpoint, threads)
+    from mlmrepro.observations import golden_run
+    from mlmrepro.report.progress import RunDisplay
+
+    with RunDisplay(quiet=as_json) as display:
+        count, notes = golden_run.adopt(
+            path,
+            text,
+            output,
+            threads=threads,
+            overwrite=overwrite,
+            progress=display,
+            column=text_column,
+            prompt=prompt,
+        )
+    if as_json:
+        print(json.dumps({"goldens": str(output), "values": count, "notes": notes}, ensure_ascii=False))
+        return
+    print(f"{output}: {count:,} values")
+    for note in notes:
+        print(f"note: {note}")
 
 
 def compare(

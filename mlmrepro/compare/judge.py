@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -102,11 +102,13 @@ class Expectations:
         versions: Mapping[str, str | None],
         config: Mapping[str, Any] | None = None,
         record: RunRecord | None = None,
+        broken: Collection[str] = (),
     ) -> None:
         self.entries = entries
         self.versions = versions  # those of the golden, or of the record
         self.config = config or {}  # its settings, if known
         self.record = record  # the record, None for goldens
+        self.broken = frozenset(broken)  # `stage.name` of bounds that an adopted checkpoint broke from the start
 
     @classmethod
     def from_goldens(cls, directory: Path) -> Expectations:
@@ -127,7 +129,7 @@ class Expectations:
                 )
         header = goldens[first].provenance
         entries = {stage: {new: e for n, e in g.entries.items() if (new := current(n))} for stage, g in goldens.items()}
-        return cls(entries, goldens[first].versions, header.get("config"))
+        return cls(entries, goldens[first].versions, header.get("config"), broken=header.get("broken", ()))
 
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
@@ -201,7 +203,8 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
         for (stage, name), value in obtained.items()
         if expectations.record is None or asked(expectations.record, stage, name)
     ]
-    findings = [*_consistent(findings, expectations, record), *judge_bounds(expectations, record)]
+    accepted = expectations.broken | (declared.broken if declared else frozenset())
+    findings = [*_consistent(findings, expectations, record), *judge_bounds(expectations, record, accepted)]
     return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
 
 
@@ -220,14 +223,26 @@ def not_asked(expectations: Expectations, record: RunRecord) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for key in expected if record.asked is not None and key not in record.asked))
 
 
-def judge_bounds(expectations: Expectations, record: RunRecord) -> Iterator[Finding]:
-    """Judge every value with a bound, of the record and of the one that it is compared with."""
+def judge_bounds(expectations: Expectations, record: RunRecord, accepted: Collection[str] = ()) -> Iterator[Finding]:
+    """Judge every value with a bound, of the record and of the one that it is compared with.
+
+    A broken bound is no change if its ``stage.name`` is `accepted`.
+    """
     reference = {(o.stage, o.name): o for o in expectations.record or () if o.lane is Lane.BOUND}
     for o in record:
         if o.lane is Lane.BOUND:
-            yield _judge_bound(o, record, expectations, reference.pop((o.stage, o.name), None))
+            before = reference.pop((o.stage, o.name), None)
+            if f"{o.stage}.{o.name}" in accepted:
+                yield Finding(o.stage, o.name, Verdict.IDENTICAL)
+            else:
+                yield _judge_bound(o, record, expectations, before)
     for (stage, name), o in reference.items():
-        if not o.bound.holds(o.value) and expectations.record and _known(o, expectations.record) is None:
+        if (
+            f"{stage}.{name}" not in accepted
+            and not o.bound.holds(o.value)
+            and expectations.record
+            and _known(o, expectations.record) is None
+        ):
             difference = Difference("", str(o.bound), o.value, f"in the reference: {o.bound.reason}".rstrip(": "))
             yield Finding(stage, name, Verdict.REGRESSION, (difference,), bound=True)
 

@@ -154,7 +154,8 @@ class GoldenStore:
         for path in sorted(self.directory.rglob("*.json")):
             relative = path.relative_to(self.directory)
             key = relative.as_posix()
-            if set(SET_ASIDE) & set(relative.parts[:-1]) or (key not in names and not is_golden(path)):
+            aside = set(SET_ASIDE) & set(relative.parts[:-1]) or (path.parent / "subject.json").is_file()  # adopted
+            if aside or (key not in names and not is_golden(path)):
                 continue
             if key in names:
                 found += [(key, name) for name in read_golden(path).entries if name not in names[key]]
@@ -326,8 +327,7 @@ class GoldenFile:
         key = _named(f"{folder}/{stage}" if folder else stage)
         observed = [Obtained.of(o) for o in record.stages.get(stage, {}).values() if o.compared]
         if not observed:
-            problem = f"{self._store.path(key)}: the record has nothing for the stage {stage!r}"
-            raise GoldenMismatch([problem], self._test)
+            raise GoldenMismatch([f"{self._store.path(key)}: nothing was recorded for {stage!r}"], self._test)
         bounds = judge_bounds(Expectations({}, versions_of(record.provenance)), record)
         self._store.settings = {"config": record.config}
         try:

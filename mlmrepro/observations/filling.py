@@ -13,7 +13,9 @@ from mlmrepro.record import Lane
 
 __all__ = ["defaults", "several", "targets"]
 
-PROMPT = GuideConfig.prompt
+
+def _prompt(subject: Subject, prompt: str = GuideConfig.prompt) -> str:
+    return prompt.replace("<mask>", subject.tokenizer.mask_token)
 
 
 def _pipeline(subject: Subject, **options: Any) -> Any:
@@ -26,7 +28,7 @@ def _pipeline(subject: Subject, **options: Any) -> Any:
 def defaults(subject: Subject) -> Iterator[Value]:
     """Rows without `top_k`, their keys, the model's dtype, and the checkpoint that is loaded by default."""
     filler = _pipeline(subject)
-    rows = filler(PROMPT)
+    rows = filler(_prompt(subject))
     yield from values(
         {
             "rows": value("", rows, quantity="probability", lane=Lane.RANKING),
@@ -54,7 +56,9 @@ def targets(subject: Subject) -> Iterator[Value]:
     filler = _pipeline(subject)
 
     def rows(words: list[str]) -> Any:
-        return value("", attempt(lambda: filler(PROMPT, targets=words)), quantity="probability", lane=Lane.RANKING)
+        return value(
+            "", attempt(lambda: filler(_prompt(subject), targets=words)), quantity="probability", lane=Lane.RANKING
+        )
 
     yield from values(
         {
@@ -69,17 +73,14 @@ def targets(subject: Subject) -> Iterator[Value]:
 def several(subject: Subject) -> Iterator[Value]:
     """Two masks, a list of one prompt, and a list of two: how deep the answer is nested, and its first tokens."""
     filler = _pipeline(subject)
-    two = filler("The <mask> Way is a <mask> galaxy.", top_k=2)
-    listed, both = filler([PROMPT], top_k=2), filler([PROMPT, "Water is <mask>."], top_k=2)
+    two = filler(_prompt(subject, "The <mask> Way is a <mask> galaxy."), top_k=2)
+    prompts = [_prompt(subject), _prompt(subject, "Water is <mask>.")]
+    listed, both = filler(prompts[:1], top_k=2), filler(prompts, top_k=2)
     yield from values(
         {
             "two_masks": [[row["token"] for row in rows] for rows in two],
             "list_of_one_is_nested": isinstance(listed[0], list),
             "list_of_two": [[row["token"] for row in rows] for rows in both],
-            "batched": attempt(
-                lambda: [
-                    [r["token"] for r in rows] for rows in filler([PROMPT, "Water is <mask>."], top_k=2, batch_size=2)
-                ]
-            ),
+            "batched": attempt(lambda: [[r["token"] for r in rows] for rows in filler(prompts, top_k=2, batch_size=2)]),
         }
     )

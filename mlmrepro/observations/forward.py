@@ -48,7 +48,7 @@ REASON = f"rounding: at most {ROUNDINGS} times what changing every weight by 2^-
 BEYOND_REASON = "more than rounding can do"
 
 # These architectures see padding by design, so a row's predictions depend on the other rows of its batch.
-_SEE_PADDING = {
+SEE_PADDING = {
     "convbert": "its convolutions reach over padding",
     "fnet": "its Fourier transforms mix padding in",
     "funnel": "it pools neighbours, padding among them",
@@ -69,7 +69,7 @@ def in_float32(subject: Subject) -> Any:
 def hides_padding(subject: Subject) -> Any:
     """Return the model in float32; raises NotApplicable if an attention mask cannot hide tokens from it."""
     model = in_float32(subject)
-    if reason := _SEE_PADDING.get(model.config.model_type):
+    if reason := SEE_PADDING.get(model.config.model_type):
         raise NotApplicable(reason)
     if not takes(model, "attention_mask"):
         raise NotApplicable("it takes no attention mask")

@@ -10,65 +10,125 @@ from pathlib import Path
 from typing import Any
 
 from mlmrepro import loading
-from mlmrepro.config import EMBEDDED, TRAINER_SEED, RunConfig, resolve
+from mlmrepro.config import TRAINER_SEED, RunConfig, resolve
 from mlmrepro.guide import fill_mask, versions
 from mlmrepro.guide.prepare import prepare
 from mlmrepro.guide.run import Progress
 from mlmrepro.guide.run import run as run_guide
 from mlmrepro.observations import inputs, isolated
+from mlmrepro.observations.adopt import (
+    Adopted,
+    Change,
+    check_free,
+    read_subject,
+    replace_folder,
+    store_subject,
+    write_goldens,
+)
 from mlmrepro.observations.observation import Observer
-from mlmrepro.observations.observe import observe_into, sample
+from mlmrepro.observations.observe import observe_into, sample, silenced
 from mlmrepro.observations.registry import all_observers
 from mlmrepro.observations.subject import Subject
 from mlmrepro.record import Lane, RunRecord
 
-__all__ = ["embedded_subject", "golden_config", "store_inputs", "take_record"]
+__all__ = ["adopt", "golden_config", "store_inputs", "subject_of", "take_record"]
 
 # Few rows keep the run within half a minute; everything else is the embedded profile.
 SPLIT = ("split", "train_asks[:32]", "golden run: few rows, so that it is quick")
 
 
-def golden_config(output_dir: Path, *changes: tuple[str, Any, str], threads: int = 2) -> RunConfig:
+def golden_config(output_dir: Path, *changes: Change, threads: int = 2) -> RunConfig:
     """Return the golden run's configuration, with deliberate faults or other settings on top."""
     return resolve("embedded", output_dir=output_dir, changes=(SPLIT, *changes), threads=threads)
 
 
 def take_record(
     stored: Path,
-    *changes: tuple[str, Any, str],
+    *changes: Change,
     threads: int = 2,
     observers: Sequence[Observer] | None = None,
     progress: Progress | None = None,
 ) -> RunRecord:
     """Run the guide, every stage in isolation, and the observations (default: all of them); return one record.
 
-    `stored` is the goldens' folder of stored inputs, `changes` are deliberate faults or other settings. Raises
-    UserError if an input is missing.
+    `stored` is the goldens' folder of stored inputs: of the embedded checkpoint, or of an adopted one. `changes` are
+    deliberate faults or other settings. Raises UserError if an input is missing or the checkpoint has other weights.
     """
-    inputs.check_inputs(stored)
+    adopted = read_subject(stored.parent)
+    if adopted is not None:
+        adopted.check()
+    return _taken(adopted, stored, changes, threads, observers, progress)
+
+
+def _taken(
+    adopted: Adopted | None,
+    stored: Path,
+    changes: Sequence[Change],
+    threads: int,
+    observers: Sequence[Observer] | None,
+    progress: Progress | None,
+) -> RunRecord:
+    inputs.check_inputs(stored, embedded=adopted is None)
+    changes = (*(adopted.changes if adopted else ()), *changes)
     folder = Path(tempfile.mkdtemp(prefix="mlmrepro-"))
     try:
         config = golden_config(folder / "run", *changes, threads=threads)
         record = run_guide(config, progress)
         started = time.perf_counter()
-        isolated.observe_isolated(record, config.guide, stored, folder / "isolated")
-        subject = embedded_subject(folder / "off_path", stored)
+        if progress is not None:
+            progress.stage("off_path")
+        isolated.observe_isolated(record, config, stored, folder / "isolated")
+        subject = subject_of(config, folder / "off_path", stored)
         record.config["model_type"] = subject.model_type
         observe_into(record, subject, all_observers() if observers is None else observers)
         record.observe("dataset", "off_path.seconds", round(time.perf_counter() - started, 3), Lane.INFO)
+        if adopted:
+            record.config = adopted.anonymous(record.config)
         return record
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def embedded_subject(folder: Path, stored: Path) -> Subject:
-    """Return the embedded checkpoint as a subject, with embedded text and stored inputs; `folder` is written to."""
-    texts, _ = sample("embedded")
-    return Subject(str(EMBEDDED / "checkpoint"), texts, folder, inputs=stored)
+def subject_of(config: RunConfig, folder: Path, stored: Path) -> Subject:
+    """Return the checkpoint of a golden run with text and stored inputs, as a subject; `folder` is written to."""
+    source = "embedded" if config.guide.dataset == "embedded" else config.dataset
+    texts, _ = sample(source, column=config.guide.text_column)
+    return Subject(config.checkpoint, texts, folder, inputs=stored)
 
 
-def store_inputs(target: Path) -> None:
-    """Write the input of each stage of the golden run, but not the checkpoints of other versions, which those write.
+def adopt(
+    checkpoint: str,
+    text: str,
+    target: Path,
+    *,
+    threads: int = 2,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple[int, tuple[str, ...]]:
+    """Take goldens of a checkpoint on some text; return the number of values, and notes on the text and the bounds.
+
+    `options` are those of `adopt.store_subject`. Raises UserError for bad input; `target` is written whole or not at
+    all.
+    """
+    check_free(target, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        made = Path(folder) / "made"
+        adopted, notes = store_subject(checkpoint, text, made, home=target, **options)
+        with silenced():
+            store_inputs(made / "inputs", *adopted.changes)
+        record = _taken(adopted, made / "inputs", (), threads, None, progress)
+        count, broken = write_goldens(record, made)
+        replace_folder(made, target)
+    if broken:
+        said = f"outside its bound from the start, so no later change: {', '.join(broken)}; see mlmrepro laws"
+        notes = (*notes, said)
+    return count, notes
+
+
+def store_inputs(target: Path, *changes: Change) -> None:
+    """Write the input of each stage of a golden run, but not the checkpoints of other versions, which those write.
 
     Raises UserError as the guide's own steps do.
     """
@@ -77,7 +137,7 @@ def store_inputs(target: Path) -> None:
 
     versions.set_up()
     with tempfile.TemporaryDirectory() as folder:
-        config = golden_config(Path(folder) / "run")
+        config = golden_config(Path(folder) / "run", *changes)
         guide = config.guide
         set_seed(TRAINER_SEED)
         made = prepare(config, Path(folder) / "cache")

@@ -35,9 +35,13 @@ _FILES = (
 )
 
 
-def check_inputs(folder: Path) -> None:
-    """Raise UserError if a stored input is missing: every stage has to be measured in isolation."""
-    missing = [name for name in _FILES if not (folder / name).exists()]
+def check_inputs(folder: Path, *, embedded: bool = True) -> None:
+    """Raise UserError if a stored input is missing: every stage has to be measured in isolation.
+
+    Only the `embedded` checkpoint has checkpoints of other versions.
+    """
+    wanted = _FILES if embedded else [name for name in _FILES if name != "checkpoints"]
+    missing = [name for name in wanted if not (folder / name).exists()]
     if missing:
         raise UserError(
             f"the stored inputs in {folder} lack {', '.join(missing)}",

@@ -13,31 +13,31 @@ from pathlib import Path
 from typing import Any, cast
 
 from mlmrepro import loading
-from mlmrepro.config import EMBEDDED, TRAINER_SEED, GuideConfig
+from mlmrepro.config import TRAINER_SEED, GuideConfig, RunConfig
 from mlmrepro.errors import first_line
 from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train
 from mlmrepro.guide.observe import captured_warnings, columns_digest, digest, drawn_masks
+from mlmrepro.observations.forward import SEE_PADDING, takes
 from mlmrepro.observations.inputs import load_rows, load_tensors
 from mlmrepro.observations.small_training import Rows
 from mlmrepro.record import Bound, Lane, RunRecord
 
 __all__ = ["ISOLATED", "observe_isolated"]
 
-CHECKPOINT = str(EMBEDDED / "checkpoint")
 # Eager and SDPA passes of the embedded checkpoint differ from float64 by 1.9e-7 of their norm, which is 3 roundings of
 # float32 (2^-24). The factor of 64 is that of mlmrepro.observations.forward. With TF32 the difference is 8e-5.
 _PASS = 64 * 2.0**-24
 _REASON = "float32 rounding allows 64 times 2^-24 of the norm of the logits, 20 times the measured value"
 
 
-def observe_isolated(record: RunRecord, guide: GuideConfig, inputs: Path, folder: Path) -> None:
+def observe_isolated(record: RunRecord, config: RunConfig, inputs: Path, folder: Path) -> None:
     """Run every stage that has a stored input, and observe it under ``isolated.``."""
     for stage, look in ISOLATED.items():
         ignored = RunRecord({}, {})  # the guide's own run has already recorded the warnings
         with captured_warnings(ignored, stage):
-            observe = _Isolated(record, stage)
+            observe = _Isolated(record, stage, config.checkpoint)
             try:
-                look(observe, guide, inputs, folder)
+                look(observe, config.guide, inputs, folder)
             except Exception as error:  # a release that breaks one stage must not cost the others' record
                 observe("outcome", f"raises {type(error).__name__}: {first_line(error)}")
 
@@ -45,8 +45,8 @@ def observe_isolated(record: RunRecord, guide: GuideConfig, inputs: Path, folder
 class _Isolated:
     """Observes values of one stage under ``isolated.``."""
 
-    def __init__(self, record: RunRecord, stage: str) -> None:
-        self.record, self.stage = record, stage
+    def __init__(self, record: RunRecord, stage: str, checkpoint: str) -> None:
+        self.record, self.stage, self.checkpoint = record, stage, checkpoint
 
     def __call__(
         self, name: str, value: Any, lane: Lane = Lane.EXACT, quantity: str = "", bound: Bound | None = None
@@ -74,7 +74,7 @@ def _flatten(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path)
 def _input_ids(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path) -> None:
     tokenized = tokens.tokenize(
         _only(load_rows(inputs / "input_ids.arrow")),
-        loading.load_tokenizer(CHECKPOINT),
+        loading.load_tokenizer(observe.checkpoint),
         column=guide.text_column,
         separator=guide.separator,
         num_proc=guide.num_proc,
@@ -90,7 +90,7 @@ def _blocks(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path) 
 
 
 def _masked_batches(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path) -> None:
-    tokenizer = loading.load_tokenizer(CHECKPOINT)
+    tokenizer = loading.load_tokenizer(observe.checkpoint)
     collator = collate.data_collator(tokenizer, mlm_probability=guide.mlm_probability, pad_token=guide.pad_token)
     rows = load_rows(inputs / "masked_batches.arrow")
     drawn = drawn_masks(
@@ -103,7 +103,7 @@ def _masked_batches(observe: _Isolated, guide: GuideConfig, inputs: Path, folder
 def _model(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path) -> None:
     import torch
 
-    model = loading.load_model(CHECKPOINT).eval()
+    model = loading.load_model(observe.checkpoint).eval()
     batch = {name: tensor[:8] for name, tensor in load_tensors(inputs / "batches.safetensors").items()}
     model_saved_here = folder / "reloaded"
     model.save_pretrained(str(model_saved_here))
@@ -138,15 +138,17 @@ def _model_errors(observe: _Isolated, model: Any, ids: Any) -> None:
     def apart(found: Any, expected: Any) -> float:
         return float((found.double() - expected.double()).norm() / expected.double().norm())
 
-    inner, around = ids[:, :96], 16  # a row has the model's full length, so it is cut before padding both sides
-    padded = torch.nn.functional.pad(inner, (around, around), value=model.config.pad_token_id)
-    real = torch.nn.functional.pad(torch.ones_like(inner), (around, around))
+    inner, after = ids[:, : ids.shape[1] - 32], 32  # cut before padding: a row may have the model's full length
+    hides = model.config.model_type not in SEE_PADDING and takes(model, "attention_mask")
+    padded = torch.nn.functional.pad(inner, (0, after), value=model.config.pad_token_id or 0)
+    real = torch.nn.functional.pad(torch.ones_like(inner), (0, after))
     with torch.no_grad():
         logits = model(input_ids=inner).logits
-        hidden = model(input_ids=padded, attention_mask=real).logits[:, around:-around]
         exact = copy.deepcopy(model).double()(input_ids=inner).logits
+        hidden = model(input_ids=padded, attention_mask=real).logits[:, :-after] if hides else logits
     observe("float32_error", apart(logits, exact), bound=Bound(at_most=_PASS, reason=_REASON))
-    observe("padding_error", apart(hidden, logits), bound=Bound(at_most=_PASS, reason=_REASON))
+    if hides:
+        observe("padding_error", apart(hidden, logits), bound=Bound(at_most=_PASS, reason=_REASON))
 
 
 def _loss(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Path) -> None:
@@ -192,11 +194,12 @@ def _fill_mask(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Pat
     stored = load_tensors(inputs / "fill_mask.safetensors")
     logits = torch.zeros(1, int(stored["tokens"]), len(stored["logits"]))
     logits[0, int(stored["position"])] = stored["logits"]
-    model, tokenizer = loading.load_model(CHECKPOINT), loading.load_tokenizer(CHECKPOINT)
+    model, tokenizer = loading.load_model(observe.checkpoint), loading.load_tokenizer(observe.checkpoint)
     model.forward = lambda **_: MaskedLMOutput(logits=logits)
-    rows = fill_mask.with_pipeline(CHECKPOINT, guide.prompt, guide.top_k, model=model, tokenizer=tokenizer)
+    prompt = guide.prompt.replace("<mask>", tokenizer.mask_token)
+    rows = fill_mask.with_pipeline(observe.checkpoint, prompt, guide.top_k, model=model, tokenizer=tokenizer)
     observe("pipeline", rows, Lane.RANKING)
-    observe("by_hand", fill_mask.by_hand(model, tokenizer, guide.prompt, guide.top_k), Lane.RANKING)
+    observe("by_hand", fill_mask.by_hand(model, tokenizer, prompt, guide.top_k), Lane.RANKING)
 
 
 # The data set's file is a stored input already, so the stage dataset has no isolated twin.

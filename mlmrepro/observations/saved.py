@@ -56,7 +56,7 @@ def checkpoint_of_others(subject: Subject) -> Iterator[Value]:
     from transformers import AutoModelForMaskedLM, AutoTokenizer
 
     found: dict[str, Any] = {}
-    if subject.inputs is None:
+    if subject.inputs is None or not (subject.inputs / "checkpoints").is_dir():
         raise NotApplicable("it has no stored checkpoints of other versions")
     for folder in sorted((subject.inputs / "checkpoints").iterdir()):
         written_by = folder.name

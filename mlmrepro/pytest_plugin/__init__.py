@@ -77,7 +77,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         action="append",
         default=[],
         metavar="DIR",
-        help="add a test item for each observation of this checkpoint ('embedded' is the shipped one); may be repeated",
+        help="add a test item for each observation of this checkpoint, or of the goldens of one that `mlmrepro adopt` "
+        "wrote ('embedded' is the shipped one); may be repeated",
     )
     group.addoption("--mlm-text", metavar="FILE", help="text of the observed checkpoints' language (default: embedded)")
     parser.addini("golden_dir", "the directory of the goldens, below the project (default: golden)", default="")

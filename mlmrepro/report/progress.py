@@ -89,6 +89,7 @@ ACTIONS = {
     "loss": "fine-tune",
     "evaluation": "evaluate and save",
     "fill_mask": "fill the mask",
+    "off_path": "observe the libraries",
 }
 _WIDTH = max(map(len, ACTIONS.values()))
 
@@ -115,7 +116,7 @@ class RunDisplay(_Display):
         """Finish the previous stage and start this one."""
         self._finish()
         self.name, self.note, self.started = name, "", self.clock()
-        position = f"{STAGES.index(name) + 1}/{len(STAGES)}"
+        position = f"{STAGES.index(name) + 1}/{len(STAGES)}" if name in STAGES else "+"
         self.current = self.bars.add_task(f"{position} {ACTIONS[name]:<{_WIDTH}}", total=None, note="")
 
     def step(self, done: int, total: int, loss: float) -> None:

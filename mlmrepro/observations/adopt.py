@@ -1,0 +1,215 @@
+"""A subject of one's own: the goldens of a checkpoint on some of its text, taken under the installed versions.
+
+golden/my-model/subject.json   which checkpoint, the digest of its weights, and the settings of its golden run
+golden/my-model/inputs/        the text that was sampled, and the stored input of each stage; no copy of the weights
+golden/my-model/<stage>.json   the goldens
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlmrepro import loading, provenance
+from mlmrepro.compare.golden import Entry, Golden, versions_of, write_golden
+from mlmrepro.compare.judge import Expectations, judge_bounds
+from mlmrepro.compare.values import differences
+from mlmrepro.config import TRAINER_SEED, GuideConfig, golden_directory
+from mlmrepro.errors import UserError
+from mlmrepro.files import atomic_write
+from mlmrepro.record import RunRecord
+from mlmrepro.scoring.documents import read_text
+
+__all__ = ["DATA", "ROWS", "Adopted", "read_subject", "store_subject", "write_goldens"]
+
+SUBJECT, DATA = "subject.json", "text.jsonl"
+SCHEMA = 1
+ROWS, WORDS = 32, 120  # documents, and words of each: some 5,000 tokens, which a CPU trains on in a minute
+_PROMPT_WORDS = 10
+
+Change = tuple[str, Any, str]  # a setting of the guide, its value, and the reason
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """An adopted checkpoint, as its folder of goldens describes it."""
+
+    folder: Path
+    name: str
+    checkpoint: str  # a folder, or a hub name
+    weights: str  # the digest of the safetensors files, "" of a hub name
+    settings: tuple[Change, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Return what its golden run changes in the guide."""
+        return (
+            ("checkpoint", self.checkpoint, "the adopted checkpoint"),
+            ("dataset", str(self.folder / "inputs" / DATA), "a sample of its text, in the schema of ELI5"),
+            *self.settings,
+        )
+
+    def check(self) -> None:
+        """Raise UserError if the checkpoint is not there or has other weights than those that were adopted."""
+        if not self.weights:
+            return
+        if not Path(self.checkpoint).is_dir():
+            raise UserError(
+                f"the checkpoint of {self.folder} is not at {self.checkpoint}",
+                remedy=f"put it there, or correct `checkpoint` in {self.folder / SUBJECT}, relative to that file",
+            )
+        if weights_digest(Path(self.checkpoint)) != self.weights:
+            raise UserError(
+                f"{self.checkpoint} has other weights than those that {self.folder} was made of",
+                remedy="use the adopted weights, or adopt the new ones with mlmrepro adopt --overwrite; to compare the "
+                "quality of two checkpoints, use mlmrepro check",
+            )
+
+    def anonymous(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of a run without paths, which differ between machines."""
+        names = {"checkpoint": self.name, "dataset": DATA}
+        overrides = [each | {"value": names.get(each["name"], each["value"])} for each in config["overrides"]]
+        return config | {"guide": config["guide"] | names, "overrides": overrides, "subject": self.name}
+
+
+def read_subject(goldens: Path) -> Adopted | None:
+    """Return the subject of a folder of goldens, None if they are not those of an adopted checkpoint."""
+    path = goldens / SUBJECT
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {content['schema']}, but this version reads {SCHEMA}")
+        place, settings = str(content["checkpoint"]), tuple((n, v, r) for n, v, r in content["settings"])
+        local = bool(content["weights"])
+        place = os.path.normpath(goldens.absolute() / place) if local else place
+        return Adopted(goldens, content["name"], place, content["weights"], settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} does not describe a checkpoint: {error}", remedy="adopt the checkpoint again with mlmrepro adopt"
+        ) from error
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of a checkpoint's safetensors files, with their names."""
+    sha = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        sha.update(path.name.encode())
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()
+
+
+def store_subject(
+    checkpoint: str,
+    text: str,
+    folder: Path,
+    *,
+    home: Path,
+    column: str | None = None,
+    prompt: str | None = None,
+    rows: int = ROWS,
+) -> tuple[Adopted, tuple[str, ...]]:
+    """Write subject.json and the sampled text to `folder`, and return the subject with notes on how text was read.
+
+    `home` is where the folder will lie in the end: a local checkpoint is stored relative to it. Raises UserError if the
+    checkpoint cannot be loaded or there is too little text.
+    """
+    documents = read_text(text, column=column, limit=rows)
+    tokenizer = loading.load_tokenizer(checkpoint)
+    block_size = min(GuideConfig.block_size, loading.max_block_size(checkpoint, tokenizer.model_max_length))
+    texts = [" ".join(document.text.split()[:WORDS]) for document in documents.documents]
+    tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+    if tokens < 2 * GuideConfig.batch_size * block_size:
+        raise UserError(
+            f"{text} has {tokens:,} tokens in its first {len(texts)} documents, too few to train on",
+            remedy=f"give --text at least {2 * GuideConfig.batch_size * block_size:,} tokens",
+        )
+    lines = [json.dumps({"answers": {"text": [each]}}, ensure_ascii=False) for each in texts]
+    atomic_write(folder / "inputs" / DATA, "\n".join(lines) + "\n")
+    pad = "eos_token" if tokenizer.eos_token else "pad_token"
+    settings: tuple[Change, ...] = (
+        ("split", "train_asks", "all of the sampled text"),
+        ("block_size", block_size, "the guide's, or the longest row that the model takes"),
+        ("pad_token", pad, "the guide's, or the tokenizer's own if it has no end-of-sequence token"),
+        ("num_train_epochs", 1.0, "a short fine-tuning"),
+        ("save_strategy", "no", "nothing is resumed"),
+        ("prompt", prompt or _prompt(texts[0]), "given, or the beginning of the text"),
+        ("seed", TRAINER_SEED, "as for the embedded checkpoint"),
+    )
+    local = Path(checkpoint).is_dir()
+    place = os.path.relpath(Path(checkpoint).resolve(), home.absolute()) if local else checkpoint
+    weights = weights_digest(Path(checkpoint)) if local else ""
+    name = Path(checkpoint).resolve().name if local else checkpoint
+    content = {"schema": SCHEMA, "name": name, "checkpoint": place, "weights": weights, "settings": settings}
+    atomic_write(folder / SUBJECT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return Adopted(folder, name, str(Path(checkpoint).resolve()) if local else checkpoint, weights, settings), tuple(
+        documents.notes
+    )
+
+
+def _prompt(text: str) -> str:
+    words = text.split()[:_PROMPT_WORDS]
+    return " ".join([*words[:-1], "<mask>"]) if len(words) > 1 else f"{text[:40]}<mask>"
+
+
+def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
+    """Write a record as goldens, one file a stage; return the number of values, and the bounds that are broken already.
+
+    What a checkpoint breaks from the start is no change later: the goldens' header names it.
+    A value that is the same for the embedded checkpoint takes the variants that its golden declares: what a release
+    changes for every checkpoint is an expected change for this one too.
+    """
+    expected, versions = Expectations.from_record(record), versions_of(record.provenance)
+    try:
+        embedded = Expectations.from_goldens(golden_directory()).entries
+    except UserError:  # none are installed
+        embedded = {}
+    broken = [f for f in judge_bounds(Expectations({}, versions), record) if f.verdict.fails]
+    names = [f"{f.stage}.{f.name}" for f in broken]
+    header = provenance.collect() | {"config": record.config, "broken": names}
+    for stage, entries in expected.entries.items():
+        known: Mapping[str, Entry] = embedded.get(stage, {})
+        chosen = {name: _with_variants(entry, known.get(name), versions) for name, entry in entries.items()}
+        write_golden(folder / f"{stage}.json", Golden(header, chosen))
+    return sum(map(len, expected.entries.values())), names
+
+
+def _with_variants(entry: Entry, known: Entry | None, versions: Mapping[str, str | None]) -> Entry:
+    if known is None or known.lane is not entry.lane or len(known.variants) == 1:
+        return entry
+    matching = known.matching(versions)
+    same = len(matching) == 1 and not differences(
+        entry.lane, matching[0].value, json.loads(json.dumps(entry.variants[0].value)), entry.tolerance
+    )
+    return known if same else entry
+
+
+def replace_folder(made: Path, target: Path) -> None:
+    """Put a finished folder in its place, whole or not at all; an older one is removed last."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)) / "old"
+        target.rename(aside)
+        made.rename(target)
+        shutil.rmtree(aside.parent)
+    else:
+        made.rename(target)
+
+
+def check_free(target: Path, *, overwrite: bool) -> None:
+    """Raise UserError if the goldens' folder is taken; with `overwrite`, only if it holds something else."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{target} exists already", remedy="give -o another folder, or --overwrite to replace it")
+    if read_subject(target) is None:
+        raise UserError(f"{target} is not the folder of an adopted checkpoint", remedy="give -o another folder")
