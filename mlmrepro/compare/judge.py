@@ -23,6 +23,7 @@ __all__ = [
     "Verdict",
     "asked",
     "better_direction",
+    "broken_bounds",
     "judge",
     "judge_bounds",
     "judge_record",
@@ -221,6 +222,12 @@ def not_asked(expectations: Expectations, record: RunRecord) -> tuple[str, ...]:
     for stage, entries in expectations.entries.items():
         expected += [f"{stage}.{name.split('.')[1]}" for name in entries if not asked(record, stage, name)]
     return tuple(dict.fromkeys(key for key in expected if record.asked is not None and key not in record.asked))
+
+
+def broken_bounds(record: RunRecord) -> list[Finding]:
+    """Return the findings of values outside their bounds, but for those that known.toml declares."""
+    findings = judge_bounds(Expectations({}, versions_of(record.provenance)), record)
+    return [finding for finding in findings if finding.verdict.fails]
 
 
 def judge_bounds(expectations: Expectations, record: RunRecord, accepted: Collection[str] = ()) -> Iterator[Finding]:

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from mlmrepro import provenance
 from mlmrepro.compare.golden import Entry, Golden, Variant, is_golden, read_golden, versions_of, write_golden
-from mlmrepro.compare.judge import Expectations, Finding, Verdict, better_direction, judge, judge_bounds
+from mlmrepro.compare.judge import Finding, Verdict, better_direction, broken_bounds, judge
 from mlmrepro.compare.tolerance import Tolerance, default_tolerance
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
@@ -327,12 +327,12 @@ class GoldenFile:
         key = _named(f"{folder}/{stage}" if folder else stage)
         observed = [Obtained.of(o) for o in record.stages.get(stage, {}).values() if o.compared]
         if not observed:
-            raise GoldenMismatch([f"{self._store.path(key)}: nothing was recorded for {stage!r}"], self._test)
-        bounds = judge_bounds(Expectations({}, versions_of(record.provenance)), record)
+            problem = f"{self._store.path(key)}: the record has nothing for the stage {stage!r}"
+            raise GoldenMismatch([problem], self._test)
         self._store.settings = {"config": record.config}
         try:
             problems = self._store.problems(key, observed) + self._store.leftover(key, {one.name for one in observed})
-            problems += [f"{f.name}: {f.differences[0]}" for f in bounds if f.stage == stage and f.verdict.fails]
+            problems += [f"{f.name}: {f.differences[0]}" for f in broken_bounds(record) if f.stage == stage]
         finally:
             self._store.settings = {}
         if problems:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mlmrepro import loading, provenance
 from mlmrepro.compare.golden import Entry, Golden, versions_of, write_golden
-from mlmrepro.compare.judge import Expectations, judge_bounds
+from mlmrepro.compare.judge import Expectations, broken_bounds
 from mlmrepro.compare.values import differences
 from mlmrepro.config import TRAINER_SEED, GuideConfig, golden_directory
 from mlmrepro.errors import UserError
@@ -173,8 +173,7 @@ def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
         embedded = Expectations.from_goldens(golden_directory()).entries
     except UserError:  # none are installed
         embedded = {}
-    broken = [f for f in judge_bounds(Expectations({}, versions), record) if f.verdict.fails]
-    names = [f"{f.stage}.{f.name}" for f in broken]
+    names = [f"{finding.stage}.{finding.name}" for finding in broken_bounds(record)]
     header = provenance.collect() | {"config": record.config, "broken": names}
     for stage, entries in expected.entries.items():
         known: Mapping[str, Entry] = embedded.get(stage, {})

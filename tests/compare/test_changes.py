@@ -280,6 +280,7 @@ def test_a_comparison_is_told_whole_in_json() -> None:
         "exit_code": 0,
         "settings": {"seed": [42, None]},
         "packages": {"torch": ["2.6", "2.7"]},
+        "not_asked": [],
         "first_divergence": "model.isolated.y",
         "stages": {"model": "expected change"},
         "changes": [change],

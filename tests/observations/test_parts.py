@@ -59,10 +59,10 @@ def test_an_isolated_stage_that_raises_is_recorded_and_the_others_are_measured(
 
     monkeypatch.setattr(blocks, "group", broken)
     record = RunRecord({}, {})
-    guide = golden_run.golden_config(tmp_path).guide
+    config = golden_run.golden_config(tmp_path)
     chosen = {name: isolated.ISOLATED[name] for name in ("input_ids", "blocks", "masked_batches")}
     monkeypatch.setattr(isolated, "ISOLATED", chosen)
-    isolated.observe_isolated(record, guide, INPUTS, tmp_path)
+    isolated.observe_isolated(record, config, INPUTS, tmp_path)
     assert record["blocks.isolated.outcome"] == "raises RuntimeError: no such column"
     assert record["masked_batches.isolated.counts"]["tokens"] > 0
     expected = Expectations.from_goldens(golden_directory())
