@@ -93,7 +93,8 @@ class Outline:
         """Return a phrase for what the map compares with."""
         if self.drift.goldens is not None:
             versions = ", ".join(f"{name} {self.drift.goldens.versions.get(name) or 'absent'}" for name in VARIED)
-            return f"the goldens ({versions})"
+            subject = self.drift.goldens.config.get("subject")  # of an adopted checkpoint
+            return f"the goldens{f' of {clean(subject)}' if subject else ''} ({versions})"
         return f"the first environment ({clean(self.drift.chain[0].name)})" if self.drift.chain else "nothing"
 
     @property

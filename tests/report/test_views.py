@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import re
 from pathlib import Path
@@ -226,3 +227,16 @@ def test_observations_that_were_not_asked_for_are_named() -> None:
     said = "loss.o0, loss.o1, loss.o2, loss.o3, and 2 more observations"
     assert f"not asked for {said}" in words(shown(print_comparison, step))
     assert f"Not asked for: {said}." in comparison_markdown(step).replace("\\", "").replace("`", "")
+
+
+def test_goldens_of_an_adopted_checkpoint_are_named(tmp_path: Path) -> None:
+    """The reader sees which model the page is about."""
+    of = record()
+    of.config["subject"] = "my-bert"
+    folder = golden(tmp_path, of)
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["provenance"]["config"] = of.config
+        path.write_text(json.dumps(content), encoding="utf-8")
+    text = words(shown(print_drift, Drift([Outcome("now", record())], folder)))
+    assert "Compared with the goldens of my-bert (transformers 4.41.2, datasets 2.19.2)" in text
