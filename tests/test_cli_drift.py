@@ -159,6 +159,30 @@ def test_a_wrong_declaration_changes_no_golden(
     assert before == {path: path.read_bytes() for path in (folder / "goldens").iterdir()}
 
 
+def test_record_makes_only_the_chosen_observations(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--only` takes names, keys and groups; an unknown one is bad input, before the old record is touched."""
+    from mlmrepro.observations import golden_run
+
+    asked: list[str] = []
+
+    def taken(*_: Any, observers: Any, **__: Any) -> RunRecord:
+        asked.extend(each.key for each in observers)
+        return RunRecord({}, {}, asked=dict.fromkeys(asked, ""))
+
+    monkeypatch.setattr(golden_run, "take_record", taken)
+    assert run("record", "--output", "new.json", "--only", "accumulation", "--only", "formats") == 0
+    assert "loss.accumulation" in asked
+    assert "blocks.formats" in asked
+    assert set(RunRecord.read(folder / "new.json").asked or ()) == set(asked)
+    capsys.readouterr()
+    before = (folder / "new.json").read_bytes()
+    assert run("record", "--output", "new.json", "--only", "gravity") == 2
+    assert "there is no observation or group 'gravity'" in capsys.readouterr().err
+    assert (folder / "new.json").read_bytes() == before
+
+
 def test_record_says_in_its_place_that_it_did_not_finish(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
