@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.cli.guide import Json, offline_unless, say_unused
 from mlmrepro.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def adopt(
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # goldens are of the CPU
     path = prepared(checkpoint, threads)
+    say_unused(path)
     from mlmrepro.observations import golden_run
     from mlmrepro.report.progress import RunDisplay
 

@@ -151,9 +151,9 @@ def store_subject(
     name = Path(checkpoint).resolve().name if local else checkpoint
     content = {"schema": SCHEMA, "name": name, "checkpoint": place, "weights": weights, "settings": settings}
     atomic_write(folder / SUBJECT, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return Adopted(folder, name, str(Path(checkpoint).resolve()) if local else checkpoint, weights, settings), tuple(
-        documents.notes
-    )
+    adopted = Adopted(folder, name, str(Path(checkpoint).resolve()) if local else checkpoint, weights, settings)
+    used = f"the sample is the first {len(texts)} documents of {text}, at most {WORDS} words of each"
+    return adopted, (*documents.notes, used)
 
 
 def _prompt(text: str) -> str:

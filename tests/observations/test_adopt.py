@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -42,11 +45,13 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     held.checkpoint("WordPiece", folder).rename(folder / "my-model")
     rows = [{"id": n, "body": text} for n, text in enumerate(held.texts()[:48])]
     (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(SystemExit) as exit_:
+    out = io.StringIO()
+    with redirect_stdout(out), pytest.raises(SystemExit) as exit_:
         cli.main(
             ["adopt", str(folder / "my-model"), "--text", str(folder / "eval.jsonl"), "-o", str(folder / "goldens")]
         )
     assert not exit_.value.code
+    (folder / "printed.txt").write_text(out.getvalue(), encoding="utf-8")
     return folder
 
 
@@ -73,6 +78,15 @@ def test_the_goldens_are_complete_and_hold_no_weights(adopted: Path) -> None:
     names = [name for stage in STAGES for name in read_golden(adopted / "goldens" / f"{stage}.json").entries]
     for start in ("step_losses", "isolated.step_losses", "off_path.edge_texts.", "off_path.several."):
         assert any(name.startswith(start) for name in names)
+
+
+def test_what_was_used_and_what_is_broken_is_said(adopted: Path) -> None:
+    """The number of values, the column of the text, the sample, and the bounds that are broken from the start."""
+    printed = (adopted / "printed.txt").read_text(encoding="utf-8")
+    assert re.search(r"goldens: \d+ values", printed)
+    assert "is in its column 'body'" in printed
+    assert "the sample is the first 32 documents" in printed
+    assert "outside its bound from the start" in printed
 
 
 def test_a_rerun_elsewhere_is_no_change(adopted: Path, tmp_path: Path) -> None:
