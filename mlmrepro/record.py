@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "Part",
     "RunRecord",
     "current",
+    "observer",
     "part",
     "plain",
     "restored",
@@ -97,7 +98,17 @@ class Bound:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, without empty fields."""
-        return {name: plain(value) for name, value in asdict(self).items() if value not in (None, "") or value is False}
+        numbers = {"at_most": self.at_most, "at_least": self.at_least, "equals": self.equals}
+        content = {name: plain(value) for name, value in numbers.items() if value is not None}
+        return content | ({"reason": self.reason} if self.reason else {})
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Bound:
+        """Undo `to_dict`; raises TypeError for a limit that is no number."""
+        bound = cls(**{name: restored(value) for name, value in content.items()})
+        if not all(isinstance(limit, (int, float, type(None))) for limit in (bound.at_most, bound.at_least)):
+            raise TypeError(f"the limits of {content} are not numbers")
+        return bound
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,11 @@ class Observation:
     def part(self) -> Part:
         """Return where in its stage it was observed."""
         return part(self.name)
+
+    @property
+    def observer(self) -> str:
+        """Return the observation that it belongs to, "" on the guide's own path and in isolation."""
+        return observer(self.name)
 
     @property
     def compared(self) -> bool:
@@ -148,6 +164,11 @@ def current(name: str) -> str:
     if prefix == "beside":
         rest[0] = _OBSERVATIONS.get(rest[0], rest[0])
     return ".".join([_PARTS[prefix], *rest])
+
+
+def observer(name: str) -> str:
+    """Return the observation of an off-path value such as ``off_path.accumulation.step_ratio``, "" of any other."""
+    return name.split(".")[1] if part(name) is Part.OFF_PATH and "." in name else ""
 
 
 @dataclass
@@ -230,7 +251,7 @@ class RunRecord:
             record = cls(content["provenance"], content["config"], asked=content.get("asked"))
             for stage, names in content["stages"].items():
                 for name, entry in names.items():
-                    bound = Bound(**{key: restored(each) for key, each in entry.get("bound", {}).items()})
+                    bound = Bound.from_dict(entry.get("bound", {}))
                     words = entry.get("quantity", ""), bound, entry.get("title", "")
                     if new := current(name):
                         record.observe(stage, new, restored(entry["value"]), Lane(entry["lane"]), *words)

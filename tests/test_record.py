@@ -12,7 +12,7 @@ import pytest
 from mlmrepro import provenance
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
-from mlmrepro.record import Lane, Part, RunRecord, write_unfinished
+from mlmrepro.record import Bound, Lane, Part, RunRecord, write_unfinished
 
 pytestmark = pytest.mark.quick
 
@@ -143,3 +143,33 @@ def test_a_record_of_schema_2_is_read_under_todays_names(tmp_path: Path) -> None
     assert read.asked == {"model.attention": "", "model.tied_after_loading": ""}
     read.write(path)
     assert RunRecord.read(path) == read
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        *(Bound(equals=wanted) for wanted in ("", "x", False, True, 0, 0.0)),
+        Bound(at_most=0.0, reason="why"),
+        Bound(at_least=-math.inf, at_most=1),
+        Bound(),
+    ],
+    ids=repr,
+)
+def test_a_bound_is_read_as_it_was_written(tmp_path: Path, bound: Bound) -> None:
+    """Also one that is empty text, false or 0: a bound that is lost would hold for any value."""
+    made = RunRecord({"packages": {}}, {}, asked={})
+    made.observe("model", "off_path.a.b", "anything", Lane.BOUND, bound=bound)
+    made.write(tmp_path / "record.json")
+    (read,) = RunRecord.read(tmp_path / "record.json")
+    assert read.bound == bound
+    assert bool(read.bound) == bool(bound)
+    assert read.bound.holds("anything") == bound.holds("anything")
+
+
+def test_a_limit_that_is_no_number_is_bad_input(tmp_path: Path) -> None:
+    """It is found when the record is read, not when it is judged."""
+    content = a_record().to_dict()
+    content["stages"]["model"] = {"off_path.a.b": {"lane": "bound", "bound": {"at_most": "x"}, "value": 1}}
+    (tmp_path / "record.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="are not numbers"):
+        RunRecord.read(tmp_path / "record.json")

@@ -36,7 +36,9 @@ def record(
     ] = 2,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="An off-path observation or a group of them; repeatable (default: all). See mlmrepro laws."),
+        typer.Option(
+            help="An off-path observation or a group of them; repeatable (default: all; an unknown name lists them)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -49,13 +51,14 @@ def record(
     offline_unless(False)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens were made on the CPU
     from mlmrepro.config import golden_directory
-    from mlmrepro.observations.golden_run import take_record
+    from mlmrepro.observations.golden_run import check_subject, take_record
     from mlmrepro.observations.registry import choose
     from mlmrepro.record import write_unfinished
     from mlmrepro.report.progress import RunDisplay
 
     stored = (goldens or golden_directory()) / "inputs"
     observers = choose(only or [])
+    check_subject(stored)
     write_unfinished(output, "it was killed")  # so that an old record is not mistaken for this run's
     try:
         with RunDisplay(quiet=as_json) as display:

@@ -20,7 +20,7 @@ from mlmrepro.compare.golden import Entry, Variant, holds, versions_around
 from mlmrepro.compare.values import differences
 from mlmrepro.errors import UserError
 
-__all__ = ["Known", "declare", "known_breaches"]
+__all__ = ["Known", "declare", "known_breach", "known_breaches"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Known:
     def variant(self) -> Variant:
         """Return the declaration in the form of a golden's."""
         return Variant(self.value, self.when, self.reason, self.link)
+
+
+def known_breach(name: str, found: Any, model_type: str, versions: Mapping[str, str | None]) -> Known | None:
+    """Return the declaration that accounts for a value outside its bound, None if there is none."""
+    return next((k for k in known_breaches() if k.accounts_for(name, found, model_type, versions)), None)
 
 
 @cache

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from mlmrepro.compare.bounds import breaches
-from mlmrepro.compare.declare import Known, known_breaches
+from mlmrepro.compare.declare import Known, known_breach
 from mlmrepro.compare.golden import Entry, Variant, read_golden, versions_of
 from mlmrepro.compare.tolerance import default_tolerance
 from mlmrepro.compare.values import ABSENT, Difference, differences
 from mlmrepro.errors import UserError
-from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, current, part
+from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, current, observer, part
 
 __all__ = [
     "Expectations",
@@ -81,7 +81,7 @@ class Finding:
     @property
     def observer(self) -> str:
         """Return the observation that it belongs to, "" on the guide's own path."""
-        return self.name.split(".")[1] if self.part is Part.OFF_PATH and "." in self.name else ""
+        return observer(self.name)
 
     @property
     def reason(self) -> str:
@@ -103,13 +103,26 @@ class Expectations:
         versions: Mapping[str, str | None],
         config: Mapping[str, Any] | None = None,
         record: RunRecord | None = None,
-        broken: Collection[str] = (),
+        broken: Mapping[str, Any] | None = None,
     ) -> None:
         self.entries = entries
         self.versions = versions  # those of the golden, or of the record
         self.config = config or {}  # its settings, if known
         self.record = record  # the record, None for goldens
-        self.broken = frozenset(broken)  # `stage.name` of bounds that an adopted checkpoint broke from the start
+        self.broken = dict(broken or {})  # values outside their bounds when the checkpoint was adopted, by `stage.name`
+
+    def accepts(self, name: str, value: Any) -> bool:
+        """Return whether a value outside its bound is like the one at adoption: the same, or within a factor of 2.
+
+        Differences that are rounding, such as those between two passes, vary that much between kernels.
+        """
+        before = self.broken.get(name)
+        if before == value:
+            return before is not None
+        sides = (before, value)
+        if not all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in sides):
+            return False
+        return before * value > 0 and 0.5 <= value / before <= 2
 
     @classmethod
     def from_goldens(cls, directory: Path) -> Expectations:
@@ -130,7 +143,7 @@ class Expectations:
                 )
         header = goldens[first].provenance
         entries = {stage: {new: e for n, e in g.entries.items() if (new := current(n))} for stage, g in goldens.items()}
-        return cls(entries, goldens[first].versions, header.get("config"), broken=header.get("broken", ()))
+        return cls(entries, goldens[first].versions, header.get("config"), broken=header.get("broken"))
 
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
@@ -204,13 +217,15 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
         for (stage, name), value in obtained.items()
         if expectations.record is None or asked(expectations.record, stage, name)
     ]
-    accepted = expectations.broken | (declared.broken if declared else frozenset())
-    findings = [*_consistent(findings, expectations, record), *judge_bounds(expectations, record, accepted)]
+    findings = [
+        *_consistent(findings, expectations, record),
+        *judge_bounds(expectations, record, declared or expectations),
+    ]
     return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
 
 
 def asked(record: RunRecord, stage: str, name: str) -> bool:
-    """Return whether a record was asked for the observation of a value; values of the guide's own path always are."""
+    """Return whether a record was asked for the observation of an off-path value; all other values always are."""
     if part(name) is not Part.OFF_PATH or record.asked is None:
         return True
     return f"{stage}.{name.split('.')[1]}" in record.asked
@@ -230,28 +245,38 @@ def broken_bounds(record: RunRecord) -> list[Finding]:
     return [finding for finding in findings if finding.verdict.fails]
 
 
-def judge_bounds(expectations: Expectations, record: RunRecord, accepted: Collection[str] = ()) -> Iterator[Finding]:
+def judge_bounds(
+    expectations: Expectations, record: RunRecord, declared: Expectations | None = None
+) -> Iterator[Finding]:
     """Judge every value with a bound, of the record and of the one that it is compared with.
 
-    A broken bound is no change if its ``stage.name`` is `accepted`.
+    A value outside its bound is no change if the goldens `declared` accept it, as that of an adopted checkpoint. If the
+    reference has values with bounds of an observation, and the record, which was asked for it, has none, they are
+    unmeasured.
     """
+    accepting = declared or expectations
+    own = {(o.stage, o.observer) for o in record if o.lane is Lane.BOUND}
     reference = {(o.stage, o.name): o for o in expectations.record or () if o.lane is Lane.BOUND}
     for o in record:
         if o.lane is Lane.BOUND:
             before = reference.pop((o.stage, o.name), None)
-            if f"{o.stage}.{o.name}" in accepted:
+            if not o.bound.holds(o.value) and accepting.accepts(f"{o.stage}.{o.name}", o.value):
                 yield Finding(o.stage, o.name, Verdict.IDENTICAL)
             else:
                 yield _judge_bound(o, record, expectations, before)
     for (stage, name), o in reference.items():
-        if (
-            f"{stage}.{name}" not in accepted
-            and not o.bound.holds(o.value)
-            and expectations.record
-            and _known(o, expectations.record) is None
-        ):
-            difference = Difference("", str(o.bound), o.value, f"in the reference: {o.bound.reason}".rstrip(": "))
-            yield Finding(stage, name, Verdict.REGRESSION, (difference,), bound=True)
+        if not asked(record, stage, name):
+            continue
+        if not o.bound.holds(o.value):
+            if (
+                expectations.record
+                and _known(o, expectations.record) is None
+                and not accepting.accepts(f"{stage}.{name}", o.value)
+            ):
+                difference = Difference("", str(o.bound), o.value, f"in the reference: {o.bound.reason}".rstrip(": "))
+                yield Finding(stage, name, Verdict.REGRESSION, (difference,), bound=True)
+        elif o.observer and (stage, o.observer) not in own:
+            yield Finding(stage, name, Verdict.UNMEASURED, (Difference("", o.value, ABSENT),))
 
 
 def _judge_bound(o: Observation, record: RunRecord, expectations: Expectations, before: Observation | None) -> Finding:
@@ -276,8 +301,7 @@ def _judge_bound(o: Observation, record: RunRecord, expectations: Expectations, 
 
 def _known(o: Observation, record: RunRecord) -> Known | None:
     name = f"{o.stage}.{o.name.removeprefix('off_path.')}"
-    model, versions = _model_type(record), versions_of(record.provenance)
-    return next((k for k in known_breaches() if k.accounts_for(name, o.value, model, versions)), None)
+    return known_breach(name, o.value, _model_type(record), versions_of(record.provenance))
 
 
 def _model_type(record: RunRecord) -> str:

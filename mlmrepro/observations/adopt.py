@@ -7,6 +7,7 @@ golden/my-model/<stage>.json   the goldens
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -24,7 +25,10 @@ from mlmrepro.compare.values import differences
 from mlmrepro.config import TRAINER_SEED, GuideConfig, golden_directory
 from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
-from mlmrepro.record import RunRecord
+from mlmrepro.guide import fill_mask
+from mlmrepro.observations.observe import FEWEST_TEXTS, FEWEST_WORDS
+from mlmrepro.observations.registry import LIBRARY_MODULES, observers_of
+from mlmrepro.record import Part, RunRecord, observer, part, plain
 from mlmrepro.scoring.documents import read_text
 
 __all__ = ["DATA", "ROWS", "Adopted", "read_subject", "store_subject", "write_goldens"]
@@ -33,6 +37,7 @@ SUBJECT, DATA = "subject.json", "text.jsonl"
 SCHEMA = 1
 ROWS, WORDS = 32, 120  # documents, and words of each: some 5,000 tokens, which a CPU trains on in a minute
 _PROMPT_WORDS = 10
+_EMBEDDED_TYPE = "roberta"
 
 Change = tuple[str, Any, str]  # a setting of the guide, its value, and the reason
 
@@ -89,12 +94,16 @@ def read_subject(goldens: Path) -> Adopted | None:
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']}, but this version reads {SCHEMA}")
         place, settings = str(content["checkpoint"]), tuple((n, v, r) for n, v, r in content["settings"])
+        fields = {each.name for each in dataclasses.fields(GuideConfig)}
+        if unknown := [name for name, *_ in settings if name not in fields]:
+            raise ValueError(f"there is no setting {unknown[0]!r}")
         local = bool(content["weights"])
         place = os.path.normpath(goldens.absolute() / place) if local else place
         return Adopted(goldens, content["name"], place, content["weights"], settings)
     except (KeyError, TypeError, ValueError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(
-            f"{path} does not describe a checkpoint: {error}", remedy="adopt the checkpoint again with mlmrepro adopt"
+            f"{path} does not describe a checkpoint: {what}", remedy="adopt the checkpoint again with mlmrepro adopt"
         ) from error
 
 
@@ -127,6 +136,12 @@ def store_subject(
     tokenizer = loading.load_tokenizer(checkpoint)
     block_size = min(GuideConfig.block_size, loading.max_block_size(checkpoint, tokenizer.model_max_length))
     texts = [" ".join(document.text.split()[:WORDS]) for document in documents.documents]
+    long_enough = [each for each in texts if len(each.split()) >= FEWEST_WORDS]
+    if len(long_enough) < FEWEST_TEXTS:
+        raise UserError(
+            f"{text} has {len(long_enough)} documents of at least {FEWEST_WORDS} words among its first {len(texts)}",
+            remedy=f"give --text at least {FEWEST_TEXTS} of them; words are what spaces separate",
+        )
     tokens = sum(len(ids) for ids in tokenizer(texts)["input_ids"])
     if tokens < 2 * GuideConfig.batch_size * block_size:
         raise UserError(
@@ -135,6 +150,9 @@ def store_subject(
         )
     lines = [json.dumps({"answers": {"text": [each]}}, ensure_ascii=False) for each in texts]
     atomic_write(folder / "inputs" / DATA, "\n".join(lines) + "\n")
+    mask = str(tokenizer.mask_token)
+    prompt = prompt or _prompt(next((each for each in long_enough if mask not in each), ""))
+    fill_mask.check_prompt(tokenizer, prompt, block_size)
     pad = "eos_token" if tokenizer.eos_token else "pad_token"
     settings: tuple[Change, ...] = (
         ("split", "train_asks", "all of the sampled text"),
@@ -142,7 +160,7 @@ def store_subject(
         ("pad_token", pad, "the guide's, or the tokenizer's own if it has no end-of-sequence token"),
         ("num_train_epochs", 1.0, "a short fine-tuning"),
         ("save_strategy", "no", "nothing is resumed"),
-        ("prompt", prompt or _prompt(texts[0]), "given, or the beginning of the text"),
+        ("prompt", prompt, "given, or the beginning of the text"),
         ("seed", TRAINER_SEED, "as for the embedded checkpoint"),
     )
     local = Path(checkpoint).is_dir()
@@ -157,8 +175,7 @@ def store_subject(
 
 
 def _prompt(text: str) -> str:
-    words = text.split()[:_PROMPT_WORDS]
-    return " ".join([*words[:-1], "<mask>"]) if len(words) > 1 else f"{text[:40]}<mask>"
+    return " ".join([*text.split()[: _PROMPT_WORDS - 1], "<mask>"])
 
 
 def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
@@ -166,20 +183,33 @@ def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
 
     What a checkpoint breaks from the start is no change later: the goldens' header names it.
     A value that is the same for the embedded checkpoint takes the variants that its golden declares: what a release
-    changes for every checkpoint is an expected change for this one too.
+    changes for every checkpoint is an expected change for this one too. What depends on the architecture does so only
+    if the architectures are the same.
     """
     expected, versions = Expectations.from_record(record), versions_of(record.provenance)
     try:
         embedded = Expectations.from_goldens(golden_directory()).entries
     except UserError:  # none are installed
         embedded = {}
-    names = [f"{finding.stage}.{finding.name}" for finding in broken_bounds(record)]
-    header = provenance.collect() | {"config": record.config, "broken": names}
+    found = {f"{f.stage}.{f.name}" for f in broken_bounds(record)}
+    broken = {name: plain(o.value) for o in record if (name := f"{o.stage}.{o.name}") in found}
+    alike = record.config.get("model_type") == _EMBEDDED_TYPE
+    of_libraries = {each.key for each in observers_of(LIBRARY_MODULES)}
+
+    def general(stage: str, name: str) -> bool:
+        if part(name) is Part.OFF_PATH and f"{stage}.{observer(name)}" in of_libraries:
+            return True
+        return stage not in ("model", "fill_mask")
+
+    header = provenance.collect() | {"config": record.config, "broken": broken}
     for stage, entries in expected.entries.items():
         known: Mapping[str, Entry] = embedded.get(stage, {})
-        chosen = {name: _with_variants(entry, known.get(name), versions) for name, entry in entries.items()}
+        chosen = {
+            name: _with_variants(entry, known.get(name) if alike or general(stage, name) else None, versions)
+            for name, entry in entries.items()
+        }
         write_golden(folder / f"{stage}.json", Golden(header, chosen))
-    return sum(map(len, expected.entries.values())), names
+    return sum(map(len, expected.entries.values())), list(broken)
 
 
 def _with_variants(entry: Entry, known: Entry | None, versions: Mapping[str, str | None]) -> Entry:
@@ -193,22 +223,35 @@ def _with_variants(entry: Entry, known: Entry | None, versions: Mapping[str, str
 
 
 def replace_folder(made: Path, target: Path) -> None:
-    """Put a finished folder in its place, whole or not at all; an older one is removed last."""
+    """Put a finished folder in its place, whole or not at all; an older one is removed last.
+
+    If the process is killed in between, the older one is in a hidden folder next to it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)) / "old"
         target.rename(aside)
-        made.rename(target)
+        try:
+            made.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
         shutil.rmtree(aside.parent)
     else:
         made.rename(target)
 
 
-def check_free(target: Path, *, overwrite: bool) -> None:
-    """Raise UserError if the goldens' folder is taken; with `overwrite`, only if it holds something else."""
+def check_free(target: Path, *read: str, overwrite: bool) -> None:
+    """Raise UserError if the goldens' folder is taken; with `overwrite`, only if it is that of no adopted checkpoint.
+
+    Also if it holds something that is to be `read`, which would be lost.
+    """
+    for each in read:
+        if Path(each).exists() and Path(each).resolve().is_relative_to(target.resolve()):
+            raise UserError(f"{each} is in the folder {target}, which is replaced", remedy="give -o another folder")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not overwrite:
         raise UserError(f"{target} exists already", remedy="give -o another folder, or --overwrite to replace it")
-    if read_subject(target) is None:
+    if not (target / SUBJECT).is_file():
         raise UserError(f"{target} is not the folder of an adopted checkpoint", remedy="give -o another folder")

@@ -31,7 +31,7 @@ from mlmrepro.observations.registry import all_observers
 from mlmrepro.observations.subject import Subject
 from mlmrepro.record import Lane, RunRecord
 
-__all__ = ["adopt", "golden_config", "store_inputs", "subject_of", "take_record"]
+__all__ = ["adopt", "check_subject", "golden_config", "store_inputs", "subject_of", "take_record"]
 
 # Few rows keep the run within half a minute; everything else is the embedded profile.
 SPLIT = ("split", "train_asks[:32]", "golden run: few rows, so that it is quick")
@@ -54,10 +54,19 @@ def take_record(
     `stored` is the goldens' folder of stored inputs: of the embedded checkpoint, or of an adopted one. `changes` are
     deliberate faults or other settings. Raises UserError if an input is missing or the checkpoint has other weights.
     """
+    return _taken(check_subject(stored), stored, changes, threads, observers, progress)
+
+
+def check_subject(stored: Path) -> Adopted | None:
+    """Return the adopted subject of stored inputs, None for the embedded one.
+
+    Raises UserError if an input is missing or the checkpoint has other weights.
+    """
     adopted = read_subject(stored.parent)
+    inputs.check_inputs(stored, embedded=adopted is None)
     if adopted is not None:
         adopted.check()
-    return _taken(adopted, stored, changes, threads, observers, progress)
+    return adopted
 
 
 def _taken(
@@ -68,7 +77,6 @@ def _taken(
     observers: Sequence[Observer] | None,
     progress: Progress | None,
 ) -> RunRecord:
-    inputs.check_inputs(stored, embedded=adopted is None)
     changes = (*(adopted.changes if adopted else ()), *changes)
     folder = Path(tempfile.mkdtemp(prefix="mlmrepro-"))
     try:
@@ -111,7 +119,7 @@ def adopt(
     `options` are those of `adopt.store_subject`. Raises UserError for bad input; `target` is written whole or not at
     all.
     """
-    check_free(target, overwrite=overwrite)
+    check_free(target, checkpoint, text, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         made = Path(folder) / "made"
@@ -122,7 +130,7 @@ def adopt(
         count, broken = write_goldens(record, made)
         replace_folder(made, target)
     if broken:
-        said = f"outside its bound from the start, so no later change: {', '.join(broken)}; see mlmrepro laws"
+        said = f"already outside their bounds, which later comparisons accept: {', '.join(broken)}"
         notes = (*notes, said)
     return count, notes
 

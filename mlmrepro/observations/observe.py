@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlmrepro import loading
-from mlmrepro.compare.declare import Known, known_breaches
+from mlmrepro.compare.declare import Known, known_breach
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.guide.observe import captured_warnings, preserved_generators
 from mlmrepro.observations.observation import NotApplicable, Observer
@@ -21,10 +21,10 @@ from mlmrepro.provenance import package_versions
 from mlmrepro.record import STAGES, Bound, Lane, RunRecord
 from mlmrepro.scoring.documents import read_text
 
-__all__ = ["observe", "observe_all", "observe_into", "sample", "silenced"]
+__all__ = ["FEWEST_TEXTS", "FEWEST_WORDS", "observe", "observe_all", "observe_into", "sample", "silenced"]
 
 _TEXTS, _WORDS = 8, 60  # enough for ragged batches, few enough for a CPU
-_FEWEST_TEXTS, _FEWEST_WORDS = 4, 6
+FEWEST_TEXTS, FEWEST_WORDS = 4, 6
 
 
 def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -35,10 +35,10 @@ def sample(source: str, *, column: str | None = None, skip: int = 0) -> tuple[tu
     """
     text = read_text(source, column=column, limit=skip + 4 * _TEXTS)
     begun = (" ".join(document.text.split()[:_WORDS]) for document in text.documents[skip:])
-    texts = tuple(each for each in begun if len(each.split()) >= _FEWEST_WORDS)[:_TEXTS]
-    if len(texts) < _FEWEST_TEXTS:
+    texts = tuple(each for each in begun if len(each.split()) >= FEWEST_WORDS)[:_TEXTS]
+    if len(texts) < FEWEST_TEXTS:
         raise UserError(
-            f"{source} has {len(texts)} texts of at least {_FEWEST_WORDS} words, but {_FEWEST_TEXTS} are needed",
+            f"{source} has {len(texts)} texts of at least {FEWEST_WORDS} words, but {FEWEST_TEXTS} are needed",
             remedy="pass a larger file to --text, or leave --text out",
         )
     return texts, text.notes
@@ -119,8 +119,7 @@ def observe(
 
 
 def _known(observer: Observer, found: Value, subject: Subject, versions: Mapping[str, str | None]) -> Known | None:
-    name = f"{observer.key}.{found.slug}"
-    return next((k for k in known_breaches() if k.accounts_for(name, found.value, subject.model_type, versions)), None)
+    return known_breach(f"{observer.key}.{found.slug}", found.value, subject.model_type, versions)
 
 
 def observe_into(

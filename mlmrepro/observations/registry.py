@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 from mlmrepro.errors import UserError
 from mlmrepro.observations import (
@@ -29,17 +30,23 @@ from mlmrepro.observations import (
 )
 from mlmrepro.observations.observation import Observer
 
-__all__ = ["MODULES", "all_observers", "bounded_observers", "choose"]
+__all__ = ["LIBRARY_MODULES", "MODULES", "all_observers", "bounded_observers", "choose", "observers_of"]
 
 MODULES = (
     *(steps, data, cache, formats, tokenizer, tokenizer_files, tokenizer_arguments, masking, collator),
     *(model, weights, saved, training, trainer, evaluation, checkpoint, stored, fill_mask, filling, edges),
 )
+LIBRARY_MODULES = (formats, weights, saved, trainer)  # on fixed inputs: the same for every checkpoint
+
+
+def observers_of(modules: Sequence[ModuleType]) -> list[Observer]:
+    """Return the observations of some modules, in the order in which they are defined."""
+    return [each for module in modules for each in vars(module).values() if isinstance(each, Observer)]
 
 
 def all_observers() -> list[Observer]:
-    """Return all observations, module by module, in the order in which they are defined."""
-    return [each for module in MODULES for each in vars(module).values() if isinstance(each, Observer)]
+    """Return all observations, module by module."""
+    return observers_of(MODULES)
 
 
 def bounded_observers() -> list[Observer]:

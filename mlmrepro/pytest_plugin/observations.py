@@ -75,9 +75,14 @@ class Checkpoint(pytest.Collector):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Iterate over the observations: those with bounds, and for a checkpoint with goldens all of them."""
+        from mlmrepro.errors import UserError
         from mlmrepro.observations.registry import all_observers, bounded_observers
 
-        for observer in bounded_observers() if self.goldens is None else all_observers():
+        try:
+            observers = bounded_observers() if self.goldens is None else all_observers()
+        except UserError as error:
+            raise self.CollectError(str(error)) from None
+        for observer in observers:
             yield ObservationItem.from_parent(self, name=observer.key, observer=observer)
 
     @cached_property
@@ -171,8 +176,7 @@ class ObservationItem(pytest.Item):
         with silenced():
             result = observe(self.observer, self.checkpoint.subject)
         goldens = self.checkpoint.goldens
-        broken = [f"{self.observer.stage}.off_path.{result.name}.{each.slug}" for each in result.broken]
-        accepted = bool(broken) and goldens is not None and goldens.broken.issuperset(broken)
+        accepted = goldens is not None and self._accepted(goldens, result)
         if self.observer.has_bounds and result.verdict.fails and not accepted:
             _fail("\n".join([*_in_words(result), f"Likely cause: {result.cause}"]))
         compared = [] if goldens is None else list(self._against(goldens, result))
@@ -189,6 +193,14 @@ class ObservationItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         """Return the headline of a failure: what was observed, without a line number."""
         return self.path, None, f"{self.name} of {self.checkpoint.name}"
+
+    def _accepted(self, goldens: Expectations, result: ObservationResult) -> bool:
+        """Return whether all that is outside its bound was so when the checkpoint was adopted."""
+        prefix = f"{result.stage}.off_path.{result.name}"
+        broken = {f"{prefix}.{each.slug}": each.value for each in result.broken}
+        if result.problem:
+            broken[f"{prefix}.outcome"] = result.problem.partition(":")[0]
+        return bool(broken) and all(goldens.accepts(name, value) for name, value in broken.items())
 
     def _against(self, goldens: Expectations, result: ObservationResult) -> Iterator[tuple[str, str]]:
         """Yield a line for each value that is not that of the golden's own versions, and the declared reason if any.

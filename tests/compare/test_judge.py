@@ -317,3 +317,34 @@ def test_what_a_record_was_not_asked_for_is_left_out() -> None:
     assert not_asked(golden, more) == not_asked(Expectations.from_record(less), more) == ()
     assert not_asked(Expectations.from_record(more), less) == ("loss.new",)
     assert not_asked(golden, RunRecord({}, {})) == ()  # of a record that does not say
+
+
+def test_a_bound_that_vanishes_was_not_measured() -> None:
+    """An observation with bounds in the reference, and none in a record that was asked for it, never passes."""
+    before, after = bounded("4.44.0", 1.0), bounded("5.6.0", 1.0)
+    after.stages = {}
+    (finding,) = judge_record(Expectations.from_record(before), after)
+    assert (finding.name, finding.verdict) == ("off_path.accumulation.step_ratio", Verdict.UNMEASURED)
+    after.observe("loss", "off_path.accumulation.other", 1.0, Lane.BOUND, bound=ONE)  # under another name
+    assert {f.verdict for f in judge_record(Expectations.from_record(before), after)} == {Verdict.IDENTICAL}
+
+
+def test_a_broken_bound_of_the_reference_that_was_not_asked_for_is_left_out() -> None:
+    """A record that was made with --only is not blamed for the rest."""
+    made = RunRecord({"packages": NEW}, {}, asked={"loss.other": ""})
+    assert judge_record(Expectations.from_record(bounded("4.45.0", 4.0)), made) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "accepted"),
+    [(3.0, True), (3.2, True), (1.4, False), (6.5, False), (-3.0, False), (math.nan, False), ("raises X", False)],
+)
+def test_what_an_adopted_checkpoint_broke_is_accepted_if_it_is_alike(value: Any, accepted: bool) -> None:
+    """The same value, or one within a factor of 2; anything else is judged as ever."""
+    name = "loss.off_path.accumulation.step_ratio"
+    golden = Expectations({}, NEW, broken={name: 3.0, "loss.off_path.x.outcome": "raises X"})
+    (finding,) = judge_record(golden, bounded("4.45.0", value))
+    assert (finding.verdict is Verdict.IDENTICAL) == accepted
+    assert golden.accepts("loss.off_path.x.outcome", "raises X")
+    assert not golden.accepts("loss.off_path.x.outcome", "raises Y")
+    assert not golden.accepts("loss.off_path.y.outcome", None)

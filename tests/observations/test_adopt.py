@@ -86,14 +86,14 @@ def test_what_was_used_and_what_is_broken_is_said(adopted: Path) -> None:
     assert re.search(r"goldens: \d+ values", printed)
     assert "is in its column 'body'" in printed
     assert "the sample is the first 32 documents" in printed
-    assert "outside its bound from the start" in printed
+    assert "already outside their bounds" in printed
 
 
 def test_a_rerun_elsewhere_is_no_change(adopted: Path, tmp_path: Path) -> None:
     """Also where the project lies in another folder, with another number of threads, and with bounds that it breaks."""
     folder = copied(adopted, tmp_path)
     assert verdicts(folder, record(folder)) == {}
-    broken = Expectations.from_goldens(folder / "goldens").broken
+    broken = set(Expectations.from_goldens(folder / "goldens").broken)
     assert any(name.startswith("model.off_path.better_than_guessing.") for name in broken)  # the weights are random
     accepted = json.loads((folder / "goldens" / "model.json").read_text(encoding="utf-8"))
     assert set(accepted["provenance"]["broken"]) == broken
@@ -132,18 +132,25 @@ def test_what_a_release_changes_for_every_checkpoint_is_declared(adopted: Path) 
     assert len(changed) > 5
     assert [theirs[name].variants for name in changed] == [ours[name].variants for name in changed]
     assert len(theirs["step_losses"].variants) == 1
+    # BERT had SDPA attention before RoBERTa, whose golden says since when.
+    attention = read_golden(adopted / "goldens" / "model.json").entries["attention"]
+    assert len(read_golden(golden_directory() / "model.json").entries["attention"].variants) > 1
+    assert len(attention.variants) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["my-model", "--text", "short.txt"], "too few to train on"),
+        (["my-model", "--text", "short.txt"], "0 documents of at least 6 words"),
+        (["my-model", "--text", "some.txt"], "too few to train on"),
+        (["my-model", "--text", "eval.jsonl", "--prompt", "no mask here"], "holds no mask token"),
+        (["goldens/../my-model", "--text", "eval.jsonl", "-o", ".", "--overwrite"], "which is replaced"),
         (["my-model", "--text", "absent.txt"], "does not exist"),
         (["no-model/at/all", "--text", "eval.jsonl"], "does not exist"),
         (["my-model", "--text", "eval.jsonl", "-o", "goldens"], "exists already"),
-        (["my-model", "--text", "eval.jsonl", "-o", "my-model", "--overwrite"], "is not the folder of an adopted"),
+        (["my-model", "--text", "eval.jsonl", "-o", "other", "--overwrite"], "is not the folder of an adopted"),
     ],
-    ids=["little text", "no text", "no model", "taken", "something else"],
+    ids=["short text", "little text", "no mask", "inside", "no text", "no model", "taken", "something else"],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
     adopted: Path,
@@ -156,6 +163,11 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     """Exit 2, the problem and the remedy, and no file is written or lost."""
     folder = copied(adopted, tmp_path)
     (folder / "short.txt").write_text("A few words only.\n\nAnd a few more.\n", encoding="utf-8")
+    (folder / "some.txt").write_text(
+        "\n\n".join(f"This is document {n} of a short text." for n in range(6)), encoding="utf-8"
+    )
+    (folder / "other").mkdir()
+    (folder / "other" / "notes.txt").write_text("something else", encoding="utf-8")
     monkeypatch.chdir(folder)
     before = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     with pytest.raises(SystemExit) as exit_:
@@ -169,9 +181,25 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 
 def test_a_damaged_subject_is_named(tmp_path: Path) -> None:
     """The file and the remedy are given."""
-    (tmp_path / "subject.json").write_text('{"schema": 9}')
-    with pytest.raises(UserError, match=r"subject\.json does not describe a checkpoint: its schema is 9"):
-        adopt.read_subject(tmp_path)
+    for content, said in (
+        ({"schema": 9}, "its schema is 9"),
+        ({"schema": 1}, "it lacks 'checkpoint'"),
+        ({"schema": 1, "checkpoint": "m", "settings": [["block_sise", 1, ""]]}, "there is no setting 'block_sise'"),
+    ):
+        (tmp_path / "subject.json").write_text(json.dumps(content))
+        with pytest.raises(UserError, match=rf"subject\.json does not describe a checkpoint: {said}"):
+            adopt.read_subject(tmp_path)
+    adopt.check_free(tmp_path, overwrite=True)  # adopting again is the remedy
+
+
+def test_a_failed_replacement_keeps_the_old_goldens(tmp_path: Path) -> None:
+    """The new folder is not there to be moved: the old one is where it was."""
+    (tmp_path / "goldens").mkdir()
+    (tmp_path / "goldens" / "a").write_text("kept")
+    with pytest.raises(OSError, match="absent"):
+        adopt.replace_folder(tmp_path / "absent", tmp_path / "goldens")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a"]
+    assert (tmp_path / "goldens" / "a").read_text() == "kept"
 
 
 def test_pytest_takes_the_goldens(adopted: Path) -> None:
