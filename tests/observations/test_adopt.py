@@ -43,6 +43,11 @@ def adopted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random BERT, a text, and the goldens of both; nobody may change it."""
     folder = tmp_path_factory.mktemp("project")
     held.checkpoint("WordPiece", folder).rename(folder / "my-model")
+    generator = torch.Generator().manual_seed(0)
+    weights = load_file(folder / "my-model" / "model.safetensors")
+    for name, weight in weights.items():  # far from a trained model, so that it is worse than guessing
+        weights[name] = torch.randn(weight.shape, generator=generator) if weight.dim() > 1 else weight
+    save_file(weights, folder / "my-model" / "model.safetensors", metadata={"format": "pt"})
     rows = [{"id": n, "body": text} for n, text in enumerate(held.texts()[:48])]
     (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     out = io.StringIO()
