@@ -98,7 +98,7 @@ def read_subject(goldens: Path) -> Adopted | None:
         if unknown := [name for name, *_ in settings if name not in fields]:
             raise ValueError(f"there is no setting {unknown[0]!r}")
         local = bool(content["weights"])
-        place = os.path.normpath(goldens.absolute() / place) if local else place
+        place = os.path.normpath(goldens.resolve() / place) if local else place
         return Adopted(goldens, content["name"], place, content["weights"], settings)
     except (KeyError, TypeError, ValueError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else error
@@ -164,7 +164,7 @@ def store_subject(
         ("seed", TRAINER_SEED, "as for the embedded checkpoint"),
     )
     local = Path(checkpoint).is_dir()
-    place = os.path.relpath(Path(checkpoint).resolve(), home.absolute()) if local else checkpoint
+    place = os.path.relpath(Path(checkpoint).resolve(), home.resolve()) if local else checkpoint
     weights = weights_digest(Path(checkpoint)) if local else ""
     name = Path(checkpoint).resolve().name if local else checkpoint
     content = {"schema": SCHEMA, "name": name, "checkpoint": place, "weights": weights, "settings": settings}

@@ -14,10 +14,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from mlmrepro.compare import declare
 from mlmrepro.compare.declare import Known, known_breaches
 from mlmrepro.config import EMBEDDED
 from mlmrepro.errors import UserError
-from mlmrepro.observations import observe as observing
 from mlmrepro.observations.observation import NotApplicable, Observer, measure, observation, value, values
 from mlmrepro.observations.observe import observe, observe_all, observe_into, sample
 from mlmrepro.observations.registry import MODULES, all_observers, bounded_observers, choose
@@ -127,7 +127,7 @@ def test_the_model_type_is_that_of_the_configuration(content: str, model_type: s
 def test_only_the_declared_breach_is_excused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A known breach excuses its own number, in its versions and models, near its value; all else is broken."""
     known = Known("model.tried.ratio", 4.0, ("transformers>=5",), "it is lost", "https://x", 0.01, ("roberta",))
-    monkeypatch.setattr(observing, "known_breaches", lambda: (known,))
+    monkeypatch.setattr(declare, "known_breaches", lambda: (known,))
 
     def at(found: float, *more: Value, model_type: str = "roberta") -> ObservationResult:
         return judged(yields(value("ratio", found, at_most=1.0), *more), tmp_path, model_type)
@@ -138,7 +138,7 @@ def test_only_the_declared_breach_is_excused(tmp_path: Path, monkeypatch: pytest
     assert at(4.02).verdict is BoundVerdict.BROKEN
     assert at(4.0, value("other", 2.0, at_most=1.0)).verdict is BoundVerdict.BROKEN
     assert at(4.0, model_type="bert").verdict is BoundVerdict.BROKEN
-    monkeypatch.setattr(observing, "known_breaches", lambda: ())
+    monkeypatch.setattr(declare, "known_breaches", lambda: ())
     assert at(4.0).verdict is BoundVerdict.BROKEN
 
 
