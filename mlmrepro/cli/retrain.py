@@ -6,10 +6,8 @@ import json
 import math
 import statistics
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,6 +64,7 @@ def retrain(
     say_unused(config.checkpoint)
 
     from mlmrepro.report.ci import append_step_summary
+    from mlmrepro.report.progress import StageDisplay
     from mlmrepro.retraining.runs import Retraining, compare
     from mlmrepro.retraining.settings import Settings
 
@@ -76,7 +75,7 @@ def retrain(
         )
     before = None if against is None else (str(against), Retraining.read(against))
     chosen = parse_seeds(seeds, config.guide.seed or 0)
-    with _Display(quiet=as_json or markdown) as display:
+    with StageDisplay(quiet=as_json or markdown) as display:
         result = train(config, chosen, against=before, save_models=save_models, progress=display)
     comparison = compare(before[1], result, strictness, before[0]) if before else None
     page = _markdown(result, before, comparison)
@@ -171,56 +170,3 @@ def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None
     if comparison is not None:
         parts = [seeds_markdown(comparison).strip(), prose(_differing(before, result))]
     return "\n\n".join([*parts, table(_HEAD, _rows(result)), prose(_summary(result))])
-
-
-class _Display:
-    """Shows each seed as it is trained; plain lines if the output is not a terminal, nothing when quiet."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
-
-        self.console = Console(stderr=True, quiet=quiet, markup=False)
-        self.bars = Progress(
-            SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
-        self.current: TaskID | None = None
-        self.name = self.note = ""
-        self.started = time.monotonic()
-
-    def __enter__(self) -> _Display:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
-        self.bars.stop()
-
-    def stage(self, name: str) -> None:
-        """Finish the previous stage and start this one."""
-        self._finish()
-        self.name, self.note, self.started = name, "", time.monotonic()
-        self.current = self.bars.add_task(f"{name:<32}", total=None, note="")
-
-    def step(self, done: int, total: int, loss: float) -> None:
-        """Move the bar of the training."""
-        self.note = f"{done}/{total}  loss {loss:.3f}"
-        if self.current is not None:
-            self.bars.update(self.current, completed=done, total=total, note=self.note)
-
-    def _finish(self) -> None:
-        if self.current is None:
-            return
-        note = f"{time.monotonic() - self.started:6.1f} s  {self.note}"
-        self.bars.update(self.current, completed=1, total=1, note=note)
-        if self.bars.disable:
-            self.console.print(f"{self.name:<32} {note}", highlight=False)
-        self.current = None

@@ -31,13 +31,12 @@ from mlmrepro.observations.registry import LIBRARY_MODULES, observers_of
 from mlmrepro.record import Part, RunRecord, observer, part, plain
 from mlmrepro.scoring.documents import read_text
 
-__all__ = ["DATA", "ROWS", "Adopted", "read_subject", "store_subject", "write_goldens"]
+__all__ = ["DATA", "Adopted", "read_subject", "store_subject", "write_goldens"]
 
 SUBJECT, DATA = "subject.json", "text.jsonl"
 SCHEMA = 1
 ROWS, WORDS = 32, 120  # documents, and words of each: some 5,000 tokens, which a CPU trains on in a minute
 _PROMPT_WORDS = 10
-_EMBEDDED_TYPE = "roberta"
 
 Change = tuple[str, Any, str]  # a setting of the guide, its value, and the reason
 
@@ -125,14 +124,13 @@ def store_subject(
     home: Path,
     column: str | None = None,
     prompt: str | None = None,
-    rows: int = ROWS,
 ) -> tuple[Adopted, tuple[str, ...]]:
     """Write subject.json and the sampled text to `folder`, and return the subject with notes on how text was read.
 
     `home` is where the folder will lie in the end: a local checkpoint is stored relative to it. Raises UserError if the
     checkpoint cannot be loaded or there is too little text.
     """
-    documents = read_text(text, column=column, limit=rows)
+    documents = read_text(text, column=column, limit=ROWS)
     tokenizer = loading.load_tokenizer(checkpoint)
     block_size = min(GuideConfig.block_size, loading.max_block_size(checkpoint, tokenizer.model_max_length))
     texts = [" ".join(document.text.split()[:WORDS]) for document in documents.documents]
@@ -182,18 +180,19 @@ def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
     """Write a record as goldens, one file a stage; return the number of values, and the bounds that are broken already.
 
     What a checkpoint breaks from the start is no change later: the goldens' header names it.
+
     A value that is the same for the embedded checkpoint takes the variants that its golden declares: what a release
     changes for every checkpoint is an expected change for this one too. What depends on the architecture does so only
     if the architectures are the same.
     """
     expected, versions = Expectations.from_record(record), versions_of(record.provenance)
     try:
-        embedded = Expectations.from_goldens(golden_directory()).entries
+        embedded = Expectations.from_goldens(golden_directory())
     except UserError:  # none are installed
-        embedded = {}
+        embedded = Expectations({}, {})
     found = {f"{f.stage}.{f.name}" for f in broken_bounds(record)}
     broken = {name: plain(o.value) for o in record if (name := f"{o.stage}.{o.name}") in found}
-    alike = record.config.get("model_type") == _EMBEDDED_TYPE
+    alike = record.config.get("model_type") == embedded.config.get("model_type")
     of_libraries = {each.key for each in observers_of(LIBRARY_MODULES)}
 
     def general(stage: str, name: str) -> bool:
@@ -203,7 +202,7 @@ def write_goldens(record: RunRecord, folder: Path) -> tuple[int, list[str]]:
 
     header = provenance.collect() | {"config": record.config, "broken": broken}
     for stage, entries in expected.entries.items():
-        known: Mapping[str, Entry] = embedded.get(stage, {})
+        known: Mapping[str, Entry] = embedded.entries.get(stage, {})
         chosen = {
             name: _with_variants(entry, known.get(name) if alike or general(stage, name) else None, versions)
             for name, entry in entries.items()
@@ -227,7 +226,6 @@ def replace_folder(made: Path, target: Path) -> None:
 
     If the process is killed in between, the older one is in a hidden folder next to it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent)) / "old"
         target.rename(aside)

@@ -196,7 +196,7 @@ def _fill_mask(observe: _Isolated, guide: GuideConfig, inputs: Path, folder: Pat
     logits[0, int(stored["position"])] = stored["logits"]
     model, tokenizer = loading.load_model(observe.checkpoint), loading.load_tokenizer(observe.checkpoint)
     model.forward = lambda **_: MaskedLMOutput(logits=logits)
-    prompt = guide.prompt.replace("<mask>", tokenizer.mask_token)
+    prompt = fill_mask.check_prompt(tokenizer, guide.prompt, tokenizer.model_max_length)
     rows = fill_mask.with_pipeline(observe.checkpoint, prompt, guide.top_k, model=model, tokenizer=tokenizer)
     observe("pipeline", rows, Lane.RANKING)
     observe("by_hand", fill_mask.by_hand(model, tokenizer, prompt, guide.top_k), Lane.RANKING)

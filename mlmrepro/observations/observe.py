@@ -122,12 +122,7 @@ def _known(observer: Observer, found: Value, subject: Subject, versions: Mapping
     return known_breach(f"{observer.key}.{found.slug}", found.value, subject.model_type, versions)
 
 
-def observe_into(
-    record: RunRecord,
-    subject: Subject,
-    observers: Sequence[Observer],
-    progress: Callable[[str], None] = lambda name: None,
-) -> None:
+def observe_into(record: RunRecord, subject: Subject, observers: Sequence[Observer]) -> None:
     """Make observations stage by stage, and add their values to a record under ``off_path.``.
 
     The record says which observations it was asked for. Of the libraries' warnings only deprecations are kept: an
@@ -137,7 +132,6 @@ def observe_into(
         with captured_warnings(record, stage, "off_path.warnings", keep=lambda message: "eprecat" in message):
             for each in observers:
                 if each.stage == stage:
-                    progress(each.name)
                     _note(record, each, observe(each, subject))
 
 
@@ -148,10 +142,10 @@ def _note(record: RunRecord, observer: Observer, result: ObservationResult) -> N
         record.observe(
             observer.stage, f"{prefix}.{each.slug}", each.value, each.lane, each.quantity, each.bound, each.title
         )
-    if result.problem and result.verdict is not BoundVerdict.NOT_APPLICABLE:
-        outcome, bound = result.problem.partition(":")[0], Bound(equals="observed") if observer.has_bounds else Bound()
+    if result.outcome:
+        bound = Bound(equals="observed") if observer.has_bounds else Bound()
         lane = Lane.BOUND if bound else Lane.EXACT
-        record.observe(observer.stage, f"{prefix}.outcome", outcome, lane, bound=bound, title="outcome")
+        record.observe(observer.stage, f"{prefix}.outcome", result.outcome, lane, bound=bound, title="outcome")
 
 
 @contextmanager

@@ -71,6 +71,15 @@ class ObservationResult:
         """Return the values that are outside their bounds."""
         return tuple(each for each in self.values if not each.holds)
 
+    @property
+    def outcome(self) -> str:
+        """Return what went wrong without its details, such as ``raises KeyError``; "" if nothing did.
+
+        An observation that does not apply, or stops early after a declared breach, has gone wrong in nothing.
+        """
+        sound = self.verdict in (BoundVerdict.NOT_APPLICABLE, BoundVerdict.KNOWN)
+        return "" if sound else self.problem.partition(":")[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         content: dict[str, Any] = plain(asdict(self))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mlmrepro.pytest_plugin.items import AddedItems, fail, in_words
 
 if TYPE_CHECKING:
     from mlmrepro.gate.result import CheckResult
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Check", "Gate", "GateSession", "checks_of"]
 
 _COLOUR = {"better": "green", "same": "green", "REGRESSION": "red", "inconclusive": "yellow"}
-_WIDTH = 100  # of a failure's message: a worker of pytest-xdist has no terminal to ask
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _each(given: Sequence[str], count: int) -> Sequence[str]:
     return given if len(given) == count else [*given] * count
 
 
-class GateSession:
+class GateSession(AddedItems):
     """Adds the checks to the collected tests, and lists their answers at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -74,16 +75,9 @@ class GateSession:
         self.checks = checks_of(*(config.getoption(name) for name in names))
         self.answers: dict[str, dict[str, Any]] = {}
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Put the gate after the tests that the arguments name, even if they name none."""
-        report = yield
-        if isinstance(collector, pytest.Session) and report.passed:
-            gate = Gate.from_parent(collector, name="mlm-gate", nodeid="mlm-gate", checks=self.checks)
-            report.result = [*(report.result or ()), gate]
-        return report
+    def collector(self, session: pytest.Session) -> Gate:
+        """Return the collector of the checks."""
+        return Gate.from_parent(session, name="mlm-gate", nodeid="mlm-gate", checks=self.checks)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note each answer; under pytest-xdist it comes with a worker's report."""
@@ -132,7 +126,7 @@ class CheckItem(pytest.Item):
         try:
             self.result = self._checked()
         except UserError as error:
-            _fail(str(error))
+            fail(str(error))
         properties = {
             "answer": self.result.answer.value,
             "reason": said(self.result) if self.result.rounded else self.result.reason,
@@ -149,7 +143,9 @@ class CheckItem(pytest.Item):
         """Fail with the whole answer unless it is better or the same."""
         assert self.result is not None
         if self.result.exit_code:
-            _fail(_in_words(self.result))
+            from mlmrepro.report.check_view import print_check
+
+            fail(in_words(print_check, self.result))
 
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         """Return the headline of a failure: what was checked, without a line number."""
@@ -174,19 +170,3 @@ class CheckItem(pytest.Item):
                 problem = f"the page {self.check.page} cannot be written: {error.strerror}"
                 raise UserError(problem, remedy="give --mlm-html another file") from error
         return result
-
-
-def _in_words(result: CheckResult) -> str:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from mlmrepro.report.check_view import print_check
-
-    text = StringIO()
-    print_check(result, Console(file=text, width=_WIDTH, markup=False, color_system=None))
-    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
-
-
-def _fail(message: str) -> NoReturn:
-    raise pytest.fail.Exception(message, pytrace=False) from None

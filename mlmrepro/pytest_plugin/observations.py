@@ -6,13 +6,15 @@ Imported only if ``--mlm-observe`` is given; the libraries are imported when the
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from mlmrepro.pytest_plugin.items import AddedItems, fail, in_words
 
 if TYPE_CHECKING:
     from mlmrepro.compare.judge import Expectations
@@ -30,7 +32,7 @@ MARKERS = (
 )
 
 
-class ObservationSession:
+class ObservationSession(AddedItems):
     """Adds the observations of each checkpoint to the collected tests."""
 
     def __init__(self, config: pytest.Config) -> None:
@@ -41,16 +43,9 @@ class ObservationSession:
         for marker in MARKERS:
             config.addinivalue_line("markers", marker)
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(
-        self, collector: pytest.Collector
-    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """Put the observations after the tests that the arguments name, even if they name none."""
-        report = yield
-        if isinstance(collector, pytest.Session) and report.passed and self.checkpoints:
-            added = Observations.from_parent(collector, name="mlm-observe", nodeid="mlm-observe", given=self)
-            report.result = [*(report.result or ()), added]
-        return report
+    def collector(self, session: pytest.Session) -> Observations:
+        """Return the collector of the checkpoints."""
+        return Observations.from_parent(session, name="mlm-observe", nodeid="mlm-observe", given=self)
 
 
 class Observations(pytest.Collector):
@@ -166,22 +161,23 @@ class ObservationItem(pytest.Item):
         try:
             _ = self.checkpoint.subject
         except UserError as error:
-            _fail(str(error))
+            fail(str(error))
 
     def runtest(self) -> None:
         """Observe, and judge bounds and goldens."""
         from mlmrepro.observations.observe import observe, silenced
         from mlmrepro.observations.result import BoundVerdict
+        from mlmrepro.report.laws_view import print_result
 
         with silenced():
             result = observe(self.observer, self.checkpoint.subject)
         goldens = self.checkpoint.goldens
         accepted = goldens is not None and self._accepted(goldens, result)
         if self.observer.has_bounds and result.verdict.fails and not accepted:
-            _fail("\n".join([*_in_words(result), f"Likely cause: {result.cause}"]))
+            fail(f"{in_words(print_result, result)}\nLikely cause: {result.cause}")
         compared = [] if goldens is None else list(self._against(goldens, result))
         if differing := [line for line, declared in compared if not declared]:
-            _fail("\n".join([result.claim, *differing]))
+            fail("\n".join([result.claim, *differing]))
         if result.verdict is BoundVerdict.NOT_APPLICABLE and not result.values:
             pytest.skip(f"not applicable: {result.problem}")
         reasons = [f"{result.known} {result.link}"] if result.known else []
@@ -198,8 +194,8 @@ class ObservationItem(pytest.Item):
         """Return whether all that is outside its bound was so when the checkpoint was adopted."""
         prefix = f"{result.stage}.off_path.{result.name}"
         broken = {f"{prefix}.{each.slug}": each.value for each in result.broken}
-        if result.problem:
-            broken[f"{prefix}.outcome"] = result.problem.partition(":")[0]
+        if result.outcome:
+            broken[f"{prefix}.outcome"] = result.outcome
         return bool(broken) and all(goldens.accepts(name, value) for name, value in broken.items())
 
     def _against(self, goldens: Expectations, result: ObservationResult) -> Iterator[tuple[str, str]]:
@@ -208,7 +204,6 @@ class ObservationItem(pytest.Item):
         With ``--golden-update``, values are written to the goldens as those of the `golden` fixture are.
         """
         from mlmrepro.compare.store import Obtained
-        from mlmrepro.observations.result import BoundVerdict
         from mlmrepro.record import Lane
 
         store, key, prefix = self.checkpoint.store, f"{result.stage}.json", f"off_path.{result.name}."
@@ -217,9 +212,8 @@ class ObservationItem(pytest.Item):
             for each in result.values
             if each.lane.compared
         ]
-        applies = result.verdict is not BoundVerdict.NOT_APPLICABLE
-        if result.problem and applies and not self.observer.has_bounds:
-            found.append(Obtained(f"{prefix}outcome", result.problem.partition(":")[0], Lane.EXACT))
+        if result.outcome and not self.observer.has_bounds:
+            found.append(Obtained(f"{prefix}outcome", result.outcome, Lane.EXACT))
         known = {name for name in goldens.entries.get(result.stage, {}) if name.startswith(prefix)}
         missing = [each for each in found if each.name not in known and not store.update]
         for each in missing:
@@ -234,19 +228,3 @@ class ObservationItem(pytest.Item):
         for declared in store.declared:
             if declared.file == key and declared.name.startswith(prefix):
                 yield declared.name, f"{declared.reason} {declared.link}"
-
-
-def _in_words(result: ObservationResult) -> Sequence[str]:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from mlmrepro.report.laws_view import print_result
-
-    text = StringIO()
-    print_result(result, Console(file=text, width=100, markup=False, color_system=None))
-    return [line.rstrip() for line in text.getvalue().strip().splitlines()]
-
-
-def _fail(message: str) -> NoReturn:
-    raise pytest.fail.Exception(message, pytrace=False) from None

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from mlmrepro.record import STAGES
 
-__all__ = ["ACTIONS", "CountDisplay", "MatrixDisplay", "RunDisplay", "ScoringDisplay", "duration"]
+__all__ = ["ACTIONS", "CountDisplay", "MatrixDisplay", "RunDisplay", "ScoringDisplay", "StageDisplay", "duration"]
 
 
 class _Display:
@@ -94,8 +94,8 @@ ACTIONS = {
 _WIDTH = max(map(len, ACTIONS.values()))
 
 
-class RunDisplay(_Display):
-    """Show each stage of a run."""
+class StageDisplay(_Display):
+    """Show one stage after the other, each with its time, and the loss of a training."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), BarColumn(bar_width=12)
@@ -114,10 +114,7 @@ class RunDisplay(_Display):
 
     def stage(self, name: str) -> None:
         """Finish the previous stage and start this one."""
-        self._finish()
-        self.name, self.note, self.started = name, "", self.clock()
-        position = f"{STAGES.index(name) + 1}/{len(STAGES)}" if name in STAGES else "+"
-        self.current = self.bars.add_task(f"{position} {ACTIONS[name]:<{_WIDTH}}", total=None, note="")
+        self._begin(f"{name:<32}")
 
     def step(self, done: int, total: int, loss: float) -> None:
         """Update the training bar."""
@@ -125,13 +122,27 @@ class RunDisplay(_Display):
         if self.current is not None:
             self.bars.update(self.current, completed=done, total=total, note=self.note)
 
+    def _begin(self, name: str, position: str = "") -> None:
+        self._finish()
+        self.name, self.note, self.started = name, "", self.clock()
+        self.current = self.bars.add_task(f"{position} {name}".lstrip(), total=None, note="")
+
     def _finish(self) -> None:
         if self.current is None:
             return
         note = f"{self.clock() - self.started:6.1f} s  {self.note}"
         self.bars.update(self.current, completed=1, total=1, note=note)
-        self.line(f"{ACTIONS[self.name]:<{_WIDTH}} {note}")
+        self.line(f"{self.name} {note}")
         self.current = None
+
+
+class RunDisplay(StageDisplay):
+    """Show each stage of a run of the guide."""
+
+    def stage(self, name: str) -> None:
+        """Start a stage of the guide."""
+        position = f"{STAGES.index(name) + 1}/{len(STAGES)}" if name in STAGES else "+"
+        self._begin(f"{ACTIONS[name]:<{_WIDTH}}", position)
 
 
 _MEASURED = 5.0  # seconds of scoring before the first estimate

@@ -117,6 +117,24 @@ def test_what_does_not_apply_does_not_fail_but_hides_nothing(tmp_path: Path) -> 
     assert judged(late, tmp_path).verdict is BoundVerdict.BROKEN
 
 
+def test_what_ends_early_after_a_declared_breach_has_gone_wrong_in_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record holds the declared value, and no outcome that would break a bound of its own."""
+
+    def late(subject: Subject) -> Iterator[Value]:
+        yield value("ratio", 4.0, at_most=1.0)
+        raise NotApplicable("no dropout")
+
+    monkeypatch.setattr(declare, "known_breaches", lambda: (Known("model.tried.ratio", 4.0, (), "why", "https://x"),))
+    record = RunRecord({}, {})
+    subject = Subject("nowhere", (), tmp_path)
+    subject.__dict__["model_type"] = "roberta"
+    observe_into(record, subject, [observer(late)])
+    assert [o.name for o in record] == ["off_path.tried.ratio"]
+    assert record.asked == {"model.tried": "no dropout"}
+
+
 @pytest.mark.parametrize(("content", "model_type"), [('{"model_type": "roberta"}', "roberta"), ("{", ""), ("[]", "")])
 def test_the_model_type_is_that_of_the_configuration(content: str, model_type: str, tmp_path: Path) -> None:
     """A known breach is known too where the model cannot be loaded."""

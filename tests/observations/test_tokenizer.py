@@ -197,7 +197,8 @@ def _adds(others: Callable[[list[str]], list[str]]) -> Callable[[Patch, type], N
     return plant
 
 
-def _saves_without_merges(patch: Patch, kind: type) -> None:
+def saves_without_merges(patch: Patch, kind: type) -> None:
+    """Let `save_pretrained` lose the merges of tokenizer.json."""
     original = kind.save_pretrained  # type: ignore[attr-defined]
 
     def save(self: Any, folder: str, *args: Any, **options: Any) -> Any:
@@ -229,7 +230,7 @@ PLANTS: dict[str, tuple[str, str, Callable[[Patch, type], None]]] = {
     ),
     "a word of the text added": ("adding_a_token_moves_none", "texts with other ids", _adds(lambda new: [*new, "the"])),
     "an id left out": ("adding_a_token_moves_none", "after the last id = 2", _adds(lambda new: ["filler", *new])),
-    "merges not saved": ("a_saved_tokenizer_is_the_same", "with other ids", _saves_without_merges),
+    "merges not saved": ("a_saved_tokenizer_is_the_same", "with other ids", saves_without_merges),
 }
 
 

@@ -17,6 +17,7 @@ from mlmrepro.observations.result import BoundVerdict
 from mlmrepro.observations.subject import Subject
 
 from . import held
+from .test_tokenizer import saves_without_merges
 
 LAWS = held.names("tokenizer_files")
 WAYS, FILES, SAVED = LAWS
@@ -130,16 +131,5 @@ def test_word_pieces_from_vocab_txt_give_the_ids(tmp_path: Path) -> None:
 
 def test_a_file_that_saving_changes_is_seen(embedded: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """tokenizer.json without its merges gives other ids, whatever transformers makes of it."""
-    kind = type(embedded.tokenizer)
-    original = kind.save_pretrained
-
-    def save(self: Any, folder: str, *args: Any, **options: Any) -> Any:
-        written = original(self, folder, *args, **options)
-        path = Path(folder) / "tokenizer.json"
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content["model"]["merges"] = []
-        path.write_text(json.dumps(content), encoding="utf-8")
-        return written
-
-    monkeypatch.setattr(kind, "save_pretrained", save)
+    saves_without_merges(monkeypatch, type(embedded.tokenizer))
     held.assert_broken(SAVED, embedded, "in the file saved by AutoTokenizer")
