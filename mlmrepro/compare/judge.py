@@ -21,6 +21,7 @@ __all__ = [
     "Expectations",
     "Finding",
     "Verdict",
+    "agree",
     "asked",
     "better_direction",
     "broken_bounds",
@@ -158,6 +159,16 @@ class Expectations:
 def _entry(observation: Observation) -> Entry:
     tolerance = None if observation.lane is Lane.EXACT else default_tolerance(observation.quantity)
     return Entry(observation.lane, (Variant(observation.value),), tolerance, better_direction(observation))
+
+
+def agree(reference: Observation, other: Observation) -> bool:
+    """Return whether two observations of one value agree: both within their bound, or equal in the value's lane."""
+    if reference.lane is Lane.BOUND or other.lane is Lane.BOUND:
+        kept = (reference.bound.holds(reference.value), other.bound.holds(other.value))
+        # Two breaches of one bound are two changes if they differ by more than noise.
+        near = not differences(Lane.APPROXIMATE, reference.value, other.value, default_tolerance("ratio"))
+        return kept[0] == kept[1] and (kept[0] or near)
+    return not judge(reference.stage, reference.name, _entry(reference), other.value, {}).verdict.is_change
 
 
 def better_direction(observation: Observation) -> str:

@@ -1,8 +1,13 @@
-"""Make an environment: a virtual environment with its packages, kept in a cache folder and made only once."""
+"""Make an environment: a virtual environment with its packages, kept in a cache folder and made only once.
+
+A package whose exact version is known beforehand (torch, numpy, transformers, ...) is unpacked once, in a folder of its
+own, and linked into each environment with this version. A further environment then costs seconds and a few megabytes.
+"""
 
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -11,22 +16,34 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mlmrepro
 from mlmrepro.credentials import address_problem
 from mlmrepro.environments.children import Stopped, last_words, run_child
-from mlmrepro.environments.spec import Environment, find_python
+from mlmrepro.environments.spec import HEAVY, Environment, Python, find_python, name_of
 from mlmrepro.files import atomic_write
 
-__all__ = ["CACHE", "Unmade", "code_folder", "content_hash", "fingerprint", "isolated", "make_environment", "reason"]
+__all__ = [
+    "CACHE",
+    "Unmade",
+    "addresses",
+    "code_folder",
+    "content_hash",
+    "fingerprint",
+    "installer",
+    "isolated",
+    "make_environment",
+    "reason",
+    "run_pip",
+]
 
 CACHE = Path(".mlmrepro") / "environments"
 TIMEOUT = 1800.0  # seconds for pip: torch alone takes minutes on a slow connection
@@ -55,32 +72,147 @@ def make_environment(
     without it is made again. Raises Unmade, or Stopped once `stop` is set.
     """
     stop = stop or threading.Event()
-    home = folder.absolute() / f"{environment.name}-{fingerprint(environment)}"
-    interpreter, log, constraints = home / "bin" / "python", Path(f"{home}.log"), home / "constraints.txt"
+    folder, python = folder.absolute(), find_python(environment.python)
+    home = folder / f"{environment.name}-{fingerprint(environment)}"
+    interpreter, constraints = home / "bin" / "python", home / "constraints.txt"
     ignore_in_git(folder)
+
+    def make(log: Path) -> None:
+        tool = installer(folder, python, timeout, stop)
+        packages = _unpacked(environment.exact, folder / f"packages-{python.version}", tool, timeout, stop)
+        _run([python.path, "-m", "venv", "--clear", "--without-pip", str(home)], log, isolated(), timeout, stop)
+        for package in packages:
+            _link_into(package, home)
+        atomic_write(constraints, "\n".join(environment.constraints) + "\n")
+        # A run compiles what it imports, once; pip would compile everything, which takes longer than unpacking it.
+        options = ["--python", str(interpreter), "install", "--no-compile", "--constraint", str(constraints)]
+        run_pip(tool, [*options, *environment.packages], log, timeout, stop)
+        if unknown := _unknown_extras(environment, log.read_text(encoding="utf-8", errors="replace")):
+            raise Unmade(unknown, log)
+
+    _once(home, make, stop, {"packages": environment.packages, "python": python.version})
+    return interpreter
+
+
+def installer(folder: Path, python: Python, timeout: float = TIMEOUT, stop: threading.Event | None = None) -> Path:
+    """Return an interpreter of this Python that has pip, which installs into all environments of the folder."""
+    home = folder / f"pip-{python.version}"
+    command, stop = [python.path, "-m", "venv", "--clear", str(home)], stop or threading.Event()
+    _once(home, lambda log: _run(command, log, isolated(), timeout, stop), stop)
+    return home / "bin" / "python"
+
+
+def _unpacked(
+    requirements: Iterable[str], store: Path, tool: Path, timeout: float, stop: threading.Event
+) -> list[Path]:
+    """Return a folder for each package; [] if one cannot be installed, which the environment then explains."""
+    homes = {each: store / each.replace("==", "-") for each in requirements}
+    log, new = Path(f"{store}.log"), store / ".new"
+    store.mkdir(exist_ok=True)
+    with _locked(Path(f"{store}.lock"), stop):
+        missing = [each for each, home in homes.items() if not home.is_dir()]
+        if missing:
+            shutil.rmtree(new, ignore_errors=True)  # of a killed process
+            log.write_bytes(b"")
+            options = ["install", "--no-deps", "--ignore-installed", "--no-compile", "--target", str(new), *missing]
+            try:
+                run_pip(tool, options, log, timeout, stop)
+                compiled = [str(new / each) for each in HEAVY if (new / each).is_dir()]
+                if compiled:  # once, instead of in each environment that imports them
+                    _run([str(tool), "-m", "compileall", "-q", *compiled], log, isolated(), timeout, stop)
+            except (Unmade, TimeoutError):
+                shutil.rmtree(new, ignore_errors=True)
+                return []
+            for each in missing:
+                _take_out(each, new, homes[each])
+            shutil.rmtree(new)
+        for home in homes.values():
+            os.utime(home)  # when it was last used
+    return list(homes.values())
+
+
+def _take_out(requirement: str, installed: Path, home: Path) -> None:
+    """Move one package's files, which its RECORD lists, out of a folder with several packages."""
+    name = name_of(requirement)
+    (info,) = (each for each in installed.glob("*.dist-info") if canonicalize_name(each.name.split("-")[0]) == name)
+    part = Path(f"{home}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    with (info / "RECORD").open(encoding="utf-8", newline="") as lines:
+        paths = [Path(row[0]) for row in csv.reader(lines) if row]
+    for path in paths:
+        # Scripts are recorded above the folder, where they would be in an environment.
+        source = installed / ("bin" / Path(path.name) if path.parts[0] == ".." else path)
+        target = part / source.relative_to(installed)
+        bytecode = source.parent.glob(f"__pycache__/{source.stem}.*.pyc") if source.suffix == ".py" else ()
+        for found in (source, *bytecode):
+            if found.is_file():
+                destination = target.parent / found.relative_to(source.parent)
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                found.rename(destination)
+    part.rename(home)
+
+
+def _once(
+    home: Path, make: Callable[[Path], None], stop: threading.Event, about: Mapping[str, Any] | None = None
+) -> None:
+    """Call `make` with a log, unless a finished `home` exists; a marker is written last.
+
+    The age of the marker says when the folder was last used. Raises Unmade, or Stopped, and leaves nothing behind then.
+    """
+    log = Path(f"{home}.log")
+    home.parent.mkdir(exist_ok=True)
     with _locked(Path(f"{home}.lock"), stop):
-        if (home / _MARKER).is_file() and interpreter.exists():
-            return interpreter
+        if (home / _MARKER).is_file():
+            os.utime(home / _MARKER)
+            return
         log.write_bytes(b"")
         started = time.monotonic()
-        python = find_python(environment.python)
-        install = [str(interpreter), "-m", "pip", "install", "--no-input", "--progress-bar", "off"]
-        # A run compiles what it imports, once; pip would compile everything, which takes longer than unpacking it.
-        install += ["--no-compile", "--constraint", str(constraints), *environment.packages]
         try:
-            _run([python.path, "-m", "venv", "--clear", str(home)], log, isolated(), timeout, stop)
-            atomic_write(constraints, "\n".join(environment.constraints) + "\n")
-            _run(install, log, isolated() | _addresses(interpreter, log), timeout, stop)
-            if unknown := _unknown_extras(environment, log.read_text(encoding="utf-8", errors="replace")):
-                raise Unmade(unknown, log)
+            make(log)
         except BaseException as error:
             shutil.rmtree(home, ignore_errors=True)
             if isinstance(error, TimeoutError):
                 raise Unmade(f"the installation {error}", log) from error
             raise
-        made = {"packages": environment.packages, "python": python.version, "seconds": time.monotonic() - started}
+        made = {**(about or {}), "seconds": time.monotonic() - started}
         atomic_write(home / _MARKER, json.dumps(made, indent=1) + "\n")
-    return interpreter
+
+
+def run_pip(
+    tool: Path, options: list[str], log: Path, timeout: float = TIMEOUT, stop: threading.Event | None = None
+) -> None:
+    """Run pip with an interpreter that has it and the user's settings; raises Unmade if it fails."""
+    variables = isolated() | addresses(tool, log) | {"PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
+    stop = stop or threading.Event()
+    _run([str(tool), "-m", "pip", *options], log, variables, timeout, stop)
+
+
+def _link_into(package: Path, home: Path) -> None:
+    """Link a package's files into an environment, and give it the package's scripts.
+
+    The links are safe because pip replaces files and never writes into them.
+    """
+    (target,) = home.glob("lib/python*/site-packages")
+    ignore = shutil.ignore_patterns(_MARKER)
+    for entry in package.iterdir():
+        if entry.name == "bin":
+            for script in entry.iterdir():
+                _, _, body = script.read_bytes().partition(b"\n")
+                (home / "bin" / script.name).write_bytes(f"#!{home}/bin/python\n".encode() + body)
+                (home / "bin" / script.name).chmod(0o755)
+        elif entry.is_dir():
+            shutil.copytree(
+                entry, target / entry.name, copy_function=_link, symlinks=True, ignore=ignore, dirs_exist_ok=True
+            )
+        elif entry.name != _MARKER:
+            _link(entry, target / entry.name)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
 def fingerprint(environment: Environment) -> str:
@@ -155,7 +287,7 @@ def _run(command: list[str], log: Path, env: Mapping[str, str], timeout: float, 
         raise Unmade(reason(log.read_text(encoding="utf-8", errors="replace")), log)
 
 
-def _addresses(python: Path, log: Path) -> dict[str, str]:
+def addresses(python: Path, log: Path) -> dict[str, str]:
     """Return the addresses that pip would use, from its files and variables, as variables, which are kept out of logs.
 
     Raises Unmade if one is malformed: pip's own message quotes a piece of it, which may be a piece of a password.
@@ -164,12 +296,12 @@ def _addresses(python: Path, log: Path) -> dict[str, str]:
     done = subprocess.run(command, env=isolated(), capture_output=True, encoding="utf-8", errors="surrogateescape")
     found: dict[str, str] = {}
     for section in ("global", "install", ":env:"):  # the later one wins
-        for name in ("index-url", "extra-index-url", "find-links", "proxy"):
+        for name in ("index-url", "extra-index-url", "find-links", "proxy", "cert", "no-index"):
             for shown in re.findall(rf"(?m)^{section}\.{name}=(.*)$", done.stdout):
                 found[name] = str(ast.literal_eval(shown))
     variables = {f"PIP_{name.upper().replace('-', '_')}": value for name, value in found.items()}
     for variable, value in variables.items():
-        problem = address_problem(value) if variable != "PIP_PROXY" else ""
+        problem = "" if variable in ("PIP_PROXY", "PIP_CERT", "PIP_NO_INDEX") else address_problem(value)
         if problem:
             where = "" if variable in os.environ else " (from pip's configuration file)"
             advice = "in a password, write / as %2F, ? as %3F, # as %23, @ as %40"
@@ -181,7 +313,7 @@ def _addresses(python: Path, log: Path) -> dict[str, str]:
 
 def _unknown_extras(environment: Environment, output: str) -> str:
     """Return what pip only warns about: a requested extra that the package does not have."""
-    asked = {canonicalize_name(Requirement(text).name) for text in environment.requirements}
+    asked = {name_of(text) for text in environment.requirements}
     for package, rest in re.findall(r"(?m)^WARNING: (\S+) (\S+ does not provide the extra .*)$", output):
         if canonicalize_name(package) in asked:
             return f"{package} {rest}"

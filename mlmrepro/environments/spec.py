@@ -20,10 +20,28 @@ from packaging.version import InvalidVersion, Version
 
 from mlmrepro.errors import UserError, first_line
 
-__all__ = ["PAIR", "Catalogue", "Environment", "Python", "catalogue", "find_python", "parse_environments", "position"]
+__all__ = [
+    "HEAVY",
+    "PAIR",
+    "Catalogue",
+    "Environment",
+    "Python",
+    "catalogue",
+    "find_python",
+    "name_of",
+    "parse_environments",
+    "position",
+]
 
 HERE = Path(__file__).parent
 PAIR = ("transformers", "datasets")
+HEAVY = ("torch", "numpy", "pandas", "pyarrow", "scipy")
+# What the needs of every environment depend on, whatever their versions.
+_ALWAYS = (
+    *("annotated-doc", "annotated-types", "hf-xet", "idna", "jinja2", "markdown-it-py", "markupsafe", "mdurl"),
+    *("mpmath", "networkx", "psutil", "pydantic", "pydantic-core", "pygments", "python-dateutil", "pyyaml", "regex"),
+    *("setuptools", "shellingham", "tqdm", "typing-extensions", "typing-inspection", "tzdata", "xxhash"),
+)
 LEAST_PYTHON = (3, 11)
 
 _FORMS = "a name such as t4.41.2-d2.19.2, oldest, newest, pairs, all, or transformers==VERSION,datasets==VERSION"
@@ -37,6 +55,8 @@ class Environment:
     requirements: tuple[str, ...]
     pins: tuple[str, ...] = ()  # versions that this environment needs instead of those of pins.txt
     python: str = ""  # such as 3.12; "" is the Python that runs this
+    free: tuple[str, ...] = ()  # packages of which pip takes the newest version that fits
+    bare: bool = False  # only what is requested, without the packages that a record needs
 
     @property
     def versions(self) -> dict[str, Version]:
@@ -47,13 +67,21 @@ class Environment:
     @property
     def packages(self) -> tuple[str, ...]:
         """What pip installs: the requested packages, and what every environment needs besides."""
-        return (*self.requirements, *(need for need in catalogue().needs if _name(need) not in self.versions))
+        needs = () if self.bare else (need for need in catalogue().needs if name_of(need) not in self.versions)
+        return (*self.requirements, *self.free, *needs)
 
     @property
     def constraints(self) -> tuple[str, ...]:
         """The versions of everything else; requested versions replace the common pins."""
-        own = set(self.versions) | {_name(pin) for pin in self.pins}
-        return (*self.pins, *(pin for pin in catalogue().held if _name(pin) not in own))
+        own = set(self.versions) | {name_of(pin) for pin in self.pins} | set(self.free)
+        return (*self.pins, *(pin for pin in catalogue().held if name_of(pin) not in own))
+
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """The packages that the environment will hold in a version that is known beforehand."""
+        known = {name_of(each): each for each in (*self.constraints, *self.packages) if "==" in each}
+        sure = dict.fromkeys((*map(name_of, self.packages), *HEAVY, *(() if self.bare else _ALWAYS)))
+        return tuple(f"{name}=={known[name].partition('==')[2]}" for name in sure if name in known)
 
 
 @dataclass(frozen=True)
@@ -69,7 +97,7 @@ class Catalogue:
     @cached_property
     def known(self) -> frozenset[str]:
         """The names of packages that are not treated as misspelt."""
-        return frozenset(map(_name, (*PAIR, *self.needs, *self.held, *self.others)))
+        return frozenset(map(name_of, (*PAIR, *self.needs, *self.held, *self.others)))
 
     @property
     def words(self) -> dict[str, tuple[Environment, ...]]:
@@ -125,7 +153,8 @@ def parse_environments(texts: Iterable[str]) -> list[Environment]:
 
 def position(environment: Environment) -> tuple[bool, list[Version]]:
     """Return the key that puts the upgrade path first, from old to new, then the variations."""
-    pair, *varied = ([e.versions[package] for package in PAIR] for e in (environment, *catalogue().variations))
+    none = Version("0")  # a package of which pip takes the version that fits
+    pair, *varied = ([e.versions.get(p, none) for p in PAIR] for e in (environment, *catalogue().variations))
     return pair in varied, pair
 
 
@@ -296,7 +325,8 @@ def _misspelt(name: str) -> str:
     return next(iter([*joined, *swapped, *difflib.get_close_matches(name, known, n=1, cutoff=0.8)]), "")
 
 
-def _name(requirement: str) -> str:
+def name_of(requirement: str) -> str:
+    """Return the normalised name of a requirement's package."""
     return canonicalize_name(Requirement(requirement).name)
 
 
