@@ -68,7 +68,12 @@ def output(command: str, folder: Path) -> list[str]:
     )
     if done.returncode == 2:
         raise RuntimeError(f"{command}: {done.stderr}")
-    return [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    return lines_of(done.stdout)
+
+
+def lines_of(printed: str) -> list[str]:
+    """Return the lines of a command's standard output, as the README shows them."""
+    return [line.rstrip() for line in printed.strip("\n").splitlines()]
 
 
 def outputs(text: str, folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

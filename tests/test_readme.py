@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import configparser
+import io
+import os
 import re
 import shlex
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -49,21 +53,40 @@ def _main(arguments: list[str]) -> int:
     return int(exit_.value.code or 0)
 
 
-def test_every_mlmrepro_command_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The commands of the README, in its order, in one folder."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
-        monkeypatch.delenv(name, raising=False)
-    readme.prepare(tmp_path)
-    commands = [shlex.split(command)[1:] for command in dict.fromkeys(COMMANDS) if command.startswith("mlmrepro ")]
-    assert {arguments[0] for arguments in commands} == EXTRA.keys()
-    for arguments in commands:
-        worse = arguments[0] == "check"  # the README's new model is a worse one
-        assert _main([*arguments, *EXTRA[arguments[0]]]) == int(worse), capsys.readouterr().err
-        assert capsys.readouterr().out
-    assert RunRecord.read(tmp_path / "run-1" / "record.json")["loss.steps"] > 0
+class Ran(NamedTuple):
+    folder: Path
+    codes: dict[str, int]  # of each command, as it is written
+    printed: dict[str, str]  # on standard output
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """Run the commands of the README once, in its order, in one folder and 100 columns wide."""
+    folder = tmp_path_factory.mktemp("reader")
+    readme.prepare(folder)
+    done = Ran(folder, {}, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "100")
+        for name in [name for name in os.environ if name.startswith(("GITHUB_", "MLMREPRO_"))]:
+            patch.delenv(name)
+        for command in dict.fromkeys(COMMANDS):
+            program, *arguments = shlex.split(command)
+            if program == "mlmrepro":
+                out = io.StringIO()
+                with redirect_stdout(out):
+                    done.codes[command] = _main([*arguments, *EXTRA[arguments[0]]])
+                done.printed[command] = out.getvalue()
+    return done
+
+
+def test_every_mlmrepro_command_runs(ran: Ran) -> None:
+    """Each command of the README ends as a reader expects and prints something; none is left out."""
+    assert {shlex.split(command)[1] for command in ran.codes} == EXTRA.keys()
+    # The README's new model is a worse one.
+    assert ran.codes == {command: int(shlex.split(command)[1] == "check") for command in ran.codes}
+    assert all(ran.printed.values())
+    assert RunRecord.read(ran.folder / "run-1" / "record.json")["loss.steps"] > 0
 
 
 def differences(shown: list[str], obtained: list[str]) -> list[str]:
@@ -79,9 +102,10 @@ def differences(shown: list[str], obtained: list[str]) -> list[str]:
     return found
 
 
-def test_the_output_that_it_shows_is_the_real_one(tmp_path: Path) -> None:
+def test_the_output_that_it_shows_is_the_real_one(ran: Ran) -> None:
     """Below a command stands what it prints: `python -m tests.readme` writes it."""
-    found = {command: differences(shown, lines) for command, shown, lines in readme.outputs(README, tmp_path)}
+    shown = {command: lines for command, lines in readme.examples(README) if lines}
+    found = {command: differences(lines, readme.lines_of(ran.printed[command])) for command, lines in shown.items()}
     assert len(found) == 3
     assert {command: lines for command, lines in found.items() if lines} == {}
 

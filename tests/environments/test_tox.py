@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import shlex
@@ -45,3 +46,43 @@ def test_the_workflow_runs_commands_that_exist(capsys: pytest.CaptureFixture[str
     uploads = [step for job in workflow["jobs"].values() for step in job["steps"] if "upload" in step.get("uses", "")]
     assert uploads
     assert all(step["if"] == "always()" for step in uploads)  # the page matters most if the job fails
+
+
+LIBRARIES = {"torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate"}
+# Tools of this project, which are used with the newest versions only, and tests that have environments of their own.
+NEWEST_ONLY = {"tests/faults", "tests/pretraining", "tests/benchmarks", "tests/third_party"}
+
+
+def needs_libraries(place: Path) -> bool:
+    """Whether a folder of tests, or one of its own beside them, imports a library that has an oldest version."""
+    for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if {name.split(".")[0] for name in names} & LIBRARIES:
+                return True
+    return False
+
+
+def test_what_needs_the_libraries_runs_with_the_oldest_too(tmp_path: Path) -> None:
+    """A test that imports one of them, or lies beside one that does, is in the list of `tests-oldest`."""
+    named = set(re.findall(r"tests/[\w./]+", tox()["testenv:tests-oldest"]["commands"]))
+    assert {place for place in named if not (ROOT / place).exists()} == set()
+    places = {place for place in (ROOT / "tests").iterdir() if place.is_dir() or place.name.startswith("test_")}
+    needing = {place.relative_to(ROOT).as_posix() for place in places if needs_libraries(place)}
+    assert needing - named == NEWEST_ONLY
+    (tmp_path / "test_new.py").write_text("def test_x():\n    from transformers.models import bert\n", encoding="utf-8")
+    assert needs_libraries(tmp_path)
+    assert not needs_libraries(ROOT / "tests" / "compare")
+
+
+def test_the_oldest_differ_in_nothing_else() -> None:
+    """What the other rooms use, such as numpy and pyarrow, is the same in both: they need not run twice."""
+    folder = ROOT / ".ci" / "constraints"
+    oldest, newest = (
+        dict(re.findall(r"^([\w.-]+)==(\S+)", (folder / f"{name}.txt").read_text(encoding="utf-8"), re.MULTILINE))
+        for name in ("oldest", "newest")
+    )
+    differing = {name for name in oldest.keys() & newest if oldest[name] != newest[name]}
+    # fsspec, dill and multiprocess are what datasets needs.
+    assert differing == {"datasets", "dill", "fsspec", "huggingface_hub", "multiprocess", "tokenizers", "transformers"}

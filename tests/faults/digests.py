@@ -57,7 +57,6 @@ class Sources:
     def __init__(self, package: Path | None = None) -> None:
         self.package = package or Path(__file__).resolve().parents[2] / "mlmrepro"
         self._modules: dict[str, _Module | None] = {}
-        self._digests: dict[int, str] = {}  # by the node's identity
         self.digest = cache(self._reached)
         self.whole = cache(self._whole)
 
@@ -72,13 +71,7 @@ class Sources:
     def _whole(self, module: str) -> str:
         """Return the digest of a module's own definitions, "" where there is no such module."""
         read = self._module(module)
-        return _digest(sorted((n, self._own(node)) for n, node in read.definitions.items())) if read else ""
-
-    def _own(self, node: ast.stmt) -> str:
-        """Return the digest of a definition alone."""
-        if id(node) not in self._digests:
-            self._digests[id(node)] = _digest(_dumped(node))
-        return self._digests[id(node)]
+        return _digest(sorted((n, _own(node)) for n, node in read.definitions.items())) if read else ""
 
     @cached_property
     def laws(self) -> dict[str, str]:
@@ -109,7 +102,7 @@ class Sources:
             root = self.package.parent if name.startswith("tests.") else self.package
             path = root / Path(*name.split("."))
             path = path / "__init__.py" if path.is_dir() else path.with_name(f"{path.name}.py")
-            self._modules[name] = _read(path) if path.is_file() else None
+            self._modules[name] = _read(path.read_text(encoding="utf-8")) if path.is_file() else None
         return self._modules[name]
 
     def _reach(self, module: str, name: str, reached: dict[tuple[str, str], str]) -> bool:
@@ -120,7 +113,7 @@ class Sources:
         if read is None or name not in read.definitions:
             return False
         node = read.definitions[name]
-        reached[module, name] = self._own(node)
+        reached[module, name] = _own(node)
         own = dict(read.imports)
         for each in ast.walk(node):
             if isinstance(each, ast.ImportFrom):
@@ -141,9 +134,10 @@ class Sources:
             self._reach(module, name, reached)
 
 
-def _read(path: Path) -> _Module:
+@cache  # by the text: tests make digests of a dozen copies that differ in one file
+def _read(text: str) -> _Module:
     module = _Module()
-    for node in _Stripper().visit(ast.parse(path.read_text(encoding="utf-8"))).body:
+    for node in _Stripper().visit(ast.parse(text)).body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.definitions[node.name] = node
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -153,6 +147,12 @@ def _read(path: Path) -> _Module:
         elif isinstance(node, ast.ImportFrom):
             module.imports |= _imported(node)
     return module
+
+
+@cache  # by the node's identity
+def _own(node: ast.stmt) -> str:
+    """Return the digest of a definition alone."""
+    return _digest(_dumped(node))
 
 
 def _imported(node: ast.ImportFrom) -> dict[str, tuple[str, str]]:

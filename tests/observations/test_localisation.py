@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import RobertaModel, Trainer
+from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM, RobertaModel, Trainer
 
 from mlmrepro import loading
 from mlmrepro.compare.changes import Change
 from mlmrepro.compare.drift import Outcome, compare_records
-from mlmrepro.config import golden_directory
+from mlmrepro.config import EMBEDDED
 from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train
-from mlmrepro.observations.golden_run import take_record
+from mlmrepro.observations.golden_run import store_inputs, take_record
 from mlmrepro.record import STAGES, RunRecord
+
+from . import held
 
 # One process and one epoch of few rows: what is tested is where a change is seen, not how large it is.
 SMALL = (
@@ -25,17 +27,41 @@ SMALL = (
     ("num_train_epochs", 1.0, "test"),
     ("num_proc", 1, "test"),
 )
-INPUTS = golden_directory() / "inputs"
 
 Plant = Callable[[pytest.MonkeyPatch], None]
-
-
-def small_record() -> RunRecord:
-    return take_record(INPUTS, *SMALL, observers=[], threads=1)  # other tests run at the same time
+Record = Callable[[], RunRecord]
 
 
 @pytest.fixture(scope="module")
-def clean() -> RunRecord:
+def small_record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Return what takes a record of a small RoBERTa: of every stage, on its path and isolated.
+
+    With the embedded checkpoint a record takes five times as long; the bench of tests/faults plants its faults there.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    embedded: Any = AutoTokenizer.from_pretrained(str(EMBEDDED / "checkpoint"))
+    tokenizer = embedded.train_new_from_iterator(held.texts(), 600)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        pad_token_id=1,
+        initializer_range=0.2,  # far from the uniform distribution, so that each change of a weight is seen
+    )
+    torch.manual_seed(0)
+    RobertaForMaskedLM(config).save_pretrained(folder / "checkpoint")
+    tokenizer.save_pretrained(folder / "checkpoint")
+    settings = (("checkpoint", str(folder / "checkpoint"), "test"), *SMALL)
+    store_inputs(folder / "inputs", *settings)
+    (folder / "inputs" / "checkpoints").mkdir()  # of other versions: what reads them is an observation
+    return lambda: take_record(folder / "inputs", *settings, observers=[], threads=1)
+
+
+@pytest.fixture(scope="module")
+def clean(small_record: Record) -> RunRecord:
     return small_record()
 
 
@@ -143,7 +169,7 @@ def test_every_stage_has_its_fault() -> None:
 
 @pytest.mark.parametrize("stage", FAULTS)
 def test_a_planted_change_is_attributed_to_its_stage_alone(
-    clean: RunRecord, monkeypatch: pytest.MonkeyPatch, stage: str
+    small_record: Record, clean: RunRecord, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     """One change is reported, at the stage that holds the fault; all that follows is folded into it."""
     FAULTS[stage](monkeypatch)
@@ -186,7 +212,7 @@ def short_mantissas(monkeypatch: pytest.MonkeyPatch) -> None:
     [(evaluated_in_training_mode, "evaluation"), (ignored_mask, "model"), (short_mantissas, "model")],
 )
 def test_what_shows_first_at_another_stage_is_attributed_to_its_own(
-    clean: RunRecord, monkeypatch: pytest.MonkeyPatch, plant: Plant, stage: str
+    small_record: Record, clean: RunRecord, monkeypatch: pytest.MonkeyPatch, plant: Plant, stage: str
 ) -> None:
     """A pass in training mode is no step, a mask that no row of the guide needs and small roundings are seen."""
     plant(monkeypatch)
@@ -196,14 +222,16 @@ def test_what_shows_first_at_another_stage_is_attributed_to_its_own(
     assert found[0].verdict.fails
 
 
-def test_two_planted_changes_are_two(clean: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_planted_changes_are_two(small_record: Record, clean: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second cause further down is not hidden by the first."""
     other_rate(monkeypatch)
     swapped_ranking(monkeypatch)
     assert [change.stage for change in changes(clean, small_record())] == ["masked_batches", "fill_mask"]
 
 
-def test_a_rerun_is_identical(clean: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rerun_is_identical(
+    small_record: Record, clean: RunRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same run from another directory reports nothing."""
     monkeypatch.chdir(tmp_path)
     assert changes(clean, small_record()) == []
