@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-__all__ = ["Attribution", "Cause", "Explained", "Measured", "Swapped", "attribute"]
+__all__ = ["Attribution", "Cause", "Explained", "Measured", "SearchEnded", "Swapped", "attribute"]
 
 Swapped = frozenset[str]
 
@@ -107,9 +107,9 @@ def attribute(
     everything = frozenset(packages)
     try:
         whole = search.outcome(everything)
-    except _Spent as spent:
-        result.stopped = str(spent)
-        result.explained = [Explained(name, note=str(spent)) for name in wanted or ()]
+    except SearchEnded as ended:
+        result.stopped = str(ended)
+        result.explained = [Explained(name, note=str(ended)) for name in wanted or ()]
         return result
     if whole.problem:
         result.stopped = f"the new side cannot be measured: {whole.problem}"
@@ -126,8 +126,8 @@ def attribute(
     return result
 
 
-class _Spent(Exception):
-    """The budget is used up."""
+class SearchEnded(Exception):
+    """The search has to end, though not everything is explained; `measure` may raise it too, with the reason."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class _Search:
         self.started = self.clock()
 
     def outcome(self, swapped: Swapped) -> Measured:
-        """Return what a mixture changes, from an earlier result if there is one; raises _Spent."""
+        """Return what a mixture changes, from an earlier result if there is one; raises SearchEnded."""
         if not swapped:
             return Measured()
         if swapped not in self.known:
@@ -155,9 +155,13 @@ class _Search:
             elif self.clock() - self.started >= self.seconds:
                 self.stopped = f"the budget of {self.seconds / 60:g} minutes is used up"
             if self.stopped:
-                raise _Spent(self.stopped)
+                raise SearchEnded(self.stopped)
             self.made += 1
-            self.known[swapped] = self.measure(swapped)
+            try:
+                self.known[swapped] = self.measure(swapped)
+            except SearchEnded as ended:
+                self.stopped = str(ended)
+                raise
         return self.known[swapped]
 
     def makes(self, name: str, swapped: Swapped) -> bool:
@@ -211,8 +215,8 @@ class _Search:
                     among = rest
                     cause = self.smallest(name, rest)
                     causes.append(cause)
-            except _Spent as spent:
-                notes.append(str(spent))
+            except SearchEnded as ended:
+                notes.append(str(ended))
                 if not causes:
                     among = min((s for s in self.known if self.known_to_make(name, s)), key=self.place)
                 break

@@ -63,19 +63,21 @@ def run_matrix(
     cache: Path = CACHE,
     command: Sequence[str] = RECORD,
     timeout: float = TIMEOUT,
+    keep: bool = False,
 ) -> list[Outcome]:
     """Make each environment, make a record in it, and return the results in the order given.
 
     ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS]`` makes a record; it exits with 0 exactly if it
     wrote one. All records are made again, except after a killed run: those that it finished with the same environment,
-    code and goldens are kept. Raises UserError if another run uses the directory.
+    code and goldens are kept; with `keep` those of finished runs too. Raises UserError if another run uses the
+    directory.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     extra = [] if goldens is None else ["--goldens", str(goldens.absolute())]
     inputs = [content_hash(Path(mlmrepro.__file__).parent), content_hash(goldens) if goldens else "", *command]
     with _alone(directory):
-        state = _State(directory, environments, inputs, progress or Silent())
+        state = _State(directory, environments, inputs, progress or Silent(), keep)
         variables = {**_variables(), "PYTHONPATH": str(code_folder(cache))}
         stop = threading.Event()
 
@@ -134,7 +136,12 @@ class _State:
     """The state of the environments of a directory, kept on disk in ``matrix.json`` at all times."""
 
     def __init__(
-        self, directory: Path, environments: Sequence[Environment], inputs: Sequence[str], progress: Progress
+        self,
+        directory: Path,
+        environments: Sequence[Environment],
+        inputs: Sequence[str],
+        progress: Progress,
+        keep: bool,
     ) -> None:
         self.path = directory / _STATE
         self.progress = progress
@@ -143,7 +150,7 @@ class _State:
         entries = dict(before["environments"])  # also those not in this run: one can be measured again
         for environment in environments:
             key = [fingerprint(environment), *inputs]
-            entry = {} if before["finished"] else entries.get(environment.name, {})
+            entry = {} if before["finished"] and not keep else entries.get(environment.name, {})
             kept = entry.get("key") == key and entry["state"] == "done"
             if not kept or _unreadable(directory / f"{environment.name}.json"):
                 entry = {"requirements": list(environment.requirements), "key": key, "state": "waiting"}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlmrepro.environments.attribute import Attribution, Cause, Explained, Measured, Swapped, attribute
+from mlmrepro.environments.attribute import Attribution, Cause, Explained, Measured, SearchEnded, Swapped, attribute
 
 TWENTY = ("transformers", "datasets", "torch", "tokenizers", "numpy", *(f"other{n:02}" for n in range(15)))
 
@@ -240,6 +240,23 @@ def test_the_budget_of_time() -> None:
     found = attribute(TWENTY, measure, seconds=600, clock=lambda: now[0])
     assert len(world.asked) == 6
     assert found.stopped == "the budget of 10 minutes is used up"
+
+
+def test_whoever_measures_can_end_the_search() -> None:
+    """What is known by then is kept, and the reason is given; nothing more is measured."""
+    world = World({"loss.step": [["transformers"]], "model.logits": [["other13"]]})
+
+    def measure(swapped: Swapped) -> Measured:
+        if len(world.asked) == 3:
+            raise SearchEnded("no network")
+        return world.measure(swapped)
+
+    found = attribute(TWENTY, measure)
+    assert causes(found) == {"loss.step": [("transformers",)], "model.logits": []}
+    assert explained(found, "loss.step").complete
+    assert "other13" in explained(found, "model.logits").among
+    assert explained(found, "model.logits").note == found.stopped == "no network"
+    assert len(world.asked) == 3
 
 
 def test_a_search_continues_from_what_is_known() -> None:
