@@ -27,8 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
     "compare": {"errors", "files", "record", "provenance"},
-    # Of observations what they hand over.
-    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "observations"},
+    # Of observations and environments what they hand over.
+    "report": {"checkpoint_folder", "errors", "files", "record", "compare", "gate", "observations", "environments"},
     "environments": {"credentials", "errors", "files", "record", "compare"},
     "checkpoint_folder": {"errors"},
     "loading": {"checkpoint_folder", "errors"},

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from mlmrepro.cli import drift, gate, guide
+from mlmrepro.cli import drift, gate, guide, upgrade
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
@@ -52,6 +52,8 @@ for command, title in (
     (drift.adopt, "adopt"),
     (drift.compare, "compare"),
     (drift.matrix, "matrix"),
+    (upgrade.gate, "gate"),
+    (upgrade.attribute, "attribute"),
     (drift.report, "report"),
     (drift.expect, "expect"),
     (drift.lint, "lint"),

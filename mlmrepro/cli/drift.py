@@ -145,7 +145,7 @@ def compare(
         print(comparison_markdown(comparisons))
     else:
         print_comparison(comparisons)
-    _tell_ci({c.names[1]: c for c in comparisons}, {}, junit, quiet=as_json or markdown)
+    tell_ci({c.names[1]: c for c in comparisons}, {}, junit, quiet=as_json or markdown)
     append_step_summary(lambda: comparison_markdown(comparisons))
     raise typer.Exit(max(comparison.exit_code for comparison in comparisons))
 
@@ -292,7 +292,7 @@ def _report(
         print_drift(drift)
         print(f"page  {html}")
     problems = {outcome.name: outcome.problem for outcome in drift.outcomes if outcome.record is None}
-    _tell_ci(drift.comparisons, problems, junit, quiet=as_json or markdown)
+    tell_ci(drift.comparisons, problems, junit, quiet=as_json or markdown)
     append_step_summary(lambda: drift_markdown(drift))
     raise typer.Exit(drift.exit_code)
 
@@ -311,7 +311,7 @@ def _drift_content(drift: Drift, html: Path) -> dict[str, Any]:
     }
 
 
-def _tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path | None, *, quiet: bool) -> None:
+def tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path | None, *, quiet: bool) -> None:
     """Write JUnit XML if requested, and print annotations on GitHub Actions."""
     if junit is None and not os.environ.get("GITHUB_ACTIONS"):
         return

@@ -118,8 +118,9 @@ def _unpacked(
             try:
                 run_pip(tool, options, log, timeout, stop)
                 compiled = [str(new / each) for each in HEAVY if (new / each).is_dir()]
-                if compiled:  # once, instead of in each environment that imports them
-                    _run([str(tool), "-m", "compileall", "-q", *compiled], log, isolated(), timeout, stop)
+                # Once, instead of in each environment that imports them; torch has files for a later Python only.
+                command = [str(tool), "-m", "compileall", "-q", *compiled]
+                run_child(command, log, env=isolated(), timeout=timeout, stop=stop)
             except (Unmade, TimeoutError):
                 shutil.rmtree(new, ignore_errors=True)
                 return []

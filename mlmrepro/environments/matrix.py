@@ -68,8 +68,9 @@ def run_matrix(
     """Make each environment, make a record in it, and return the results in the order given.
 
     ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS]`` makes a record; it exits with 0 exactly if it
-    wrote one. All records are made again, except after a killed run, or with `keep`: those that were finished with the
-    same environment, code and goldens are kept. Raises UserError if another run uses the directory.
+    wrote one. All records are made again, except after a killed run: those that it finished with the same environment,
+    code and goldens are kept; with `keep` those of finished runs too. Raises UserError if another run uses the
+    directory.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)

@@ -187,6 +187,15 @@ def test_a_finished_run_is_taken_afresh(folder: Path) -> None:
     assert found["nothing"].record is None
 
 
+def test_a_finished_run_is_kept_on_request(folder: Path) -> None:
+    """With `keep`, a record is not taken again, and what failed is tried again."""
+    run(folder, "good", "nothing")
+    found = run(folder, "good", "nothing", keep=True)
+    assert calls(folder) == ["good", "nothing", "nothing"]
+    assert found["good"].record is not None
+    assert found["nothing"].record is None
+
+
 def test_one_environment_can_be_measured_again(folder: Path) -> None:
     """The others of the directory stay as they are, failures too, and the upgrade path stays in order."""
     run(folder, "crash", "good")
