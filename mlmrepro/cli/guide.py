@@ -56,7 +56,7 @@ def reproduce(
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.progress import RunDisplay
-    from mlmrepro.report.terminal import print_summary
+    from mlmrepro.report.summary import print_summary
 
     try:
         with RunDisplay(quiet=as_json) as display:
@@ -95,7 +95,7 @@ def fill_mask(
     from mlmrepro import loading
     from mlmrepro.guide import fill_mask as steps
     from mlmrepro.guide import versions
-    from mlmrepro.report.terminal import print_fill_mask
+    from mlmrepro.report.summary import print_fill_mask
 
     versions.set_up()
     tokenizer = loading.load_tokenizer(path)

@@ -144,8 +144,8 @@ def _differing(before: tuple[str, Retraining], result: Retraining) -> str:
 def _print(result: Retraining, before: Any, comparison: SeedComparison | None, output: Path) -> None:
     from rich.table import Table
 
-    from mlmrepro.report.console import say, standard_output
     from mlmrepro.report.seeds_view import print_seeds
+    from mlmrepro.report.terminal import say, standard_output
 
     console = standard_output()
     table = Table()
@@ -162,7 +162,7 @@ def _print(result: Retraining, before: Any, comparison: SeedComparison | None, o
 
 
 def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None) -> str:
-    from mlmrepro.report.markdown import prose, table
+    from mlmrepro.report.old_markdown import prose, table
     from mlmrepro.report.seeds_view import seeds_markdown
     from mlmrepro.report.words import count
 

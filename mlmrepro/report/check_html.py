@@ -29,7 +29,7 @@ from mlmrepro.report.check_words import (
     share,
     unused_line,
 )
-from mlmrepro.report.page import TEMPLATES, render
+from mlmrepro.report.old_page import TEMPLATES, render
 from mlmrepro.report.words import number
 
 __all__ = ["render_check_html", "write_check_html"]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmrepro.gate.result import CheckResult
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.check_words import (
     HEADLINE,
     VERDICT,
@@ -23,7 +23,7 @@ from mlmrepro.report.check_words import (
     slice_name,
     unused_line,
 )
-from mlmrepro.report.console import say, standard_output, styled
+from mlmrepro.report.terminal import say, standard_output, styled
 from mlmrepro.report.words import SYMBOL, clean, number
 
 __all__ = ["check_markdown", "print_check"]

@@ -13,8 +13,8 @@ from mlmrepro.compare.changes import Change, Comparison
 from mlmrepro.compare.drift import Step
 from mlmrepro.compare.judge import Verdict, worst
 from mlmrepro.record import STAGES, Part
-from mlmrepro.report import markdown
-from mlmrepro.report.console import say, standard_output, styled
+from mlmrepro.report import old_markdown as markdown
+from mlmrepro.report.terminal import say, standard_output, styled
 from mlmrepro.report.words import (
     SYMBOL,
     Pairs,

@@ -9,10 +9,10 @@ from rich.text import Text
 from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.record import STAGES, Part
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.compare_view import change_item
-from mlmrepro.report.console import STYLE, say, standard_output, styled
 from mlmrepro.report.outline import Cell, Item, Outline, Section, short_names
+from mlmrepro.report.terminal import STYLE, say, standard_output, styled
 from mlmrepro.report.words import (
     CHANGED,
     LEGEND,

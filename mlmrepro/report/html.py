@@ -12,9 +12,9 @@ from mlmrepro.compare.judge import Verdict
 from mlmrepro.files import atomic_write
 from mlmrepro.record import STAGES, RunRecord
 from mlmrepro.report import plots, tables
+from mlmrepro.report.old_page import TEMPLATES as _TEMPLATES
+from mlmrepro.report.old_page import render
 from mlmrepro.report.outline import Outline, short_names
-from mlmrepro.report.page import TEMPLATES as _TEMPLATES
-from mlmrepro.report.page import render
 from mlmrepro.report.words import (
     CHANGED,
     LEGEND,

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mlmrepro.observations.result import BoundVerdict, ObservationResult, Value
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.ci import printable, write_suites
-from mlmrepro.report.console import say, standard_output
+from mlmrepro.report.terminal import say, standard_output
 from mlmrepro.report.words import clean, count, number
 
 __all__ = ["laws_headline", "laws_junit", "laws_markdown", "print_laws", "print_result"]

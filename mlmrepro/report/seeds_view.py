@@ -11,9 +11,9 @@ from rich.text import Text
 
 from mlmrepro.gate.result import Answer
 from mlmrepro.gate.seeds import SeedComparison
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.check_words import VERDICT, ended
-from mlmrepro.report.console import say, standard_output, styled
+from mlmrepro.report.terminal import say, standard_output, styled
 from mlmrepro.report.words import SYMBOL, clean, count, number
 
 __all__ = ["print_seeds", "seeds_markdown"]

@@ -20,7 +20,7 @@ from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, Prediction, TokenChange
 from mlmrepro.report import check_html
 from mlmrepro.report.check_html import STEPS, render_check_html, write_check_html
-from mlmrepro.report.page import TEMPLATES
+from mlmrepro.report.old_page import TEMPLATES
 from mlmrepro.report.svg import SERIES
 from mlmrepro.scores import Scores
 

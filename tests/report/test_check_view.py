@@ -16,7 +16,7 @@ from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.gate.judge import explain
 from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult, Rounded
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.check_ci import check_annotation, check_junit
 from mlmrepro.report.check_html import render_check_html
 from mlmrepro.report.check_view import check_markdown, print_check

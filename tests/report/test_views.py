@@ -15,7 +15,7 @@ from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.drift import Drift, Outcome, compare_records
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.record import STAGES
-from mlmrepro.report import markdown
+from mlmrepro.report import old_markdown as markdown
 from mlmrepro.report.compare_view import comparison_markdown, print_comparison
 from mlmrepro.report.drift_view import drift_markdown, print_drift
 from mlmrepro.report.outline import Outline
