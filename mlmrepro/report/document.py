@@ -3,8 +3,8 @@
     document = Document(
         verdict=Verdict.REGRESSION,
         headline="REGRESSION: the loss changed",
-        facts=(("compared", ("records ", Code("old"), " and ", Code("new"))),),
-        blocks=(Section("What changed", (Items([Item(("loss ", Mark(Verdict.REGRESSION)))]),), name="changes"),),
+        facts=[("compared", ("records ", Code("old"), " and ", Code("new")))],
+        blocks=[Section("Changes", [Items([Item(("loss ", Mark(Verdict.REGRESSION)))])], name="changes")],
         next_step=sentence("pin the version, or declare the change with `mlmrepro expect`."),
     )
     terminal.print_document(document)        # coloured text that fits any width
@@ -12,8 +12,8 @@
     page.write_page(document, path)          # one HTML file without scripts
 
 A `Line` is text, a span, or a tuple of both, which are joined as they are. Plain text may come from anywhere: every
-writer escapes it and writes control characters as escapes. Everything is shown by every writer, unless a `Section` names
-others: `shown=In.PAGE` keeps details off the terminal. The terminal and Markdown show the first two `points` of an
+writer escapes it and writes control characters as escapes. Every writer shows everything, unless a `Section` says who
+shows it: `shown=In.PAGE` keeps details off the terminal. The terminal and Markdown show the first two `points` of an
 `Item`, and the terminal as many items as `brief` says; both count the rest.
 
 `suites` and `alerts` are the same result for a CI server: JUnit XML and the annotations of GitHub Actions.
@@ -257,7 +257,7 @@ class Alert:
 class Document:
     """The verdict and its headline first, then the facts, what to do next, and the details."""
 
-    verdict: Verdict
+    verdict: Verdict | None  # None if there is nothing to judge
     headline: str
     lead: Line = ""
     facts: Sequence[tuple[str, Line]] = ()
@@ -273,7 +273,7 @@ def spans(line: Line) -> tuple[Span, ...]:
     return line if isinstance(line, tuple) else (line,)
 
 
-def sentence(text: str) -> Line:
+def sentence(text: str) -> tuple[Span, ...]:
     """Return one of our own sentences, whose `code` becomes a span."""
     parts = text.split("`")
     return tuple(Code(part) if n % 2 else part for n, part in enumerate(parts) if part)
@@ -310,7 +310,7 @@ def first_points(item: Item, shown: int = 2) -> list[Line]:
     return [*(point.line for point in item.points[:shown]), *and_more(rest, "value", named=3)]
 
 
-def joined(lines: Iterable[Line], by: str) -> Line:
+def joined(lines: Iterable[Line], by: str) -> tuple[Span, ...]:
     """Return lines as one, with text between them."""
     found: list[Span] = []
     for n, line in enumerate(lines):

@@ -5,26 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from mlmrepro.report import document as parts
-from mlmrepro.report.document import (
-    Block,
-    Code,
-    Document,
-    Figure,
-    In,
-    Item,
-    Items,
-    Line,
-    Link,
-    Mark,
-    Passage,
-    Section,
-    Short,
-    Strong,
-    Table,
-    Text,
-    flat,
-)
+from mlmrepro.report import document as doc
 from mlmrepro.report.words import SYMBOL, clean, count
 
 __all__ = ["PR_LIMIT", "document_markdown"]
@@ -34,13 +15,14 @@ PR_LIMIT = 60_000  # GitHub allows 65,536 characters in a comment
 _ADDRESS = re.compile(r"https?://[^\s<>\"'`\\|\[\]]+")
 
 
-def document_markdown(document: Document, *, limit: int = PR_LIMIT) -> str:
+def document_markdown(document: doc.Document, *, limit: int = PR_LIMIT) -> str:
     """Return the verdict, the facts, what to do next, and then the details: at most `limit` characters."""
     page = _Page(limit)
-    page.add(f"### {SYMBOL[document.verdict]} {_escaped(flat(document.headline))}")
+    symbol = "" if document.verdict is None else f"{SYMBOL[document.verdict]} "
+    page.add(f"### {symbol}{_escaped(doc.flat(document.headline))}")
     if document.lead:
         page.add(inline(document.lead))
-    page.add("\n".join(f"- **{_escaped(flat(name))}**: {inline(line)}" for name, line in document.facts))
+    page.add("\n".join(f"- **{_escaped(doc.flat(name))}**: {inline(line)}" for name, line in document.facts))
     if document.next_step:
         page.add(f"**Next:** {inline(document.next_step)}")
     for block in document.blocks:
@@ -64,21 +46,21 @@ class _Page:
             self.left -= len(block) + 2
             self.blocks.append(block)
 
-    def add_block(self, block: Block) -> None:
+    def add_block(self, block: doc.Block) -> None:
         """Add a block of a document: as many of its lines as fit, and a count of the rest."""
-        if isinstance(block, Section):
-            if In.MARKDOWN not in block.shown:
+        if isinstance(block, doc.Section):
+            if doc.In.MARKDOWN not in block.shown:
                 return
             lines = list(_section(block))
-            if In.MARKDOWN in block.fold:
-                summary = _text(parts.plain(block.title))
+            if doc.In.MARKDOWN in block.fold:
+                summary = _text(doc.plain(block.title))
                 kept = self._fitting(lines, 200 + len(summary))
-                self.add(f"<details><summary>{summary}</summary>\n\n{kept}\n\n</details>" if lines else "")
+                self.add(f"<details><summary>{summary}</summary>\n\n{kept}\n\n</details>" if kept else "")
                 return
             self.add(f"**{inline(block.title)}**" if block.title else "")
         else:
             lines = list(_lines(block))
-        if isinstance(block, Table):
+        if isinstance(block, doc.Table):
             self.add("\n".join(lines))
         else:
             self.add(self._fitting(lines, 200))
@@ -91,6 +73,9 @@ class _Page:
             if room < 0:
                 break
             kept.append(line)
+        if len(kept) < min(3, len(lines)):  # not even the head of a table
+            self.dropped += 1
+            return ""
         if len(kept) < len(lines):
             kept += ["", f"… and {count(len(lines) - len(kept), 'more line')} in the HTML report."]
         return "\n".join(kept)
@@ -100,7 +85,7 @@ class _Page:
         return "\n\n".join([*self.blocks, *([note] if self.dropped else [])]) + "\n"
 
 
-def _section(section: Section) -> Iterator[str]:
+def _section(section: doc.Section) -> Iterator[str]:
     """Return the lines of a section without its title, a blank line between its blocks."""
     blocks = [[inline(section.note)]] if section.note else []
     blocks += [list(_lines(block)) for block in section.blocks]
@@ -109,33 +94,33 @@ def _section(section: Section) -> Iterator[str]:
         yield from lines
 
 
-def _lines(block: Block) -> Iterator[str]:
+def _lines(block: doc.Block) -> Iterator[str]:
     match block:
-        case Section() if In.MARKDOWN in block.shown:
+        case doc.Section() if doc.In.MARKDOWN in block.shown:
             yield from (f"**{inline(block.title)}**", "")
             yield from _section(block)
-        case Items():
+        case doc.Items():
             for item in block.items:
                 yield from _item(item)
-        case Table():
+        case doc.Table():
             yield from _table([block.head, *block.rows])
-        case Text(line):
+        case doc.Text(line):
             yield inline(line)
-        case Figure(drawing):
-            yield f"**{_escaped(flat(drawing.title))}**: {_escaped(flat(drawing.description))}"
-        case Passage():
+        case doc.Figure(drawing):
+            yield f"**{_escaped(doc.flat(drawing.title))}**: {_escaped(doc.flat(drawing.description))}"
+        case doc.Passage():
             yield code("".join(text for _, text, _ in block.words))
 
 
-def _item(item: Item) -> Iterator[str]:
-    points = [inline(line) for line in parts.first_points(item)]
+def _item(item: doc.Item) -> Iterator[str]:
+    points = [inline(line) for line in doc.first_points(item)]
     notes = [f"{name}: {inline(note)}" if name else inline(note) for name, note in item.notes]
     yield "- " + "<br>".join([": ".join(filter(None, [inline(item.head), "; ".join(points)])), *notes])
     for block in item.blocks:
         yield from ("", *_lines(block), "")
 
 
-def _table(rows: Sequence[Sequence[Line]]) -> Iterator[str]:
+def _table(rows: Sequence[Sequence[doc.Line]]) -> Iterator[str]:
     width = len(rows[0])
     for n, row in enumerate(rows):
         cells = [inline(cell).replace("|", "\\|") for cell in row]  # a pipe ends a cell even in code
@@ -144,29 +129,29 @@ def _table(rows: Sequence[Sequence[Line]]) -> Iterator[str]:
             yield f"| {' | '.join(['---'] * width)} |"
 
 
-def inline(line: Line) -> str:
+def inline(line: doc.Line) -> str:
     """Return a line as Markdown."""
-    return "".join(map(_span, parts.spans(line)))
+    return "".join(map(_span, doc.spans(line)))
 
 
-def _span(span: parts.Span) -> str:
+def _span(span: doc.Span) -> str:
     match span:
-        case Code(text):
+        case doc.Code(text):
             return code(text)
-        case Strong(text):
-            return f"**{_escaped(flat(text))}**" if text.strip() else ""
-        case Link(address):
-            return f"<{address}>" if _ADDRESS.fullmatch(address) else _escaped(flat(address))
-        case Mark():
-            words = _escaped(flat(span.short or span.words or span.verdict.value))
+        case doc.Strong(text):
+            return f"**{_escaped(doc.flat(text))}**" if text.strip() else ""
+        case doc.Link(address):
+            return f"<{address}>" if _ADDRESS.fullmatch(address) else _escaped(doc.flat(address))
+        case doc.Mark():
+            words = _escaped(doc.flat(span.short or span.words or span.verdict.value))
             symbol = span.symbol or SYMBOL[span.verdict]
             words = f"**{words}**" if span.verdict.fails else words
             words = words if words.startswith(symbol) else f"{symbol} {words}"
-            return words + (f" ({_escaped(flat(span.note))})" if span.note and not span.short else "")
-        case Short():
-            return _escaped(flat(span.text))
+            return words + (f" ({_escaped(doc.flat(span.note))})" if span.note and not span.short else "")
+        case doc.Short():
+            return _escaped(doc.flat(span.text))
         case _:
-            return _escaped(parts.plain(span))
+            return _escaped(doc.plain(span))
 
 
 def code(text: str) -> str:

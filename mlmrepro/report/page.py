@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlmrepro.compare.judge import Verdict
 from mlmrepro.files import atomic_write
-from mlmrepro.report import document as parts
-from mlmrepro.report.document import Code, Document, In, Line, Link, Mark, Section, Share, Short, Strong, Tag, flat
+from mlmrepro.report import document as doc
 from mlmrepro.report.words import SYMBOL, clean, count
 
 __all__ = ["TEMPLATES", "document_page", "visible", "write_page"]
@@ -18,12 +18,12 @@ _VISIBLE = {"\n": "↵\n", "\t": "⇥\t", "\r": "␍"}
 _ADDRESS = r"https?://[^\s\"'<>`\\]+"
 
 
-def write_page(document: Document, path: Path) -> None:
+def write_page(document: doc.Document, path: Path) -> None:
     """Write the page atomically; equal documents give equal bytes."""
     atomic_write(path, document_page(document))
 
 
-def document_page(document: Document) -> str:
+def document_page(document: doc.Document) -> str:
     """Return the page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -38,22 +38,26 @@ def document_page(document: Document) -> str:
         lstrip_blocks=True,
     )
     pages.filters |= {
-        "css": lambda verdict: verdict.name.lower().replace("_", "-"),
+        "css": _css,
         "kind": lambda block: type(block).__name__,
         "line": _inline,
-        "lone": lambda cell: cell.verdict if isinstance(cell, Mark) else None,
-        "plain": parts.plain,
+        "lone": lambda cell: cell.verdict if isinstance(cell, doc.Mark) else None,
+        "plain": doc.plain,
         "symbol": SYMBOL.__getitem__,
         "trusted": Markup,
         "visible": lambda text: _escape(visible(text)),  # keeps the spaces that `clean` would collapse
     }
     pages.globals |= {
         "count": count,
-        "folded": lambda section: In.PAGE in section.fold,
-        "on_page": lambda blocks: [b for b in blocks if not isinstance(b, Section) or In.PAGE in b.shown],
+        "folded": lambda section: doc.In.PAGE in section.fold,
+        "on_page": lambda blocks: [b for b in blocks if not isinstance(b, doc.Section) or doc.In.PAGE in b.shown],
     }
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return pages.get_template("new_page.html.j2").render(document=document, style=style)
+    return pages.get_template("page.html.j2").render(document=document, style=style)
+
+
+def _css(verdict: Verdict | None) -> str:
+    return (verdict or Verdict.IDENTICAL).name.lower().replace("_", "-")
 
 
 def visible(text: str) -> str:
@@ -69,47 +73,49 @@ def _escape(text: str) -> Any:
     return escape(text)
 
 
-def _inline(line: Line) -> Any:
+def _inline(line: doc.Line) -> Any:
     from markupsafe import Markup
 
-    return Markup("").join(_span(span) for span in parts.spans(line))
+    return Markup("").join(_span(span) for span in doc.spans(line))
 
 
-def _span(span: parts.Span) -> Any:
+def _span(span: doc.Span) -> Any:
     from markupsafe import Markup
 
     match span:
-        case Code(text):
-            return Markup("<code>{}</code>").format(flat(text))
-        case Strong(text):
-            return Markup("<strong><bdi>{}</bdi></strong>").format(flat(text))
-        case Link(address) if re.fullmatch(_ADDRESS, address):
+        case doc.Code(text):
+            return Markup("<code>{}</code>").format(doc.flat(text))
+        case doc.Strong(text):
+            return Markup("<strong><bdi>{}</bdi></strong>").format(doc.flat(text))
+        case doc.Link(address) if re.fullmatch(_ADDRESS, address):
             return Markup('<a href="{0}" rel="noreferrer">{0}</a>').format(address)
-        case Link(address):
-            return _escape(flat(address))
-        case Mark():
+        case doc.Link(address):
+            return _escape(doc.flat(address))
+        case doc.Mark():
             return _mark(span)
-        case Short(text):
-            return Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", flat(text)))
-        case Tag(text, good):
-            sign = Markup('<span aria-hidden="true">✓</span> ') if good else ""
-            return Markup('<span class="tag{}">{}{}</span>').format(" good" if good else "", sign, flat(text))
-        case Share(size, text):
+        case doc.Short(text):
+            return Markup("<wbr>").join(re.split(r"(?<=_)|(?<=[a-z])(?=[A-Z])", doc.flat(text)))
+        case doc.Tag(text, good):
+            if good:
+                mark = '<span class="tag good"><span aria-hidden="true">✓</span><span class="hidden"> {}</span></span>'
+                return Markup(mark).format(doc.flat(text))
+            return Markup('<span class="tag">{}</span>').format(doc.flat(text))
+        case doc.Share(size, text):
             bar = '<span class="bar" aria-hidden="true"><span style="width: {:.1f}%"></span></span>'
-            return Markup(f'<span class="share">{{}}{bar}</span>').format(flat(text), 100 * size)
+            return Markup(f'<span class="share">{{}}{bar}</span>').format(doc.flat(text), 100 * size)
         case _:
-            return _escape(parts.plain(span))
+            return _escape(doc.plain(span))
 
 
-def _mark(mark: Mark) -> Any:
+def _mark(mark: doc.Mark) -> Any:
     from markupsafe import Markup
 
     words = Markup('<span aria-hidden="true">{}</span> <span class="word">{}</span>').format(
-        mark.symbol or SYMBOL[mark.verdict], flat(mark.words or mark.verdict.value)
+        mark.symbol or SYMBOL[mark.verdict], doc.flat(mark.words or mark.verdict.value)
     )
     if mark.note:
-        words += Markup(' <span class="from">{}</span>').format(flat(mark.note))
-    css = mark.verdict.name.lower().replace("_", "-")
+        words += Markup(' <span class="from">{}</span>').format(doc.flat(mark.note))
+    css = _css(mark.verdict)
     if mark.to:
         return Markup('<a class="badge v-{}" href="#{}">{}</a>').format(css, mark.to, words)
     return Markup('<span class="badge v-{}">{}</span>').format(css, words)

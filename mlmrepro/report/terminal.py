@@ -11,8 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text as Words
 
 from mlmrepro.compare.judge import Verdict
-from mlmrepro.report import document as parts
-from mlmrepro.report.document import Block, Document, In, Item, Items, Line, Mark, Section, Short, Strong, Table, flat
+from mlmrepro.report import document as doc
 from mlmrepro.report.words import SYMBOL, and_more
 
 __all__ = ["print_blocks", "print_document", "say", "standard_output", "styled"]
@@ -33,11 +32,12 @@ def standard_output() -> Console:
     return Console(file=sys.stdout, markup=False)
 
 
-def print_document(document: Document, console: Console | None = None) -> None:
+def print_document(document: doc.Document, console: Console | None = None) -> None:
     """Print the headline, the facts, the details, and what to do next."""
     console = console or standard_output()
     console.print()
-    say(console, styled(document.verdict, f"{flat(document.headline)}."))
+    headline = f"{doc.flat(document.headline)}."
+    say(console, headline if document.verdict is None else styled(document.verdict, headline))
     if document.lead:
         say(console, document.lead)
     if document.facts:
@@ -45,7 +45,7 @@ def print_document(document: Document, console: Console | None = None) -> None:
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
         for name, line in document.facts:
-            table.add_row(Words(flat(name)), words(line))
+            table.add_row(Words(doc.flat(name)), words(line))
         console.print()
         console.print(table, highlight=False)
     print_blocks(document.blocks, console)
@@ -54,30 +54,30 @@ def print_document(document: Document, console: Console | None = None) -> None:
         say(console, document.next_step, bold="Next: ")
 
 
-def print_blocks(blocks: Iterable[Block], console: Console, indent: int = 0) -> None:
-    """Print blocks one below the other."""
+def print_blocks(blocks: Iterable[doc.Block], console: Console, indent: int = 0, hang: int = 0) -> None:
+    """Print blocks one below the other; `hang` indents lists further."""
     for block in blocks:
         match block:
-            case Section() if In.TERMINAL in block.shown:
+            case doc.Section() if doc.In.TERMINAL in block.shown:
                 console.print()
                 if block.title:
-                    say(console, bold=parts.plain(block.title), indent=indent)
+                    say(console, bold=doc.plain(block.title), indent=indent)
                 if block.note:
                     say(console, Words.assemble(words(block.note), style="dim"), indent=indent)
-                print_blocks(block.blocks, console, indent)
-            case Items():
-                _print_items(block, console, indent)
-            case Table():
+                print_blocks(block.blocks, console, indent, 2 if block.title else 0)
+            case doc.Items():
+                _print_items(block, console, indent + hang)
+            case doc.Table():
                 console.print(Padding(_grid(block), (0, 0, 0, indent), expand=False), highlight=False)
-            case parts.Text(line):
+            case doc.Text(line):
                 say(console, line, indent=indent)
-            case parts.Figure(drawing):
-                say(console, drawing.description, bold=f"{flat(drawing.title)}: ", indent=indent)
-            case parts.Passage():
+            case doc.Figure(drawing):
+                say(console, drawing.description, bold=f"{doc.flat(drawing.title)}: ", indent=indent)
+            case doc.Passage():
                 say(console, "".join(text for _, text, _ in block.words), indent=indent)
 
 
-def _print_items(block: Items, console: Console, indent: int) -> None:
+def _print_items(block: doc.Items, console: Console, indent: int) -> None:
     for item in block.items[: block.brief]:
         say(console, *_head(item), indent=indent)
         for name, note in item.notes:
@@ -87,15 +87,15 @@ def _print_items(block: Items, console: Console, indent: int) -> None:
         say(console, line, indent=indent)
 
 
-def _head(item: Item) -> Iterator[Line]:
+def _head(item: doc.Item) -> Iterator[doc.Line]:
     yield item.head
-    for n, line in enumerate(parts.first_points(item)):
+    for n, line in enumerate(doc.first_points(item)):
         yield ": " if n == 0 else "; "
         yield line
 
 
-def _grid(block: Table) -> Grid:
-    named = any(map(parts.plain, block.head))
+def _grid(block: doc.Table) -> Grid:
+    named = any(map(doc.plain, block.head))
     grid = Grid(box=None, pad_edge=False, padding=(0, 1 if block.tight else 2, 0, 0), show_header=named)
     for n, name in enumerate(block.head):
         short = block.tight and n > 0
@@ -113,27 +113,27 @@ def _grid(block: Table) -> Grid:
     return grid
 
 
-def words(line: Line, style: str = "") -> Words:
+def words(line: doc.Line, style: str = "") -> Words:
     """Return a line in the colours of the terminal."""
     text = Words(style=style, overflow="fold")
-    for span in parts.spans(line):
+    for span in doc.spans(line):
         match span:
-            case Mark():
+            case doc.Mark():
                 text.append_text(_mark(span))
-            case Short():
-                text.append(flat(span.short))
-            case Strong():
-                text.append(flat(span.text), "bold")
+            case doc.Short():
+                text.append(doc.flat(span.short))
+            case doc.Strong():
+                text.append(doc.flat(span.text), "bold")
             case _:
-                text.append(parts.plain(span))
+                text.append(doc.plain(span))
     return text
 
 
-def _mark(mark: Mark) -> Words:
+def _mark(mark: doc.Mark) -> Words:
     if mark.short:
-        return Words(flat(mark.short), style=STYLE[mark.verdict])
-    text = styled(mark.verdict, flat(mark.words), mark.symbol)
-    return text.append(f" ({flat(mark.note)})", "not bold default") if mark.note else text
+        return Words(doc.flat(mark.short), style=STYLE[mark.verdict])
+    text = styled(mark.verdict, doc.flat(mark.words), mark.symbol)
+    return text.append(f" ({doc.flat(mark.note)})", "not bold default") if mark.note else text
 
 
 def styled(verdict: Verdict, words: str = "", symbol: str = "") -> Words:
@@ -141,7 +141,7 @@ def styled(verdict: Verdict, words: str = "", symbol: str = "") -> Words:
     return Words(f"{symbol or SYMBOL[verdict]} {words or verdict.value}", style=STYLE[verdict])
 
 
-def say(console: Console, *lines: Words | Line, bold: str = "", indent: int = 0) -> None:
+def say(console: Console, *lines: Words | doc.Line, bold: str = "", indent: int = 0) -> None:
     """Print `bold` in bold and then the lines as one; where it wraps, it keeps the indent."""
     line = Words(overflow="fold").append(bold, "bold")
     for each in lines:

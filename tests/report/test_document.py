@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import re
 
 import pytest
-from rich.console import Console
 
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.report.document import (
@@ -34,8 +32,8 @@ from mlmrepro.report.document import (
 from mlmrepro.report.markdown import PR_LIMIT, document_markdown
 from mlmrepro.report.page import document_page
 from mlmrepro.report.svg import Drawing
-from mlmrepro.report.terminal import print_document
 
+from . import shown
 from .checks import HOSTILE
 from .test_html import Page
 
@@ -94,17 +92,11 @@ PARTS = (
 )
 
 
-def terminal(document: Document, width: int = 100) -> str:
-    out = io.StringIO()
-    print_document(document, Console(file=out, markup=False, width=width))
-    return out.getvalue()
-
-
 def markdown(document: Document, limit: int = PR_LIMIT) -> str:
     return document_markdown(document, limit=limit)
 
 
-WRITERS = {"terminal": terminal, "markdown": markdown, "page": document_page}
+WRITERS = {"terminal": shown, "markdown": markdown, "page": document_page}
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -126,8 +118,8 @@ def test_the_page_shows_what_the_others_count() -> None:
 
 def test_the_verdict_is_first_and_the_next_step_where_it_is_seen() -> None:
     """The headline opens every form; the terminal ends with the next step, the others say it before the details."""
-    assert terminal(made()).lstrip().startswith("✗ a-headline.")
-    assert terminal(made()).rstrip().endswith("Next: run mlmrepro expect next-word")
+    assert shown(made()).lstrip().startswith("✗ a-headline.")
+    assert shown(made()).rstrip().endswith("Next: run mlmrepro expect next-word")
     assert markdown(made()).startswith("### ✗ a-headline")
     for text in (markdown(made()), document_page(made())):
         assert text.index("next-word") < text.index("a-section")
@@ -142,7 +134,7 @@ def test_text_from_outside_is_never_markup() -> None:
     assert page.problems == []
     assert "script" not in {tag for tag, _ in page.tags}
     assert "<script>alert(1)</script>" in page.words
-    assert "[/i]" in terminal(document)
+    assert "[/i]" in shown(document)
     text = markdown(document)
     outside_code = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
     assert "<script" not in outside_code
@@ -162,10 +154,10 @@ def test_only_a_web_address_becomes_a_link(address: str) -> None:
 
 def test_a_section_is_shown_where_it_belongs() -> None:
     """A section that names writers is left out by the others."""
-    for shown in (In.TERMINAL, In.MARKDOWN, In.PAGE):
-        document = Document(Verdict.IDENTICAL, "x", blocks=(Section("only here", (Text("y"),), shown=shown),))
+    for only in (In.TERMINAL, In.MARKDOWN, In.PAGE):
+        document = Document(Verdict.IDENTICAL, "x", blocks=(Section("only here", (Text("y"),), shown=only),))
         found = [where for where, writer in zip(In, WRITERS.values(), strict=False) if "only here" in writer(document)]
-        assert found == [shown]
+        assert found == [only]
 
 
 def test_a_long_list_is_cut_and_counted() -> None:
@@ -174,20 +166,20 @@ def test_a_long_list_is_cut_and_counted() -> None:
     folded = Document(Verdict.IDENTICAL, "x", blocks=(Section("all", (items,), fold=In.MARKDOWN),))
     open_list = dataclasses.replace(folded, blocks=(items,))
     for document in (folded, open_list):
-        assert "and 97 more changes (97 of loss)" in terminal(document)
+        assert "and 97 more changes (97 of loss)" in shown(document)
         text = markdown(document, limit=2000)
         assert len(text) <= 2000
         assert text.count("item") > 3
         assert text.count("<details>") == text.count("</details>")
         assert "more lines in the HTML report" in text
     values = Document(Verdict.IDENTICAL, "x", blocks=(Items([Item("i", [Point(f"p{n}", f"n{n}") for n in range(9)])]),))
-    assert "i: p0; p1; and 7 more values (n2, n3, n4, …)" in terminal(values)
+    assert "i: p0; p1; and 7 more values (n2, n3, n4, …)" in shown(values)
 
 
 @pytest.mark.parametrize("width", [80, 40])
-def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+def test_no_line_is_wider_than_the_shown(width: int) -> None:
     """Everything folds."""
-    assert max(map(len, terminal(made(f" {HOSTILE}"), width).splitlines())) <= width
+    assert max(map(len, shown(made(f" {HOSTILE}"), width).splitlines())) <= width
 
 
 def test_equal_documents_give_equal_text() -> None:
