@@ -76,7 +76,7 @@ def test_the_same_checkpoint_is_the_same(run: Run, made: Path) -> None:
     """Exit code 0, and the word stands first."""
     code, out, _ = run("check", CHECKPOINT, "--baseline", str(made))
     assert code == 0
-    assert out.split()[:2] == ["=", "same"]
+    assert out.split()[:2] == ["=", "same:"]
 
 
 def test_a_worse_one_is_a_regression_everywhere(

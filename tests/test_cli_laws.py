@@ -53,7 +53,7 @@ def test_a_broken_checkpoint_names_law_numbers_and_cause(broken: Path, capsys: p
     code, out, _ = main(capsys, "laws", broken, "--only", "checkpoint")
     assert code == 1
     assert "BROKEN" in out
-    assert "Likely cause: " in out
+    assert "likely cause: " in out
     assert " at most " in out or " exactly " in out
     code, out, _ = main(capsys, "laws", broken, "--only", "checkpoint", "--markdown")
     assert code == 1

@@ -11,11 +11,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlmrepro import cli
-from mlmrepro.compare.drift import Outcome
+from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.credentials import HIDDEN, address_problem, without_credentials
 from mlmrepro.environments.matrix import read_outcomes
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.report.ci import write_junit
+from mlmrepro.report.drift import drift_document
 
 
 @pytest.mark.parametrize(
@@ -195,5 +196,5 @@ def test_a_report_of_an_old_folder_shows_none(tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text(json.dumps(content))
     outcomes = read_outcomes(tmp_path)
     assert outcomes == [Outcome("a", None, "Looking in http://***@host/simple")]
-    write_junit(tmp_path / "junit.xml", {}, {outcome.name: outcome.problem for outcome in outcomes})
+    write_junit(tmp_path / "junit.xml", drift_document(Drift(outcomes)))
     assert "secret" not in (tmp_path / "junit.xml").read_text()

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from mlmrepro.report.terminal import print_fill_mask
+from mlmrepro.report.summary import print_fill_mask
 
 
 def test_square_brackets_are_no_markup() -> None:

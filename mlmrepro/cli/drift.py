@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless, say_unused
+from mlmrepro.cli.guide import offline_unless, say_unused
+from mlmrepro.cli.output import Json, JUnit, Markdown, Output, print_json
 from mlmrepro.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ __all__ = ["adopt", "compare", "expect", "lint", "matrix", "record", "report"]
 MATRIX = Path("mlmrepro-runs") / "matrix"
 
 Goldens = Annotated[Path | None, typer.Option(help="Folder of goldens (default: golden/embedded, as shipped).")]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
-JUnit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
-Html = Annotated[Path | None, typer.Option(help="Where to write the HTML page (default: report.html in the folder).")]
+Page = Annotated[Path | None, typer.Option(help="Where to write the HTML page (default: report.html in the folder).")]
 
 
 def record(
@@ -68,7 +66,7 @@ def record(
         raise
     taken.write(output)
     if as_json:
-        print(json.dumps(taken.to_dict(), ensure_ascii=False))
+        print_json(taken.to_dict())
     else:
         print(output)
 
@@ -108,7 +106,7 @@ def adopt(
             prompt=prompt,
         )
     if as_json:
-        print(json.dumps({"goldens": str(output), "values": count, "notes": notes}, ensure_ascii=False))
+        print_json({"goldens": str(output), "values": count, "notes": notes})
         return
     print(f"{output}: {count:,} values")
     for note in notes:
@@ -130,8 +128,7 @@ def compare(
     """
     from mlmrepro.compare.drift import Outcome, compare_with
     from mlmrepro.compare.judge import Expectations
-    from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.compare_view import comparison_markdown, print_comparison
+    from mlmrepro.report.comparison import comparison_document
 
     if _record_path(reference):
         against, declared = Expectations.from_record(_read(reference)), _declared(goldens)
@@ -139,14 +136,8 @@ def compare(
         against, declared = Expectations.from_goldens(reference), None
     outcomes = [Outcome(str(path), _read(path)) for path in candidates]
     comparisons = [compare_with(against, str(reference), outcome, declared) for outcome in outcomes]
-    if as_json:
-        print(json.dumps([comparison.to_dict() for comparison in comparisons], ensure_ascii=False))
-    elif markdown:
-        print(comparison_markdown(comparisons))
-    else:
-        print_comparison(comparisons)
-    tell_ci({c.names[1]: c for c in comparisons}, {}, junit, quiet=as_json or markdown)
-    append_step_summary(lambda: comparison_markdown(comparisons))
+    output = Output(as_json, markdown, junit)
+    output.write(comparison_document(comparisons), [comparison.to_dict() for comparison in comparisons])
     raise typer.Exit(max(comparison.exit_code for comparison in comparisons))
 
 
@@ -158,7 +149,7 @@ def matrix(
     directory: Annotated[Path, typer.Option(help="Where to write records, logs and the page.")] = MATRIX,
     jobs: Annotated[int, typer.Option(min=1, help="Environments to run at the same time.")] = 1,
     goldens: Goldens = None,
-    html: Html = None,
+    html: Page = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
@@ -177,7 +168,7 @@ def matrix(
     used = goldens or golden_directory()
     with MatrixDisplay(quiet=as_json) as display:
         outcomes = run_matrix(chosen, directory, jobs=jobs, goldens=used, progress=display)
-    _report(outcomes, used, html or directory / "report.html", as_json, markdown, junit)
+    _report(outcomes, used, html or directory / "report.html", Output(as_json, markdown, junit))
 
 
 def report(
@@ -188,7 +179,7 @@ def report(
         list[str] | None, typer.Option(help="Environments that must have a record, named as for matrix.")
     ] = None,
     goldens: Goldens = None,
-    html: Html = None,
+    html: Page = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
@@ -209,7 +200,9 @@ def report(
         for environment in (parse_environments(envs) if envs else [])
         if environment.name not in found
     ]
-    _report(outcomes, goldens or golden_directory(), html or directory / "report.html", as_json, markdown, junit)
+    _report(
+        outcomes, goldens or golden_directory(), html or directory / "report.html", Output(as_json, markdown, junit)
+    )
 
 
 def expect(
@@ -274,26 +267,15 @@ def lint(
     raise typer.Exit(int(bool(problems)))
 
 
-def _report(
-    outcomes: Sequence[Outcome], goldens: Path, html: Path, as_json: bool, markdown: bool, junit: Path | None
-) -> None:
+def _report(outcomes: Sequence[Outcome], goldens: Path, page: Path, output: Output) -> None:
     from mlmrepro.compare.drift import Drift
-    from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.drift_view import drift_markdown, print_drift
-    from mlmrepro.report.html import write_html
+    from mlmrepro.report.drift import drift_document
 
     drift = Drift(outcomes, goldens)
-    write_html(drift, html)
-    if as_json:
-        print(json.dumps(_drift_content(drift, html), ensure_ascii=False))
-    elif markdown:
-        print(drift_markdown(drift))
-    else:
-        print_drift(drift)
-        print(f"page  {html}")
-    problems = {outcome.name: outcome.problem for outcome in drift.outcomes if outcome.record is None}
-    tell_ci(drift.comparisons, problems, junit, quiet=as_json or markdown)
-    append_step_summary(lambda: drift_markdown(drift))
+    output = replace(output, html=page)
+    output.write(drift_document(drift), _drift_content(drift, page))
+    if not output.quiet:
+        print(f"page  {page}")
     raise typer.Exit(drift.exit_code)
 
 
@@ -309,23 +291,6 @@ def _drift_content(drift: Drift, html: Path) -> dict[str, Any]:
         "steps": [{**step.comparison.to_dict(), "packages": step.packages} for step in drift.steps],
         "variations": [{**step.comparison.to_dict(), "packages": step.packages} for step in drift.variations],
     }
-
-
-def tell_ci(comparisons: dict[str, Any], problems: dict[str, str], junit: Path | None, *, quiet: bool) -> None:
-    """Write JUnit XML if requested, and print annotations on GitHub Actions."""
-    if junit is None and not os.environ.get("GITHUB_ACTIONS"):
-        return
-    from mlmrepro.report.ci import github_annotations, write_junit
-
-    if junit is not None:
-        write_junit(junit, comparisons, problems)
-    if os.environ.get("GITHUB_ACTIONS"):
-        out = sys.stderr if quiet else sys.stdout
-        for name, comparison in comparisons.items():
-            for line in github_annotations(name, comparison):
-                print(line, file=out)
-        for name, problem in problems.items():
-            print(f"::error title={name}%3A no record::{' '.join(problem.split())}", file=out)
 
 
 def _declared(goldens: Path | None) -> Expectations | None:

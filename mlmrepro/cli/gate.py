@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless
+from mlmrepro.cli.guide import offline_unless
+from mlmrepro.cli.output import Html, Json, JUnit, Markdown, Output, print_json
 from mlmrepro.config import GuideConfig
 from mlmrepro.errors import UserError
 
@@ -115,7 +114,7 @@ def baseline(
     figures = {name: made.about[name] for name in ("perplexity", "bits_per_byte", "tokens", "documents")}
     if as_json:
         about = {name: made.about[name] for name in ("text", "text_column", "notes", "unused")}
-        print(json.dumps(figures | {"baseline": str(output), **about}, ensure_ascii=False))
+        print_json(figures | {"baseline": str(output), **about})
         return
     print(
         f"{output}: perplexity {figures['perplexity']:.4f} over {figures['tokens']:,} masked tokens of "
@@ -140,10 +139,10 @@ def check(
     device: Device = "auto",
     threads: Threads = None,
     batch_tokens: BatchTokens = 4096,
-    html: Annotated[Path | None, typer.Option(help="Also write an HTML page to this file.")] = None,
-    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
+    html: Html = None,
+    junit: JUnit = None,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    markdown: Markdown = False,
 ) -> None:
     """Check whether a checkpoint is better, the same, or worse than the baseline, on the same masks.
 
@@ -156,14 +155,12 @@ def check(
     settings = Settings.find(margin=margin, alpha=alpha, power=power)
     check_targets(html, junit, beside=[baseline])
     path = prepared(checkpoint, threads)
-    from mlmrepro.report.check_ci import check_annotation, check_junit
-    from mlmrepro.report.check_html import write_check_html
-    from mlmrepro.report.check_view import check_markdown, print_check
-    from mlmrepro.report.ci import append_step_summary
+    from mlmrepro.report.check import check_document
     from mlmrepro.report.progress import ScoringDisplay
     from mlmrepro.retraining.check import check_checkpoint
 
-    with ScoringDisplay(quiet=as_json or markdown) as display:
+    output = Output(as_json, markdown, junit, html)
+    with ScoringDisplay(quiet=output.quiet) as display:
         result = check_checkpoint(
             path,
             baseline,
@@ -174,19 +171,7 @@ def check(
             batch_tokens=batch_tokens,
             progress=display,
         )
-    if as_json:
-        print(json.dumps(result.to_dict(), ensure_ascii=False))
-    elif markdown:
-        print(check_markdown(result))
-    else:
-        print_check(result)
-    if html:
-        write_check_html(result, html)
-    if junit:
-        check_junit(result, junit, checkpoint)
-    if os.environ.get("GITHUB_ACTIONS") == "true" and (line := check_annotation(result)):
-        print(line, file=sys.stderr if as_json or markdown else sys.stdout)
-    append_step_summary(lambda: check_markdown(result))
+    output.write(check_document(result, checkpoint), result.to_dict())
     raise typer.Exit(result.exit_code)
 
 
@@ -242,7 +227,7 @@ def score(
         write_losses(output, scores, [document.name for document in documents.documents], scorer.tokenizer)
     if as_json:
         about = {"text": documents.source, "text_column": documents.column, "notes": notes}
-        print(json.dumps(plain(figures | about), ensure_ascii=False, allow_nan=False))
+        print_json(plain(figures | about))
     else:
         for name, value in figures.items():
             print(f"{name.replace('_', ' ')}: {value:,.6g}" if isinstance(value, float) else f"{name}: {value:,}")

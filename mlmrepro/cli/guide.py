@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -13,11 +12,11 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Json", "fill_mask", "offline_unless", "reproduce", "say_unused"]
+from mlmrepro.cli.output import Json, print_json
+
+__all__ = ["fill_mask", "offline_unless", "reproduce", "say_unused"]
 
 RUNS = Path("mlmrepro-runs")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
 
 def reproduce(
@@ -56,7 +55,7 @@ def reproduce(
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.progress import RunDisplay
-    from mlmrepro.report.terminal import print_summary
+    from mlmrepro.report.summary import print_summary
 
     try:
         with RunDisplay(quiet=as_json) as display:
@@ -66,7 +65,7 @@ def reproduce(
             with suppress(OSError):  # raised unless empty: a refused run leaves no folder behind
                 RUNS.rmdir()
     if as_json:
-        print(json.dumps(record.to_dict(), ensure_ascii=False))
+        print_json(record.to_dict())
     else:
         print_summary(record, config.output_dir)
     if not math.isfinite(record["evaluation.perplexity"]):
@@ -95,7 +94,7 @@ def fill_mask(
     from mlmrepro import loading
     from mlmrepro.guide import fill_mask as steps
     from mlmrepro.guide import versions
-    from mlmrepro.report.terminal import print_fill_mask
+    from mlmrepro.report.summary import print_fill_mask
 
     versions.set_up()
     tokenizer = loading.load_tokenizer(path)
@@ -111,7 +110,7 @@ def fill_mask(
         "by_hand": steps.by_hand(model, tokenizer, own_prompt, top_k),
     }
     if as_json:
-        print(json.dumps({"checkpoint": checkpoint, "prompt": own_prompt, **rows}, ensure_ascii=False))
+        print_json({"checkpoint": checkpoint, "prompt": own_prompt, **rows})
     else:
         print_fill_mask(rows["pipeline"], rows["by_hand"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated
 import typer
 
 from mlmrepro.cli.gate import Checkpoint, Column, Threads, check_targets, prepared
-from mlmrepro.cli.guide import Json, say_unused
+from mlmrepro.cli.guide import say_unused
+from mlmrepro.cli.output import Json, JUnit, Markdown, Output
 
 __all__ = ["laws"]
 
@@ -29,8 +29,8 @@ def laws(
     threads: Threads = None,
     numbers: Annotated[bool, typer.Option("--numbers", help="Print what every observation measured.")] = False,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
-    junit: Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")] = None,
+    markdown: Markdown = False,
+    junit: JUnit = None,
 ) -> None:
     """Check a checkpoint and the installed libraries against bounds that hold for every checkpoint and version.
 
@@ -43,23 +43,17 @@ def laws(
     say_unused(path)
     from mlmrepro.observations.observe import observe_all, sample
     from mlmrepro.observations.registry import bounded_observers, choose
-    from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.laws_view import laws_junit, laws_markdown, print_laws
+    from mlmrepro.report.laws import laws_document
     from mlmrepro.report.progress import CountDisplay
 
     chosen = choose(only or [], bounded_observers())
     texts, notes = sample(text, column=text_column)
-    with CountDisplay(len(chosen), quiet=as_json or markdown) as display:
+    output = Output(as_json, markdown, junit)
+    with CountDisplay(len(chosen), quiet=output.quiet) as display:
         results = observe_all(path, texts, observers=chosen, seed=seed, progress=display)
+    document = laws_document(results, checkpoint=checkpoint, numbers=numbers, notes=notes)
+    output.write(document, [result.to_dict() for result in results])
     if as_json:
-        print(json.dumps([result.to_dict() for result in results], ensure_ascii=False))
         for note in notes:  # the list holds observations only
             print(f"note: {note}", file=sys.stderr)
-    elif markdown:
-        print(laws_markdown(results, notes=notes))
-    else:
-        print_laws(results, numbers=numbers, notes=notes)
-    if junit:
-        laws_junit(results, junit, checkpoint, notes=notes)
-    append_step_summary(lambda: laws_markdown(results, notes=notes))
     raise typer.Exit(int(any(result.verdict.fails for result in results)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import statistics
 import sys
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless, say_unused
+from mlmrepro.cli.guide import offline_unless, say_unused
+from mlmrepro.cli.output import Json, Markdown, Output
 from mlmrepro.errors import UserError
 
 if TYPE_CHECKING:
     from mlmrepro.gate.seeds import SeedComparison
+    from mlmrepro.report.document import Document
     from mlmrepro.retraining.runs import Retraining
 
 __all__ = ["retrain"]
@@ -45,7 +47,7 @@ def retrain(
     threads: Annotated[int, typer.Option(help="CPU threads; results repeat exactly only for the same number.")] = 2,
     save_models: Annotated[bool, typer.Option("--save-models", help="Keep each model, in seed-N/.")] = False,
     as_json: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")] = False,
+    markdown: Markdown = False,
 ) -> None:
     """Fine-tune the guide's recipe with several seeds and keep every value, to tell a worse recipe from a bad seed.
 
@@ -63,7 +65,6 @@ def retrain(
     offline_unless(config.needs_hub)
     say_unused(config.checkpoint)
 
-    from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.progress import StageDisplay
     from mlmrepro.retraining.runs import Retraining, compare
     from mlmrepro.retraining.settings import Settings
@@ -75,18 +76,13 @@ def retrain(
         )
     before = None if against is None else (str(against), Retraining.read(against))
     chosen = parse_seeds(seeds, config.guide.seed or 0)
-    with StageDisplay(quiet=as_json or markdown) as display:
+    shown = Output(as_json, markdown)
+    with StageDisplay(quiet=shown.quiet) as display:
         result = train(config, chosen, against=before, save_models=save_models, progress=display)
     comparison = compare(before[1], result, strictness, before[0]) if before else None
-    page = _markdown(result, before, comparison)
-    if as_json:
-        print(json.dumps(_content(result, before, comparison), ensure_ascii=False))
-    elif markdown:
-        print(page)
-    else:
-        _print(result, before, comparison, output)
-    append_step_summary(lambda: page)
     diverged = [run.seed for run in result.seeds if not math.isfinite(run.loss)]
+    document = _document(result, before, comparison, diverged, output / "retraining.json")
+    shown.write(document, _content(result, before, comparison))
     if diverged:
         print(f"mlmrepro: the training diverged with seed {', '.join(map(str, diverged))}", file=sys.stderr)
     raise typer.Exit(comparison.answer.exit_code if comparison else int(bool(diverged)))
@@ -134,39 +130,20 @@ def _content(result: Retraining, before: Any, comparison: SeedComparison | None)
     return content
 
 
-def _differing(before: tuple[str, Retraining], result: Retraining) -> str:
-    from mlmrepro.report.words import pairs_line
+def _document(
+    result: Retraining, before: Any, comparison: SeedComparison | None, diverged: list[int], path: Path
+) -> Document:
+    """Return the comparison with the other recipe, if there is one, and the values of each seed."""
+    from mlmrepro.compare.judge import Verdict
+    from mlmrepro.report.document import Document, Section, Table
+    from mlmrepro.report.seeds import seeds_document
+    from mlmrepro.report.words import count, pairs_line
 
-    pairs = before[1].differences(result)
-    return f"Settings: {pairs_line(pairs, len(pairs))}." if pairs else "Settings: the same except for the seeds."
-
-
-def _print(result: Retraining, before: Any, comparison: SeedComparison | None, output: Path) -> None:
-    from rich.table import Table
-
-    from mlmrepro.report.console import say, standard_output
-    from mlmrepro.report.seeds_view import print_seeds
-
-    console = standard_output()
-    table = Table()
-    for column in _HEAD:
-        table.add_column(column, justify="left" if column == "seed" else "right", overflow="fold")
-    for row in _rows(result):
-        table.add_row(*row)
-    console.print(table)
-    say(console, _summary(result))
+    document = Document(Verdict.REGRESSION if diverged else None, f"Retraining: {count(len(result.seeds), 'seed')}")
+    facts = [("retrained", _summary(result)), ("values", f"all are in {path}")]
     if comparison is not None:
-        say(console, _differing(before, result))
-        print_seeds(comparison, console)
-    say(console, f"All values are in {output / 'retraining.json'}.")
-
-
-def _markdown(result: Retraining, before: Any, comparison: SeedComparison | None) -> str:
-    from mlmrepro.report.markdown import prose, table
-    from mlmrepro.report.seeds_view import seeds_markdown
-    from mlmrepro.report.words import count
-
-    parts = [f"### Retraining: {count(len(result.seeds), 'seed')}"]
-    if comparison is not None:
-        parts = [seeds_markdown(comparison).strip(), prose(_differing(before, result))]
-    return "\n\n".join([*parts, table(_HEAD, _rows(result)), prose(_summary(result))])
+        document = seeds_document(comparison)
+        pairs = before[1].differences(result)
+        facts.insert(0, ("settings", pairs_line(pairs, len(pairs)) if pairs else "the same except for the seeds"))
+    section = Section("Each seed", [Table(_HEAD, list(_rows(result)), numeric=True)])
+    return dataclasses.replace(document, facts=[*document.facts, *facts], blocks=[*document.blocks, section])

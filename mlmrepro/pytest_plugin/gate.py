@@ -143,9 +143,10 @@ class CheckItem(pytest.Item):
         """Fail with the whole answer unless it is better or the same."""
         assert self.result is not None
         if self.result.exit_code:
-            from mlmrepro.report.check_view import print_check
+            from mlmrepro.report.check import check_document
+            from mlmrepro.report.terminal import print_document
 
-            fail(in_words(print_check, self.result))
+            fail(in_words(print_document, check_document(self.result)))
 
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         """Return the headline of a failure: what was checked, without a line number."""
@@ -153,7 +154,8 @@ class CheckItem(pytest.Item):
 
     def _checked(self) -> CheckResult:
         from mlmrepro.errors import UserError
-        from mlmrepro.report.check_html import write_check_html
+        from mlmrepro.report.check import check_document
+        from mlmrepro.report.page import write_page
         from mlmrepro.retraining.check import check_checkpoint
         from mlmrepro.retraining.settings import Settings
 
@@ -165,7 +167,7 @@ class CheckItem(pytest.Item):
         result = check_checkpoint(place, here / self.check.baseline, settings, name=self.check.checkpoint)
         if self.check.page is not None:
             try:
-                write_check_html(result, here / self.check.page)
+                write_page(check_document(result), here / self.check.page)
             except OSError as error:
                 problem = f"the page {self.check.page} cannot be written: {error.strerror}"
                 raise UserError(problem, remedy="give --mlm-html another file") from error

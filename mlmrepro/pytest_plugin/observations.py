@@ -167,14 +167,16 @@ class ObservationItem(pytest.Item):
         """Observe, and judge bounds and goldens."""
         from mlmrepro.observations.observe import observe, silenced
         from mlmrepro.observations.result import BoundVerdict
-        from mlmrepro.report.laws_view import print_result
+        from mlmrepro.report.document import Items
+        from mlmrepro.report.laws import result_item
+        from mlmrepro.report.terminal import print_blocks
 
         with silenced():
             result = observe(self.observer, self.checkpoint.subject)
         goldens = self.checkpoint.goldens
         accepted = goldens is not None and self._accepted(goldens, result)
         if self.observer.has_bounds and result.verdict.fails and not accepted:
-            fail(f"{in_words(print_result, result)}\nLikely cause: {result.cause}")
+            fail(in_words(print_blocks, [Items([result_item(result)])]))
         compared = [] if goldens is None else list(self._against(goldens, result))
         if differing := [line for line, declared in compared if not declared]:
             fail("\n".join([result.claim, *differing]))

@@ -12,7 +12,7 @@ from mlmrepro.compare.judge import Finding, Verdict
 from mlmrepro.record import STAGES, Part
 from mlmrepro.report.words import Pairs, Quantities, clean, count, finding_line, headline, next_step, quantities, tally
 
-__all__ = ["Cell", "Deviation", "Item", "Outline", "Row", "Section", "short_names"]
+__all__ = ["Cell", "Deviation", "Item", "Outline", "Row", "StepOutline", "short_names"]
 
 
 @dataclass(frozen=True)
@@ -25,23 +25,13 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Section:
+class StepOutline:
     """All changes of one step, in the order of the stages; off-path changes come last."""
 
     anchor: str
     step: Step
     items: tuple[Item, ...]
     measures: Quantities
-
-    @property
-    def flow(self) -> tuple[Item, ...]:
-        """Return the changes on the guide's own path."""
-        return tuple(item for item in self.items if item.change.part is not Part.OFF_PATH)
-
-    @property
-    def off_path(self) -> tuple[Item, ...]:
-        """Return the off-path changes."""
-        return tuple(item for item in self.items if item.change.part is Part.OFF_PATH)
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ class Outline:
         passing = len(self.rows) - sum(failing.values())
         parts = [f"{passing} of {count(len(self.rows), 'environment')} {'passes' if passing == 1 else 'pass'}"]
         parts += [f"{n} {'fails' if n == 1 else 'fail'} ({verdict.value})" for verdict, n in failing.items()]
-        return f"Compared with {self.reference}: {', '.join(parts)}."
+        return f"{self.reference}: {', '.join(parts)}"
 
     @property
     def first_divergence(self) -> str:
@@ -171,12 +161,12 @@ class Outline:
                 found.setdefault(name, pair)
         return found
 
-    def _section(self, anchor: str, step: Step) -> Section:
+    def _section(self, anchor: str, step: Step) -> StepOutline:
         changes = sorted(step.comparison.changes, key=lambda change: change.part is Part.OFF_PATH)  # stable
         items = [
             Item(f"{anchor}-{n}-{change.stage}", change, self._behind(change)) for n, change in enumerate(changes, 1)
         ]
-        return Section(anchor, step, tuple(items), quantities(step.after.record))
+        return StepOutline(anchor, step, tuple(items), quantities(step.after.record))
 
     def _behind(self, change: Change) -> tuple[str, ...]:
         found = {p for f in change.findings for p in self.drift.packages_behind(f.stage, f.name)}
@@ -231,7 +221,7 @@ class Outline:
         deviations = (d.anchor for d in self.deviations if d.finding.stage == stage and outcome.name in d.names)
         return next(deviations, "")
 
-    def _nearest(self, outcome: Outcome) -> list[Section]:
+    def _nearest(self, outcome: Outcome) -> list[StepOutline]:
         """Return the steps that may explain an environment's changes, nearest first."""
         if outcome in self.drift.aside:
             return [section for section in self.variations if section.step.after is outcome]
@@ -239,7 +229,7 @@ class Outline:
         return [s for _, s in sorted(enumerate(self.steps, start=1), key=lambda pair: abs(pair[0] - place))]
 
 
-def _stages(section: Section) -> set[str]:
+def _stages(section: StepOutline) -> set[str]:
     return {stage for item in section.items for stage in (item.change.stage, *item.change.follows)}
 
 

@@ -2,55 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from mlmrepro.compare.drift import VARIED, Drift, Outcome
 from mlmrepro.record import STAGES, RunRecord
+from mlmrepro.report import document as doc
 from mlmrepro.report.outline import short_names
 from mlmrepro.report.series import expected, grouped, measured, observed
 from mlmrepro.report.words import clean, number, value
 
-__all__ = ["Rank", "Warned", "environment_table", "ranks", "setting_table", "warnings_table"]
+__all__ = ["environments", "ranks", "settings", "warned"]
 
 _RANKS = 10  # columns
+_WARNINGS = 100
 _OLD = ("DeprecationWarning", "FutureWarning", "PendingDeprecationWarning")  # announce removals in later versions
 
 
-@dataclass(frozen=True)
-class Rank:
-    """A predicted token at its rank; `moved` gives its rank in the reference, "" if that is the same."""
-
-    token: str
-    score: str
-    moved: str
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A warning with the stages and environments that gave it."""
-
-    category: str
-    message: str
-    stages: str
-    names: str
-    old: bool
-
-
-def ranks(drift: Drift) -> list[tuple[str, list[Rank]]]:
+def ranks(drift: Drift) -> doc.Section | None:
     """Return the pipeline's predictions, best first, for each group of environments with equal predictions."""
     outcomes = measured(drift)
     reference = expected(drift, "fill_mask", "pipeline")
     places = {row[0]: n for n, row in enumerate(_predictions(reference.content if reference else None), start=1)}
     shown = [(o.name, _predictions(observed(o.record, "fill_mask", "pipeline"))) for o in outcomes]
     groups = grouped((name, rows) for name, rows in shown if rows)
-    return [
-        (
+    if not groups:
+        return None
+    rows: list[list[doc.Line]] = [
+        [
             short_names(group.names, 3, len(outcomes)),
-            [Rank(text, score, _moved(token, n, places)) for n, (token, text, score) in enumerate(group.content, 1)],
-        )
+            *(
+                (doc.Strong(text), f" {score}", *_moved(token, n, places))
+                for n, (token, text, score) in enumerate(group.content, 1)
+            ),
+        ]
         for group in groups
     ]
+    first = next((outcome.record for outcome in drift.outcomes if outcome.record is not None), None)
+    prompt = first.config.get("guide", {}).get("prompt", "") if first else ""
+    note = (
+        f"The pipeline's predictions{f' for “{prompt}”' if prompt else ''}, best first, with their probabilities. "
+        "“was” gives a token's rank in the reference; “new” marks tokens that the reference does not list."
+    )
+    table = doc.Table(["environments", *(f"rank {n}" for n in range(1, max(map(len, rows))))], rows)
+    return doc.Section("How the mask was filled", [table], "filled-mask", note, shown=doc.In.PAGE)
 
 
 def _predictions(content: Any) -> list[tuple[str, str, str]]:
@@ -63,13 +57,13 @@ def _predictions(content: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-def _moved(token: str, place: int, places: dict[str, int]) -> str:
+def _moved(token: str, place: int, places: dict[str, int]) -> tuple[doc.Span, ...]:
     if not places or places.get(token) == place:
-        return ""
-    return f"was {places[token]}" if token in places else "new"
+        return ()
+    return (" ", doc.Tag(f"was {places[token]}" if token in places else "new"))
 
 
-def warnings_table(drift: Drift) -> list[Warned]:
+def warned(drift: Drift) -> doc.Section | None:
     """Return the warnings of the libraries, deprecations first; equal messages share a row."""
     found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     outcomes = measured(drift)
@@ -83,27 +77,36 @@ def warnings_table(drift: Drift) -> list[Warned]:
     for message, (stages, names) in found.items():
         category, _, text = message.partition(": ")
         # The prefix of a log line is the name of the logger, such as transformers.trainer.
-        kind = category if category.endswith("Warning") else "log"
-        where = short_names(list(names), 3, len(outcomes))
-        rows.append(
-            Warned(
-                kind, text if kind != "log" else message, ", ".join(stages), where, kind in _OLD or "deprecat" in text
-            )
-        )
-    return sorted(rows, key=lambda row: (not row.old, row.category, row.message))
+        kind, text = (category, text) if category.endswith("Warning") else ("log", message)
+        old = kind in _OLD or "deprecat" in text
+        rows.append((not old, kind, text, ", ".join(stages), short_names(list(names), 3, len(outcomes))))
+    if not rows:
+        return None
+    cells: list[list[doc.Line]] = [[doc.Short(kind, kind), *rest] for _, kind, *rest in sorted(rows)[:_WARNINGS]]
+    note = "Deprecations come first, because they announce future changes. Warnings are shown, but never compared."
+    table = doc.Table(["kind", "message", "stages", "environments"], cells)
+    return doc.Section("Warnings from the libraries", [table], "warnings", note, shown=doc.In.PAGE)
 
 
-def environment_table(drift: Drift) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return the names of the packages and machine facts that differ, and their values in each environment."""
+def environments(drift: Drift) -> doc.Section | None:
+    """Return the package versions and machine facts that differ; what differs from the row above is emphasised."""
     outcomes = measured(drift)
     facts = [_facts(outcome) for outcome in outcomes]
     names = list(dict.fromkeys([*VARIED, *(name for fact in facts for name in fact)]))
     differing = [name for name in names if len({repr(fact.get(name)) for fact in facts}) > 1]
-    rows = [
-        (clean(outcome.name), [clean(fact.get(name) or "absent") for name in differing])
-        for outcome, fact in zip(outcomes, facts, strict=True)
-    ]
-    return differing, rows
+    if not differing:
+        return None
+    rows: list[list[doc.Line]] = []
+    for n, (outcome, fact) in enumerate(zip(outcomes, facts, strict=True)):
+        above = facts[max(n - 1, 0)]
+        words = {name: str(fact.get(name) or "absent") for name in differing}
+        cells: list[doc.Line] = [
+            doc.Strong(word) if fact.get(name) != above.get(name) else word for name, word in words.items()
+        ]
+        rows.append([outcome.name, *cells])
+    note = "Only versions and machine details that differ. Bold values differ from the row above."
+    table = doc.Table(["environment", *differing], rows)
+    return doc.Section("How the environments differ", [table], "environments", note, shown=doc.In.PAGE)
 
 
 def _facts(outcome: Outcome) -> dict[str, Any]:
@@ -116,10 +119,10 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
     return facts | {"cpus": provenance.get("cpus"), "commit": commit.get("id") if isinstance(commit, dict) else None}
 
 
-def setting_table(record: RunRecord | None) -> list[tuple[str, str]]:
+def settings(record: RunRecord) -> list[tuple[str, str]]:
     """Return the settings of a run."""
-    config = record.config if record else {}
+    config = record.config
     guide = config.get("guide", {})
-    settings = {"profile": config.get("profile"), "threads": config.get("threads")}
-    settings |= guide if isinstance(guide, dict) else {}
-    return [(clean(name), value(content, 100)) for name, content in settings.items()]
+    found = {"profile": config.get("profile"), "threads": config.get("threads")}
+    found |= guide if isinstance(guide, dict) else {}
+    return [(clean(name), value(content, 100)) for name, content in found.items()]

@@ -1,101 +1,149 @@
-"""The summary of a run on the terminal."""
+"""Documents on the terminal. Colour only repeats what a verdict's word says."""
 
 from __future__ import annotations
 
-import math
 import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text as Words
 
-from mlmrepro.record import STAGES, RunRecord
-from mlmrepro.report.progress import ACTIONS
+from mlmrepro.compare.judge import Verdict
+from mlmrepro.report import document as doc
+from mlmrepro.report.words import SYMBOL, and_more
 
-__all__ = ["print_fill_mask", "print_summary"]
+__all__ = ["print_blocks", "print_document", "say", "standard_output", "styled"]
+
+STYLE = {
+    Verdict.IDENTICAL: "dim",
+    Verdict.WITHIN_NOISE: "dim",
+    Verdict.EXPECTED: "blue",
+    Verdict.IMPROVEMENT: "green",
+    Verdict.INCONCLUSIVE: "yellow",
+    Verdict.UNMEASURED: "yellow",
+    Verdict.REGRESSION: "bold red",
+}
 
 
-def print_summary(record: RunRecord, directory: Path, console: Console | None = None) -> None:
-    """Print the results of the run, its overrides of the guide, and the paths of its files."""
-    console = console or Console(file=sys.stdout, markup=False)
-    versions = record.provenance["packages"]
+def standard_output() -> Console:
+    """Return a console for standard output that does not interpret square brackets."""
+    return Console(file=sys.stdout, markup=False)
+
+
+def print_document(document: doc.Document, console: Console | None = None) -> None:
+    """Print the headline, the facts, the details, and what to do next."""
+    console = console or standard_output()
     console.print()
-    console.print(
-        f"Profile {record.config['profile']}, transformers {versions['transformers']}, "
-        f"datasets {versions['datasets']}, torch {versions['torch']}, "
-        f"{record.provenance['device']['type']}, {record.config['threads']} threads",
-        highlight=False,
-    )
-    pair = record["evaluation.same_masks_perplexity"]
-    table = _table("Perplexity, exp(eval_loss)", "", "test blocks")
-    table.add_row("before fine-tuning", _figure(pair["before"]))
-    table.add_row("after fine-tuning, same masks", _figure(pair["after"]))
-    table.add_row("evaluated as in the guide (fresh masks)", _figure(record["evaluation.perplexity"]))
-    console.print(table)
-    console.print(_data_table(record))
-    prompt = record.config["guide"]["prompt"]
-    print_fill_mask(record["fill_mask.pipeline"], record["fill_mask.by_hand"], prompt=prompt, console=console)
-    table = _table("Overrides of the guide", "name", "guide", "this run", "reason")
-    for override in record.config["overrides"]:
-        table.add_row(override["name"], str(override["guide"]), str(override["value"]), override["reason"])
-    console.print(table)
-    console.print(_time_table(record))
-    console.print(f"checkpoint  {directory / 'model'}", highlight=False, soft_wrap=True)
-    console.print(f"record      {directory / 'record.json'}", highlight=False, soft_wrap=True)
+    headline = f"{doc.flat(document.headline)}."
+    say(console, headline if document.verdict is None else styled(document.verdict, headline))
+    if document.lead:
+        say(console, document.lead)
+    if document.facts:
+        table = Grid.grid(padding=(0, 2, 0, 0))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
+        for name, line in document.facts:
+            table.add_row(Words(doc.flat(name)), words(line))
+        console.print()
+        console.print(table, highlight=False)
+    print_blocks(document.blocks, console)
+    if document.next_step:
+        console.print()
+        say(console, document.next_step, bold="Next: ")
 
 
-def print_fill_mask(
-    pipeline: list[dict[str, Any]],
-    by_hand: list[dict[str, Any]],
-    *,
-    prompt: str | None = None,
-    console: Console | None = None,
-) -> None:
-    """Print the predictions of the pipeline and of the manual computation next to each other."""
-    console = console or Console(file=sys.stdout, markup=False)
-    table = _table(prompt or "", "", "pipeline", "score", "by hand", "score")
-    for rank, (left, right) in enumerate(zip(pipeline, by_hand, strict=True), start=1):
-        table.add_row(str(rank), left["sequence"], f"{left['score']:.4f}", right["sequence"], f"{right['score']:.4f}")
-    console.print(table)
+def print_blocks(blocks: Iterable[doc.Block], console: Console, indent: int = 0, hang: int = 0) -> None:
+    """Print blocks one below the other; `hang` indents lists further."""
+    for block in blocks:
+        match block:
+            case doc.Section() if doc.In.TERMINAL in block.shown:
+                console.print()
+                if block.title:
+                    say(console, bold=doc.plain(block.title), indent=indent)
+                if block.note:
+                    say(console, Words.assemble(words(block.note), style="dim"), indent=indent)
+                print_blocks(block.blocks, console, indent, 2 if block.title else 0)
+            case doc.Items():
+                _print_items(block, console, indent + hang)
+            case doc.Table():
+                console.print(Padding(_grid(block), (0, 0, 0, indent), expand=False), highlight=False)
+            case doc.Text(line):
+                say(console, line, indent=indent)
+            case doc.Figure(drawing):
+                say(console, drawing.description, bold=f"{doc.flat(drawing.title)}: ", indent=indent)
+            case doc.Passage():
+                say(console, "".join(text for _, text, _ in block.words), indent=indent)
 
 
-def _data_table(record: RunRecord) -> Table:
-    table = _table("Data", "", "train", "test")
-    rows = [
-        ("rows", "dataset.{}_rows"),
-        ("tokens", "input_ids.{}_tokens"),
-        ("blocks", "blocks.{}_blocks"),
-        ("tokens dropped as remainders", "blocks.{}_remainder"),
-    ]
-    for label, key in rows:
-        table.add_row(label, *(f"{record[key.format(part)]:,}" for part in ("train", "test")))
-    counts = record["masked_batches.counts"]
-    shares = " / ".join(f"{counts[kind] / max(counts['selected'], 1):.1%}" for kind in ("mask", "random", "unchanged"))
-    table.add_row("tokens selected", f"{record['masked_batches.rate']:.2%}", "")
-    table.add_row("  <mask> / random / unchanged", shares, "")
-    return table
+def _print_items(block: doc.Items, console: Console, indent: int) -> None:
+    for item in block.items[: block.brief]:
+        say(console, *_head(item), indent=indent)
+        for name, note in item.notes:
+            say(console, note, bold=f"{name}: " if name else "", indent=indent + 2)
+        print_blocks(item.blocks, console, indent + 2)
+    for line in and_more([item.name for item in block.items[block.brief :]], block.noun, named=5):
+        say(console, line, indent=indent)
 
 
-def _time_table(record: RunRecord) -> Table:
-    table = _table("Time", "stage", "seconds")
-    total = 0.0
-    for stage in STAGES:
-        seconds = record[f"{stage}.seconds"]
-        total += seconds
-        table.add_row(ACTIONS[stage], f"{seconds:.1f}")
-    table.add_row("total", f"{total:.1f}")
-    return table
+def _head(item: doc.Item) -> Iterator[doc.Line]:
+    yield item.head
+    for n, line in enumerate(doc.first_points(item)):
+        yield ": " if n == 0 else "; "
+        yield line
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for position, column in enumerate(columns):
-        numeric = column in ("score", "seconds", "train", "test", "test blocks")
-        table.add_column(column, justify="right" if numeric and position else "left", overflow="fold")
-    return table
+def _grid(block: doc.Table) -> Grid:
+    named = any(map(doc.plain, block.head))
+    grid = Grid(box=None, pad_edge=False, padding=(0, 1 if block.tight else 2, 0, 0), show_header=named)
+    for n, name in enumerate(block.head):
+        short = block.tight and n > 0
+        right = block.numeric and n > 0
+        grid.add_column(
+            words(name),
+            overflow="fold",
+            no_wrap=short,
+            min_width=4 if short else None,
+            justify="right" if right else "left",
+        )
+    for row in block.rows:
+        spans_all = len(row) == 1
+        grid.add_row(*(words(cell, style="dim" if spans_all else "") for cell in row))
+    return grid
 
 
-def _figure(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else str(value)
+def words(line: doc.Line, style: str = "") -> Words:
+    """Return a line in the colours of the terminal."""
+    text = Words(style=style, overflow="fold")
+    for span in doc.spans(line):
+        match span:
+            case doc.Mark():
+                text.append_text(_mark(span))
+            case doc.Short():
+                text.append(doc.flat(span.short))
+            case doc.Strong():
+                text.append(doc.flat(span.text), "bold")
+            case _:
+                text.append(doc.plain(span))
+    return text
+
+
+def _mark(mark: doc.Mark) -> Words:
+    if mark.short:
+        return Words(doc.flat(mark.short), style=STYLE[mark.verdict])
+    text = styled(mark.verdict, doc.flat(mark.words), mark.symbol)
+    return text.append(f" ({doc.flat(mark.note)})", "not bold default") if mark.note else text
+
+
+def styled(verdict: Verdict, words: str = "", symbol: str = "") -> Words:
+    """Return a verdict's symbol and its word, or `words` instead, in the verdict's colour."""
+    return Words(f"{symbol or SYMBOL[verdict]} {words or verdict.value}", style=STYLE[verdict])
+
+
+def say(console: Console, *lines: Words | doc.Line, bold: str = "", indent: int = 0) -> None:
+    """Print `bold` in bold and then the lines as one; where it wraps, it keeps the indent."""
+    line = Words(overflow="fold").append(bold, "bold")
+    for each in lines:
+        line.append_text(each if isinstance(each, Words) else words(each))
+    console.print(Padding(line, (0, 0, 0, indent), expand=False), highlight=False)

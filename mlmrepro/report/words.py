@@ -13,17 +13,13 @@ from mlmrepro.compare.values import ABSENT, Difference
 from mlmrepro.record import Part, RunRecord
 
 __all__ = [
-    "CHANGED",
     "LEGEND",
-    "OFF_PATH",
     "SHORT",
     "SHORT_STAGE",
     "SYMBOL",
     "Pairs",
     "Quantities",
     "and_more",
-    "cause_line",
-    "change_line",
     "change_words",
     "clean",
     "count",
@@ -34,6 +30,7 @@ __all__ = [
     "number",
     "pairs_line",
     "quantities",
+    "side",
     "tally",
     "value",
 ]
@@ -80,8 +77,6 @@ SHORT_STAGE = {
     "evaluation": "eval",
     "fill_mask": "fill",
 }
-OFF_PATH = "°"  # marks a stage that changed only off the guide's path
-CHANGED = "•"  # marks a stage that changed since the previous environment
 _UNITS = {"nats": " nats"}  # the other quantities are bare numbers
 _WIDTH = 60  # characters of a value in a line
 
@@ -128,14 +123,6 @@ def quantities(record: RunRecord | None) -> Quantities:
     return {(o.stage, o.name): o.quantity for o in record or ()}
 
 
-def change_line(change: Change, measures: Quantities | None = None, findings: int = 2) -> str:
-    """Describe a change in one line: the stage, the values, by how much, and the stages that inherit it."""
-    shown = [finding_line(finding, measures) for finding in change.findings[:findings]]
-    rest = [finding.name for finding in change.findings[findings:]]
-    line = f"{change_words(change)}: {'; '.join([*shown, *and_more(rest, 'value', named=3)])}"
-    return line + (f"; inherited by: {', '.join(change.follows)}" if change.follows else "")
-
-
 def change_words(change: Change) -> str:
     """Say how a stage changed: by itself, only in the full run, off the guide's path, or not measured."""
     off_path = change.part is Part.OFF_PATH
@@ -151,12 +138,6 @@ def change_words(change: Change) -> str:
         if change.by_itself
         else f"{change.stage} changed, but not when run on its stored input"
     )
-
-
-def cause_line(change: Change) -> str:
-    """Return the declared cause with its versions and its link, or "" if no cause is declared."""
-    when = f"[{' and '.join(change.when)}]" if change.when else ""
-    return " ".join(clean(text) for text in (change.reason, when, f"<{change.link}>" if change.link else "") if text)
 
 
 def finding_line(finding: Finding, measures: Quantities | None = None) -> str:
@@ -225,12 +206,13 @@ def and_more(rest: Sequence[str], noun: str, named: int = 0) -> list[str]:
 
 def pairs_line(pairs: Pairs, limit: int = 6) -> str:
     """List the differences, such as ``transformers 4.41.2 → 5.23.0, evaluate absent → 0.4.6``."""
-    shown = [f"{clean(name)} {_side(a)} → {_side(b)}" for name, (a, b) in list(pairs.items())[:limit]]
+    shown = [f"{clean(name)} {side(a)} → {side(b)}" for name, (a, b) in list(pairs.items())[:limit]]
     rest = [f"and {len(pairs) - limit} more"] if len(pairs) > limit else []
     return ", ".join([*shown, *rest])
 
 
-def _side(content: Any) -> str:
+def side(content: Any) -> str:
+    """Return one side of a difference; None is absent."""
     if content is None:
         return "absent"
     return clean(content) if isinstance(content, str) else value(content)

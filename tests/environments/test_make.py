@@ -29,7 +29,8 @@ from mlmrepro.environments.make import (
 )
 from mlmrepro.environments.matrix import run_matrix
 from mlmrepro.environments.spec import Environment, catalogue
-from mlmrepro.report.html import write_html
+from mlmrepro.report.drift import drift_document
+from mlmrepro.report.page import write_page
 
 OLD = Environment("old", ("transformers==1.0", "datasets==1.0"))
 MIXED = Environment("mixed", ("transformers==1.0", "datasets==2.0"))
@@ -103,7 +104,7 @@ def test_a_malformed_index_is_a_row_without_its_password(
     where = " (from pip's configuration file)" if in_file else ""
     assert outcome.problem.startswith(f"PIP_INDEX_URL{where} is not a valid address: {problem}")
     assert "PIP_INDEX_URL" in Path(outcome.log).read_text()
-    write_html(Drift([outcome], golden_directory()), tmp_path / "runs" / "report.html")
+    write_page(drift_document(Drift([outcome], golden_directory())), tmp_path / "runs" / "report.html")
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "pip.conf"]
     assert {"report.html", "matrix.json", "old.log"} <= {path.name for path in files}
     assert [path for path in files if b"cret77" in path.read_bytes()] == []

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mlmrepro.record import STAGES
 from mlmrepro.report import markdown
-from mlmrepro.report.console import say, standard_output
+from mlmrepro.report.terminal import say, standard_output
 from mlmrepro.report.words import clean, count
 from tests.faults.result import LAYERS, BenchResult, CaseResult, Score
 

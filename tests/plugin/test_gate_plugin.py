@@ -108,7 +108,8 @@ def test_a_regression_fails_with_the_whole_answer(gated: pytest.Pytester, checkp
     result.stdout.fnmatch_lines(
         [
             "*_ check of worse _*",
-            f"✗ REGRESSION*perplexity*{expected.before:.5g} → {expected.after:.5g}*+{change:.2f}*",
+            "✗ REGRESSION: *",
+            f"perplexity*{expected.before:.5g} → {expected.after:.5g}*+{change:.2f}*",
             "evidence*masked tokens in 12 documents*",
             "Next: *",
             "*= retraining gate =*",

@@ -65,7 +65,7 @@ def test_a_broken_bound_fails_with_numbers_and_cause(copy: Path, pytester: pytes
     result.assert_outcomes(failed=1, deselected=len(bounded_observers()))
     printed = result.stdout.str()
     assert "fill_mask.full_ranking of my-model" in printed
-    assert "Likely cause: " in printed
+    assert "likely cause: " in printed
     assert "BROKEN" in printed
 
 

@@ -18,14 +18,19 @@ import pytest
 from mlmrepro.gate.assess import DocumentText, assess
 from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult, DocumentChange, Prediction, TokenChange
-from mlmrepro.report import check_html
-from mlmrepro.report.check_html import STEPS, render_check_html, write_check_html
-from mlmrepro.report.page import TEMPLATES
+from mlmrepro.report import check as check_page
+from mlmrepro.report.check import STEPS, check_document
+from mlmrepro.report.page import TEMPLATES, document_page, write_page
 from mlmrepro.report.svg import SERIES
 from mlmrepro.scores import Scores
 
 from . import checks
-from .test_html import Page, contrast
+from .test_html import Page, contrast, palettes
+
+
+def document_page_of(result: CheckResult) -> str:
+    return document_page(check_document(result))
+
 
 RESULTS = {
     "full": checks.check(),
@@ -39,7 +44,7 @@ RESULTS = {
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, str]:
-    return {name: render_check_html(result) for name, result in RESULTS.items()}
+    return {name: document_page_of(result) for name, result in RESULTS.items()}
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -106,7 +111,7 @@ def test_every_figure_has_a_text_alternative_and_the_colours_of_the_page(sources
 
 def passage(result: CheckResult) -> list[tuple[str, str, str]]:
     """Return (class, title, text) of each token of the first document."""
-    source = render_check_html(result)
+    source = document_page_of(result)
     first = re.search(r'<p class="passage" dir="auto">(.*?)</p>', source, re.DOTALL)
     assert first is not None
     spans = re.findall(r'<span class="([\w-]+)"(?: title="([^"]*)")?>(.*?)</span>', first[1], re.DOTALL)
@@ -131,7 +136,7 @@ def test_tokens_are_shaded_by_their_change_with_both_losses() -> None:
     assert spans[0] == ("plain", "", "The")
     assert spans[5] == ("worse-4", "4.00 → 7.50 nats (+3.50)", " mat")
     assert spans[6] == ("better-1", "1.00 → 0.70 nats (-0.30)", ".↵\n")
-    legend = re.search(r'<ul class="legend shades">.*?</ul>', render_check_html(checks.check()), re.DOTALL)
+    legend = re.search(r'<ul class="legend shades">.*?</ul>', document_page_of(checks.check()), re.DOTALL)
     assert legend is not None
     for meaning in (
         "better by 2 or more nats",
@@ -144,7 +149,7 @@ def test_tokens_are_shaded_by_their_change_with_both_losses() -> None:
 
 def test_the_direction_does_not_rest_on_colour() -> None:
     """Worse tokens have a solid underline, better ones a dotted one; each step of the scale has a CSS rule."""
-    style = (TEMPLATES / "check.css").read_text(encoding="utf-8")
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     assert '[class^="worse-"] { text-decoration: underline solid' in style
     assert '[class^="better-"] { text-decoration: underline dotted' in style
     for n in range(1, len(STEPS) + 1):
@@ -187,9 +192,9 @@ def test_text_from_right_to_left_is_isolated(sources: dict[str, str]) -> None:
     """Documents and prompts have their own direction; names and tokens cannot reverse the text next to them."""
     page = Page(sources["hostile"])
     assert all(a.get("dir") == "auto" for tag, a in page.tags if a.get("class") == "passage")
-    assert sources["hostile"].count('<h3 dir="auto">') == 4
-    assert '<bdi class="token spaces">\u05e9\u05dc\u05d5\u05dd</bdi>' in sources["hostile"]
-    assert "<h3><bdi>&lt;script&gt;" in sources["hostile"]
+    assert sources["hostile"].count('<h3 dir="auto">') >= 4
+    assert "<bdi>\u05e9\u05dc\u05d5\u05dd</bdi>" in sources["hostile"]
+    assert '<h3 dir="auto"><strong><bdi>&lt;script&gt;' in sources["hostile"]
 
 
 def test_hostile_text_stays_text(sources: dict[str, str]) -> None:
@@ -203,7 +208,8 @@ def test_hostile_text_stays_text(sources: dict[str, str]) -> None:
 
 def cells(source: str, prompt: str) -> list[str]:
     """Return the words of each cell of a prompt's table: rank, before, after, rank, ..."""
-    card = next(part for part in source.split('<article class="probe">')[1:] if prompt in part).split("</article>")[0]
+    probes = source.partition('<section id="probes">')[2].split("<h3")[1:]
+    card = next(part for part in probes if prompt in part).split("</table>")[0]
     return [Page(cell).words for cell in re.findall(r"<t[hd][^>]*>(?:(?!</t[hd]>).)*</t[hd]>", card, re.DOTALL)][3:]
 
 
@@ -226,16 +232,16 @@ def test_probes_stand_side_by_side(sources: dict[str, str]) -> None:
 def test_rankings_of_different_lengths_leave_a_gap() -> None:
     """A side with fewer rows has empty cells."""
     short = probe_change("A <mask>.", [Prediction(1, "one", 0.5)], [])
-    assert cells(render_check_html(checks.check(probes=(short,))), "A &lt;mask") == ["1", "one gone 0.5", ""]
+    assert cells(document_page_of(checks.check(probes=(short,))), "A &lt;mask") == ["1", "one gone 0.5", ""]
 
 
 def test_many_probes_and_long_documents_are_cut() -> None:
     """Thousands of tokens and hundreds of prompts give a page of bounded size, which counts what is left out."""
     tokens = tuple(TokenChange(f" w{n}", 1.0, 2.0) for n in range(3000))
     probes = tuple(checks.probe(f"Prompt {n} <mask>.", "a b", "b a") for n in range(120))
-    source = render_check_html(checks.check(worst=(DocumentChange("long", "", 1.0, tokens),) * 30, probes=probes))
-    assert len(re.findall('<article class="document">', source)) == check_html._DOCUMENTS
-    assert f"and {3000 - check_html._TOKENS} more" in source
+    source = document_page_of(checks.check(worst=(DocumentChange("long", "", 1.0, tokens),) * 30, probes=probes))
+    assert source.count('<p class="passage"') == check_page._DOCUMENTS
+    assert f"and {3000 - check_page._TOKENS} more" in source
     assert "44 more prompts" in source
     assert "and 70 prompts that changed less" in source
     assert len(source) < 1_500_000
@@ -243,20 +249,19 @@ def test_many_probes_and_long_documents_are_cut() -> None:
 
 def test_what_differs_between_the_checkpoints_is_told_first(sources: dict[str, str]) -> None:
     """Differing checkpoints, digests and packages are visible; equal facts are folded and counted."""
-    spaced = sources["full"].replace("<td", " <td")
-    text = Page(spaced).words.partition("Where the two checkpoints come from")[2]
+    text = Page(sources["full"]).words.partition("Where the two checkpoints come from")[2]
     assert "checkpoint models/old models/new" in text
     assert "packages torch 2.6.0 2.7.0" in text
     assert text.index("models/new") < text.index("1 fact is the same for both")
     assert "settings p 0.15 0.15" in text
-    assert 'class="text mono differs"' in sources["full"]
 
 
 def test_equal_results_give_equal_bytes(sources: dict[str, str], tmp_path: Path) -> None:
     """The page is the same in another process with another hash seed, and is written as rendered."""
     script = (
         "import sys; from pathlib import Path; from tests.report.checks import check\n"
-        "from mlmrepro.report.check_html import write_check_html; write_check_html(check(), Path(sys.argv[1]))"
+        "from mlmrepro.report.check import check_document; from mlmrepro.report.page import write_page\n"
+        "write_page(check_document(check()), Path(sys.argv[1]))"
     )
     paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": paths}
@@ -269,18 +274,10 @@ def test_every_answer_has_its_own_page(tmp_path: Path) -> None:
     """The title of each page is the headline of its answer."""
     titles = set()
     for answer in Answer:
-        write_check_html(checks.bare(answer), tmp_path / "check.html")
+        write_page(check_document(checks.bare(answer)), tmp_path / "check.html")
         titles |= set(re.findall("<title>(.*?) · mlmrepro</title>", (tmp_path / "check.html").read_text("utf-8")))
     assert len(titles) == len(Answer)
     assert all(title.partition(":")[0] in {a.value for a in Answer} for title in titles)
-
-
-def palettes() -> dict[str, dict[str, str]]:
-    """Return the colours of light and dark mode, both the common ones and those of this page."""
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("drift.css", "check.css"))
-    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    roots = [dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in blocks]
-    return {"light": roots[0] | roots[2], "dark": roots[1] | roots[3]}
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
@@ -293,14 +290,6 @@ def test_text_can_be_read_on_every_shade(mode: str) -> None:
         distances = [contrast(colours["surface"], shade) for shade in shades]
         assert distances == sorted(distances)
         assert all(b > 1.1 * a for a, b in pairwise(distances))
-
-
-def test_both_modes_name_the_same_colours() -> None:
-    """Both modes define the same colours, and every colour in use is defined."""
-    light, dark = palettes().values()
-    assert set(light) == set(dark)
-    used = set(re.findall(r"var\(--([\w-]+)\)", (TEMPLATES / "check.css").read_text(encoding="utf-8")))
-    assert used <= set(light)
 
 
 def test_what_the_gate_finds_is_a_page() -> None:
@@ -334,7 +323,7 @@ def test_what_the_gate_finds_is_a_page() -> None:
         documents=texts,
     )
     assert result.answer is Answer.REGRESSION
-    source = render_check_html(result)
+    source = document_page_of(result)
     page = Page(source)
     assert page.problems == []
     assert "topic even" in page.words.partition("How large")[0]

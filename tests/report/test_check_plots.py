@@ -8,8 +8,9 @@ import re
 
 import pytest
 
-from mlmrepro.report.check_html import render_check_html
+from mlmrepro.report.check import check_document
 from mlmrepro.report.check_plots import drawings, forest, interval
+from mlmrepro.report.page import document_page
 from mlmrepro.report.svg import Drawing
 
 from . import checks
@@ -41,7 +42,7 @@ def test_an_interval_without_end_is_not_drawn(end: float) -> None:
     result = checks.check(paired=dataclasses.replace(checks.paired(0.1), high=end))
     assert interval(result) is None
     assert [drawing.name for drawing in drawings(result)] == ["forest"]
-    assert Page(render_check_html(result)).problems == []
+    assert Page(document_page(check_document(result))).problems == []
 
 
 def test_the_forest_marks_changes_by_more_than_colour() -> None:

@@ -12,21 +12,24 @@ from mlmrepro.compare.drift import Outcome, compare_records
 from mlmrepro.compare.golden import Variant
 from mlmrepro.compare.judge import Finding, Verdict
 from mlmrepro.compare.values import Difference
-from mlmrepro.report.ci import append_step_summary, github_annotations, write_junit
+from mlmrepro.report.ci import append_step_summary, github_commands, write_junit
+from mlmrepro.report.comparison import comparison_document
+from mlmrepro.report.document import Case, Document, Suite
 
 from .records import record
 
 CHANGED = record(masked_batches__draw="other", masked_batches__alone__draw="other", loss__step_losses=[9.0] * 6)
 
 
-def comparison() -> object:
-    return compare_records(Outcome("a", record()), Outcome("b", CHANGED)).comparison
+def comparison(name: str = "b") -> Comparison:
+    return compare_records(Outcome("a", record()), Outcome(name, CHANGED)).comparison
 
 
 def test_junit_has_a_failure_for_the_cause_and_an_error_for_what_was_lost(tmp_path: Path) -> None:
     """The stage that changed by itself fails, the stages that inherit it are skipped, and the counts agree."""
     path = tmp_path / "out" / "junit.xml"
-    write_junit(path, {"b": comparison()}, {"c": "pip failed\x00 <&>"})  # type: ignore[dict-item]
+    suites = [*comparison_document(comparison()).suites, Suite("c", [Case("record", "error", "pip failed\x00 <&>")])]
+    write_junit(path, Document(None, "x", suites=suites))
     root = ElementTree.parse(path).getroot()
     suite, lost = root.findall("testsuite")
     failing = [case.attrib["name"] for case in suite if case.find("failure") is not None]
@@ -45,18 +48,19 @@ def test_there_is_a_failure_and_an_annotation_exactly_where_the_gate_is_shut(tmp
     expected = Finding("model", "isolated.attention", Verdict.EXPECTED, (Difference("", "eager", "sdpa"),), why)
     worse = Finding("evaluation", "perplexity", Verdict.REGRESSION, (Difference("", 40.0, 60.0),))
     for findings, shut in (([expected], False), ([expected, worse], True)):
-        made = Comparison(findings)
+        made = Comparison(findings, ("a", "b"))
         assert made.exit_code == shut
-        write_junit(tmp_path / "junit.xml", {"b": made}, {})
+        document = comparison_document(made)
+        write_junit(tmp_path / "junit.xml", document)
         (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
         assert (int(suite.attrib["failures"]) > 0) == shut
-        assert bool(github_annotations("b", made)) == shut
+        assert bool(github_commands(document)) == shut
 
 
 def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
     """A comparison without changes has no failures."""
     same = compare_records(Outcome("a", record()), Outcome("b", record())).comparison
-    write_junit(tmp_path / "junit.xml", {"b": same}, {})
+    write_junit(tmp_path / "junit.xml", comparison_document(same))
     (suite,) = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert (suite.attrib["failures"], suite.attrib["skipped"], suite.attrib["errors"]) == ("0", "0", "0")
     assert len(suite) == 9
@@ -64,7 +68,7 @@ def test_junit_of_equal_records_has_no_failure(tmp_path: Path) -> None:
 
 def test_annotations_name_each_cause_once_and_are_escaped() -> None:
     """Each cause is one workflow command on one line, with special characters escaped."""
-    lines = github_annotations("t5, x: y", comparison())  # type: ignore[arg-type]
+    lines = github_commands(comparison_document(comparison("t5, x: y")))
     assert len(lines) == len({line.split("::")[1] for line in lines}) >= 1
     assert all(line.startswith("::error title=t5%2C x%3A y%3A ") and "\n" not in line for line in lines)
     assert any("masked_batches" in line for line in lines)
@@ -74,8 +78,8 @@ def test_the_step_summary_is_appended_where_there_is_one(tmp_path: Path, monkeyp
     """Two texts are appended in order; without the variable nothing is written."""
     page = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(page))
-    assert append_step_summary(lambda: "one")
-    assert append_step_summary(lambda: "two\n")
-    assert page.read_text() == "one\ntwo\n"
+    assert append_step_summary(Document(None, "one"))
+    assert append_step_summary(Document(None, "two"))
+    assert page.read_text() == "### one\n### two\n"
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
-    assert not append_step_summary(lambda: "three")
+    assert not append_step_summary(Document(None, "three"))

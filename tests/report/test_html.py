@@ -16,8 +16,9 @@ import pytest
 from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.compare.golden import Variant
 from mlmrepro.record import STAGES
-from mlmrepro.report import html
-from mlmrepro.report.html import render_html, write_html
+from mlmrepro.report import comparison, plots
+from mlmrepro.report.drift import drift_document
+from mlmrepro.report.page import TEMPLATES, document_page, write_page
 from mlmrepro.report.svg import SERIES
 
 from .records import LINK, drift, golden, record
@@ -63,9 +64,13 @@ class Page(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
+def drift_page(found: Drift) -> str:
+    return document_page(drift_document(found))
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return render_html(drift(tmp_path_factory.mktemp("golden")))
+    return drift_page(drift(tmp_path_factory.mktemp("golden")))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +105,7 @@ def test_the_answer_stands_first(page: Page) -> None:
     for part in (
         "REGRESSION: some changes are unexpected.",
         "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION.",
-        "First divergence: model.attention 'eager' → 'sdpa', at step t4.41 → t4.48",
+        "first divergence model.attention 'eager' → 'sdpa', at step t4.41 → t4.48",
         "1 fails (unmeasured)",
         "Next: look at loss.step_losses.",
     ):
@@ -109,17 +114,18 @@ def test_the_answer_stands_first(page: Page) -> None:
 
 def test_the_map_has_every_stage_and_environment(source: str) -> None:
     """Each environment has a row with a word in each stage's cell, or with its problem if it has no record."""
-    table = re.search(r'<table class="map">.*?</table>', source, re.DOTALL)
-    assert table is not None
-    map_page = Page(table[0])
+    section = re.search(r'<section id="map">.*?</section>', source, re.DOTALL)
+    assert section is not None
+    map_page = Page(section[0])
     for name in ("t4.41", "t4.48", "t5.1", "t5.23", "t5.23-d2.19", *STAGES):
         assert name in map_page.words
-    assert "pip found no wheel" in map_page.words
-    assert "logs/t5.1.log" in map_page.words
+    assert "t5.1: no record: pip found no wheel (log: logs/t5.1.log)" in map_page.words
     cells = [attributes for tag, attributes in map_page.tags if tag == "td"]
-    assert len(cells) == 4 * len(STAGES) + 1
-    row = table[0].split('<th scope="row">t5.23\n')[1].split("</tr>")[0]
-    assert [word for word in re.findall(r'class="word">(.*?)<', row)][-4:] == ["expected"] + ["REGRESSION"] * 3
+    assert len(cells) == 5 * len(STAGES)
+    row = section[0].split("<bdi>t5.23</bdi>")[1].split("</tr>")[0]
+    assert "fails" in row
+    shown = re.findall(r'class="word">(.*?)<', row)
+    assert shown[-4:] == ["expected"] + ["REGRESSION •"] * 3
     assert re.search(r'href="#step-2-1-loss".*href="#step-2-1-loss"', row, re.DOTALL)  # evaluation links to its cause
 
 
@@ -151,7 +157,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
         )
     }
     outcomes = [Outcome("a", record()), Outcome(HOSTILE, other), Outcome("c", None, HOSTILE, HOSTILE)]
-    found = Page(render_html(Drift(outcomes, golden(tmp_path, record(), declared))))
+    found = Page(drift_page(Drift(outcomes, golden(tmp_path, record(), declared))))
     assert found.problems == []
     assert "script" not in {tag for tag, _ in found.tags}
     assert [link for link in found.all("href") if not link.startswith("#")] == ["data:,"]
@@ -165,7 +171,8 @@ def test_equal_drifts_give_equal_bytes(source: str, tmp_path: Path) -> None:
     """The page is the same in another process with another hash seed, so it can be stored and compared."""
     script = (
         "import sys; from pathlib import Path; from tests.report.records import drift\n"
-        "from mlmrepro.report.html import write_html; write_html(drift(Path(sys.argv[1])), Path(sys.argv[2]))"
+        "from mlmrepro.report.drift import drift_document; from mlmrepro.report.page import write_page\n"
+        "write_page(drift_document(drift(Path(sys.argv[1]))), Path(sys.argv[2]))"
     )
     paths = os.pathsep.join([*sys.path, str(Path(__file__).resolve().parents[2])])  # the tests' folder is last
     environment = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": paths}
@@ -177,7 +184,7 @@ def test_equal_drifts_give_equal_bytes(source: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("outcomes", [[], [Outcome("a", None, "boom")]])
 def test_no_record_at_all_is_still_a_page(outcomes: list[Outcome], tmp_path: Path) -> None:
     """If every environment failed, there is a page that says so."""
-    write_html(Drift(outcomes), tmp_path / "drift.html")
+    write_page(drift_document(Drift(outcomes)), tmp_path / "drift.html")
     found = Page((tmp_path / "drift.html").read_text(encoding="utf-8"))
     assert found.problems == []
     assert "Nothing was measured: there is no record." in found.words
@@ -186,7 +193,7 @@ def test_no_record_at_all_is_still_a_page(outcomes: list[Outcome], tmp_path: Pat
 
 def test_one_record_is_a_page() -> None:
     """One record without goldens gives figures, but no changes."""
-    found = Page(render_html(Drift([Outcome("a", record())])))
+    found = Page(drift_page(Drift([Outcome("a", record())])))
     assert found.problems == []
     assert "there is nothing to compare it with" in found.words
     assert "changes" not in found.all("id")
@@ -205,7 +212,7 @@ def test_records_without_stages_and_numbers() -> None:
         fill_mask__pipeline="none",
         evaluation__same_masks_perplexity=[],
     )
-    found = Page(render_html(Drift([Outcome("a", record()), Outcome("b", empty), Outcome("c", odd)])))
+    found = Page(drift_page(Drift([Outcome("a", record()), Outcome("b", empty), Outcome("c", odd)])))
     assert found.problems == []
     assert "3 of the losses are not finite" in found.words
     assert "none not measured on one side" in found.words
@@ -213,14 +220,14 @@ def test_records_without_stages_and_numbers() -> None:
 
 def test_long_lists_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A value with thousands of differences is listed up to a limit, and the rest is counted."""
-    monkeypatch.setattr(html.plots, "drawings", lambda _: [])
+    monkeypatch.setattr(plots, "drawings", lambda _: [])
     many = [float(n) for n in range(5000)]
     found = Page(
-        render_html(
+        drift_page(
             Drift([Outcome("a", record(loss__step_losses=many)), Outcome("b", record(loss__step_losses=many[::-1]))])
         )
     )
-    assert f"and {5000 - html._DIFFERENCES} more" in found.words
+    assert f"and {5000 - comparison._DIFFERENCES} more" in found.words
     assert len(found.words) < 40_000
 
 
@@ -238,7 +245,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def palettes() -> dict[str, dict[str, str]]:
-    style = (html._TEMPLATES / "drift.css").read_text(encoding="utf-8")
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     roots = [
         dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     ]
@@ -265,6 +272,6 @@ def test_both_modes_name_the_same_colours() -> None:
     """Both modes define the same colours, and every colour in use is defined."""
     light, dark = palettes().values()
     assert set(light) == set(dark)
-    style = (html._TEMPLATES / "drift.css").read_text(encoding="utf-8")
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     used = set(re.findall(r"var\(--([\w-]+)\)", style))
     assert used - {"accent", "accent-ink"} <= set(light)

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.drift import Drift, Outcome, compare_records
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.record import STAGES
-from mlmrepro.report import markdown
-from mlmrepro.report.compare_view import comparison_markdown, print_comparison
-from mlmrepro.report.drift_view import drift_markdown, print_drift
+from mlmrepro.report.comparison import Source, comparison_document
+from mlmrepro.report.drift import drift_document
+from mlmrepro.report.markdown import PR_LIMIT, document_markdown
 from mlmrepro.report.outline import Outline
 
+from . import shown, words
 from .records import drift, golden, record
 
 HOSTILE = "a|b `c` <script>alert(1)</script> [/i] @someone \x1b[31m\n# x"
 
 
-def shown(show: object, *arguments: object, width: int = 80) -> str:
-    out = io.StringIO()
-    show(*arguments, Console(file=out, markup=False, width=width))  # type: ignore[operator]
-    return out.getvalue()
+def compared(source: Source, width: int = 80) -> str:
+    return shown(comparison_document(source), width)
 
 
-def words(text: str) -> str:
-    return " ".join(text.split())
+def drifted(found: Drift, width: int = 80) -> str:
+    return shown(drift_document(found), width)
+
+
+def comparison_markdown(source: Source, limit: int = PR_LIMIT) -> str:
+    return document_markdown(comparison_document(source), limit=limit)
+
+
+def drift_markdown(found: Drift, limit: int = PR_LIMIT) -> str:
+    return document_markdown(drift_document(found), limit=limit)
 
 
 @pytest.fixture
@@ -44,13 +49,13 @@ def test_a_comparison_tells_verdict_packages_settings_and_stages() -> None:
     """A comparison says what changed, where it began, what inherits it, what else differs, and what to do."""
     before, after = record(), record("5.23.0", "5.2.0", blocks__train_blocks=42, masked_batches__draw="0")
     after.config["guide"]["seed"] = 1
-    text = words(shown(print_comparison, compare_records(Outcome("old", before), Outcome("new", after))))
+    text = words(compared(compare_records(Outcome("old", before), Outcome("new", after))))
     for part in (
         "✗ REGRESSION",
         "seed 42 → 1",
         "transformers 4.41.2 → 5.23.0",
-        "First divergence: blocks.train_blocks 43 → 42",
-        "blocks changed by itself: train_blocks 43 → 42 (-1); inherited by: masked_batches",
+        "first divergence blocks.train_blocks 43 → 42",
+        "blocks changed by itself (inherited by masked_batches): train_blocks 43 → 42 (-1)",
         "Next: make the records again with the same settings. They differ in seed",
     ):
         assert part in text
@@ -61,14 +66,14 @@ def test_several_records_stand_in_columns() -> None:
     first = Outcome("first", record())
     others = [Outcome("same", record()), Outcome("other", record(model__attention="sdpa"))]
     steps = [compare_records(first, outcome) for outcome in others]
-    assert re.search(r"model +≈? ?= identical +✗ REGRESSION", shown(print_comparison, steps))
+    assert re.search(r"model +≈? ?= identical +✗ REGRESSION", compared(steps))
     assert "| stage | `same` | `other` |" in comparison_markdown(steps)
     assert "| model | = identical | ✗ **REGRESSION** |" in comparison_markdown(steps)
 
 
 def test_a_bare_comparison_says_nothing_of_packages() -> None:
     """A comparison without records names no packages."""
-    assert "packages" not in shown(print_comparison, Comparison([], ("golden", "new")))
+    assert "packages" not in compared(Comparison([], ("golden", "new")))
 
 
 def test_a_bare_comparison_shows_the_packages_that_it_is_given() -> None:
@@ -82,24 +87,24 @@ def test_many_changes_are_cut_with_a_count() -> None:
     extra = {f"model__off_path.v{n}": n for n in range(100)}
     other = {name: value + 1 for name, value in extra.items()}
     step = compare_records(Outcome("a", record(**extra)), Outcome("b", record(**other)))
-    assert "and 80 more changes (80 of model)" in words(shown(print_comparison, step))
+    assert "and 80 more changes (80 of model)" in words(compared(step))
     assert len(comparison_markdown(step, limit=5000)) <= 5000
     assert "more lines in the HTML report" in comparison_markdown(step, limit=5000)
 
 
 def test_the_drift_shows_every_stage_and_environment(whole: Drift) -> None:
     """The map has a row for each environment, even a failed one, and a column for each stage."""
-    text = shown(print_drift, whole)
+    text = drifted(whole)
     for outcome in whole.outcomes:
         assert re.search(rf"^{re.escape(outcome.name)} .*", text, re.MULTILINE)
     table = drift_markdown(whole).split("\n| ")
     assert all(stage.replace("_", "\\_") in table[1] for stage in STAGES)
-    assert sum(line.count("|") == table[1].count("|") for line in table) == len(whole.outcomes) + 2
+    assert sum(line.count("|") == table[1].count("|") for line in table) == len(whole.outcomes) + 3  # with the head
 
 
 def test_the_drift_tells_each_change_once_where_it_began(whole: Drift) -> None:
     """A change is listed at its own step, with its cause, its packages and its verdict."""
-    text = words(shown(print_drift, whole))
+    text = words(drifted(whole))
     assert text.count("model changed by itself: attention 'eager' → 'sdpa'") == 1
     assert "Δ expected change model changed" in text
     assert re.search(r"declared cause: SDPA is the default \[transformers>=[\d.]+\] <https://example.org/notes>", text)
@@ -107,12 +112,12 @@ def test_the_drift_tells_each_change_once_where_it_began(whole: Drift) -> None:
     assert "caused by: transformers" in text
     assert "t5.1: no record: pip found no wheel (log: logs/t5.1.log)" in text
     assert "3 changes between t4.41 and t5.23: 1 expected, 2 REGRESSION." in text
-    assert "First divergence: model.attention 'eager' → 'sdpa', at step t4.41 → t4.48" in text
+    assert "first divergence model.attention 'eager' → 'sdpa', at step t4.41 → t4.48" in text
 
 
 def test_the_map_tells_without_colour(whole: Drift) -> None:
     """Words and marks are enough to tell expected, regressed, inherited and new changes apart."""
-    lines = [line.split() for line in shown(print_drift, whole).splitlines() if line.startswith("t")]
+    lines = [line.split() for line in drifted(whole).splitlines() if line.startswith("t")]
     rows = {line[0]: line for line in lines if len(line) == 1 + len(STAGES)}
     assert rows["t4.48"][-4:] == ["exp•", "=", "=", "="]
     assert rows["t5.23"][-4:] == ["exp", "REGR•", "(REGR)•", "REGR°•"]
@@ -122,7 +127,7 @@ def test_the_map_tells_without_colour(whole: Drift) -> None:
 def test_no_line_is_wider_than_the_terminal(whole: Drift, width: int) -> None:
     """Everything fits into 80 columns, and folds below that."""
     step = whole.steps[-1]
-    for text in (shown(print_drift, whole, width=width), shown(print_comparison, step, width=width)):
+    for text in (drifted(whole, width=width), compared(step, width=width)):
         assert max(map(len, text.splitlines())) <= width
 
 
@@ -132,7 +137,7 @@ def test_a_value_that_is_wrong_everywhere_is_told(tmp_path: Path) -> None:
     found = Drift([Outcome("a", record()), Outcome("b", record())], goldens)
     assert found.verdict is Verdict.REGRESSION
     assert [(d.finding.name, d.names) for d in Outline(found).unexplained] == [("attention", ("a", "b"))]
-    assert "model.attention 'sdpa' → 'eager', in all 2 environments" in words(shown(print_drift, found))
+    assert "model.attention 'sdpa' → 'eager', in all 2 environments" in words(drifted(found))
     assert "attention 'sdpa' → 'eager'" in drift_markdown(found)
 
 
@@ -152,7 +157,7 @@ def test_hostile_text_is_shown_as_it_is_written() -> None:
     other.config["guide"][HOSTILE] = HOSTILE
     outcomes = [Outcome("a", record()), Outcome(HOSTILE, other), Outcome("c", None, HOSTILE, HOSTILE)]
     found = Drift(outcomes)
-    for text in (shown(print_drift, found, width=200), shown(print_comparison, found.steps, width=200)):
+    for text in (drifted(found, width=200), compared(found.steps, width=200)):
         assert "\x1b" not in text
         assert "[/i]" in text
     for page in (drift_markdown(found), comparison_markdown(found.steps)):
@@ -169,7 +174,7 @@ def test_nothing_measured_is_said_and_fails() -> None:
     """A report without records does not pass."""
     for found in (Drift([]), Drift([Outcome("a", None, "boom")])):
         assert found.exit_code == 1
-        assert "Nothing was measured" in shown(print_drift, found)
+        assert "Nothing was measured" in drifted(found)
         assert "Nothing was measured" in drift_markdown(found)
     assert "boom" in drift_markdown(Drift([Outcome("a", None, "boom")]))
 
@@ -177,9 +182,9 @@ def test_nothing_measured_is_said_and_fails() -> None:
 def test_one_record_alone(tmp_path: Path) -> None:
     """A single record is compared with the goldens; without goldens the report says there is nothing to compare."""
     alone = Outcome("a", record(model__attention="sdpa"))
-    assert "there is nothing to compare it with" in words(shown(print_drift, Drift([alone])))
+    assert "there is nothing to compare it with" in words(drifted(Drift([alone])))
     against = Drift([alone], golden(tmp_path, record()))
-    assert "1 change between the goldens and a: 1 REGRESSION." in words(shown(print_drift, against))
+    assert "1 change between the goldens and a: 1 REGRESSION." in words(drifted(against))
 
 
 def test_a_record_that_lacks_stages_is_unmeasured() -> None:
@@ -189,14 +194,14 @@ def test_a_record_that_lacks_stages_is_unmeasured() -> None:
         del half.stages[stage]
     found = Drift([Outcome("a", record()), Outcome("b", half)])
     assert found.verdict is Verdict.UNMEASURED
-    assert re.search(r"^b +(= +){4}none•", shown(print_drift, found), re.MULTILINE)
+    assert re.search(r"^b +(= +){4}none•", drifted(found), re.MULTILINE)
     assert "not measured on one side" in drift_markdown(found)
 
 
 def test_losses_that_are_no_numbers_are_shown() -> None:
     """NaN in a record is a regression with its position, not an error in the report."""
     found = Drift([Outcome("a", record()), Outcome("b", record(loss__step_losses=[math.nan] * 6))])
-    assert "step_losses[0] 4.5 → NaN (not a finite number)" in words(shown(print_drift, found))
+    assert "step_losses[0] 4.5 → NaN (not a finite number)" in words(drifted(found))
 
 
 @pytest.mark.parametrize("limit", [3000, 60_000])
@@ -210,7 +215,7 @@ def test_markdown_keeps_within_its_limit(limit: int) -> None:
     assert len(page) <= limit
     assert page.count("<details>") == page.count("</details>")
     assert "HTML report" in page
-    assert markdown.PR_LIMIT < 65_536
+    assert PR_LIMIT < 65_536
 
 
 def test_equal_drifts_give_equal_text(tmp_path: Path) -> None:
@@ -225,8 +230,8 @@ def test_observations_that_were_not_asked_for_are_named() -> None:
     after.asked = {"fill_mask.default_top_k": ""}
     step = compare_records(Outcome("a", before), Outcome("b", after))
     said = "loss.o0, loss.o1, loss.o2, loss.o3, and 2 more observations"
-    assert f"not asked for {said}" in words(shown(print_comparison, step))
-    assert f"Not asked for: {said}." in comparison_markdown(step).replace("\\", "").replace("`", "")
+    assert f"not asked for {said}" in words(compared(step))
+    assert f"**not asked for**: {said}" in comparison_markdown(step).replace("\\", "").replace("`", "")
 
 
 def test_goldens_of_an_adopted_checkpoint_are_named(tmp_path: Path) -> None:
@@ -238,5 +243,5 @@ def test_goldens_of_an_adopted_checkpoint_are_named(tmp_path: Path) -> None:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["provenance"]["config"] = of.config
         path.write_text(json.dumps(content), encoding="utf-8")
-    text = words(shown(print_drift, Drift([Outcome("now", record())], folder)))
-    assert "Compared with the goldens of my-bert (transformers 4.41.2, datasets 2.19.2)" in text
+    text = words(drifted(Drift([Outcome("now", record())], folder)))
+    assert "compared with the goldens of my-bert (transformers 4.41.2, datasets 2.19.2)" in text

@@ -9,11 +9,12 @@ import pytest
 from mlmrepro.compare.changes import Change
 from mlmrepro.compare.judge import Finding, Verdict
 from mlmrepro.compare.values import ABSENT, Difference
+from mlmrepro.report.comparison import change_item
+from mlmrepro.report.document import first_points, plain
 from mlmrepro.report.words import (
     LEGEND,
     SHORT,
     SYMBOL,
-    change_line,
     clean,
     finding_line,
     headline,
@@ -85,9 +86,10 @@ def test_a_long_value_is_shown_by_its_size() -> None:
 def test_a_change_names_its_stage_values_and_consequences() -> None:
     """A change takes one line, whatever the number of its values."""
     findings = [finding(Difference("", n, n + 1), name=f"v{n}") for n in range(50)]
-    line = change_line(Change("loss", tuple(findings), ("evaluation",)))
-    values = "v0 0 → 1 (+1); v1 1 → 2 (+1); and 48 more values (v2, v3, v4, …)"
-    assert line == f"loss changed by itself: {values}; inherited by: evaluation"
+    item = change_item(Change("loss", tuple(findings), ("evaluation",)), {})
+    assert plain(item.head) == "REGRESSION loss changed by itself (inherited by evaluation)"
+    values = ["v0 0 → 1 (+1)", "v1 1 → 2 (+1)", "and 48 more values (v2, v3, v4, …)"]
+    assert [plain(line) for line in first_points(item)] == values
 
 
 def test_absent_packages_and_long_lists() -> None:

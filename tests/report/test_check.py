@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from mlmrepro.checkpoint_folder import Unused
 from mlmrepro.gate.judge import explain
 from mlmrepro.gate.probes import probe_change
 from mlmrepro.gate.result import Answer, CheckResult, Rounded
-from mlmrepro.report import markdown
-from mlmrepro.report.check_ci import check_annotation, check_junit
-from mlmrepro.report.check_html import render_check_html
-from mlmrepro.report.check_view import check_markdown, print_check
+from mlmrepro.report.check import check_document
 from mlmrepro.report.check_words import HEADLINE, VERDICT, Scale, changed_probes, facts, origins
+from mlmrepro.report.ci import github_commands, write_junit
+from mlmrepro.report.markdown import PR_LIMIT, document_markdown
+from mlmrepro.report.page import document_page
 from mlmrepro.report.words import SYMBOL
 
-from . import checks
+from . import checks, words
+from . import shown as printed
 
 ALL = [checks.check(), checks.bare(), checks.equal(), checks.broken(), checks.in_words(), checks.hostile()]
 
 
-def shown(result: CheckResult, width: int = 80, colour: bool = False) -> str:
-    out = io.StringIO()
-    system = "standard" if colour else None
-    print_check(result, Console(file=out, markup=False, width=width, force_terminal=colour, color_system=system))
-    return out.getvalue()
+def shown(result: CheckResult, width: int = 80, *, colour: bool = False) -> str:
+    return printed(check_document(result), width, colour=colour)
 
 
-def words(text: str) -> str:
-    return " ".join(text.split())
+def check_markdown(result: CheckResult, *, limit: int = PR_LIMIT) -> str:
+    return document_markdown(check_document(result), limit=limit)
 
 
 @pytest.mark.parametrize("answer", Answer)
@@ -53,7 +49,7 @@ def test_colour_only_underlines_the_answer() -> None:
     """A regression is bold red, better is green, inconclusive is yellow; without colour the text is the same."""
     for answer, code in ((Answer.REGRESSION, "1;31"), (Answer.BETTER, "32"), (Answer.INCONCLUSIVE, "33")):
         text = shown(checks.check(answer), colour=True)
-        assert f"\x1b[{code}m{SYMBOL[VERDICT[answer]]} {answer.value}\x1b[0m" in text
+        assert f"\x1b[{code}m{SYMBOL[VERDICT[answer]]} {HEADLINE[answer]}" in words(text)
         assert re.sub(r"\x1b\[[\d;]*m", "", text) == shown(checks.check(answer))
 
 
@@ -128,7 +124,7 @@ def test_what_the_reason_tells_is_not_told_again() -> None:
     assert result.paired is not None
     reason, _ = explain(result.paired, result.margin, result.margin_nats, "perplexity", result.before, result.after)
     text = words(shown(dataclasses.replace(result, reason=reason)))
-    assert text.startswith(f"✗ REGRESSION {reason}. evidence 12,345 masked tokens")
+    assert text.startswith(f"✗ {HEADLINE[result.answer]}. {reason}. evidence 12,345 masked tokens")
     assert text.count("40.412 → 41.664") == text.count("% interval +2.40 to +3.80 %") == 1
 
 
@@ -207,7 +203,7 @@ def test_markdown_keeps_within_its_limit(limit: int) -> None:
     assert page.startswith("### ✗ REGRESSION")
     assert "**Next:**" in page
     assert "more lines in the HTML report" in page
-    assert len(check_markdown(many, limit=10**6)) > 60_000 > markdown.PR_LIMIT - 1
+    assert len(check_markdown(many, limit=10**6)) > 60_000 > PR_LIMIT - 1
 
 
 def test_origins_are_flat_and_what_differs_comes_first() -> None:
@@ -229,7 +225,7 @@ def test_origins_are_flat_and_what_differs_comes_first() -> None:
 def test_junit_fails_where_the_gate_is_shut(answer: Answer, tmp_path: Path) -> None:
     """The one case fails for a regression and for an inconclusive result, with a message that says which."""
     path = tmp_path / "out" / "junit.xml"
-    check_junit(checks.check(answer), path, "my\x00model")
+    write_junit(path, check_document(checks.check(answer), "my\x00model"))
     (suite,) = ElementTree.parse(path).getroot()
     (case,) = suite.findall("testcase")
     failures = case.findall("failure")
@@ -249,9 +245,9 @@ def test_junit_fails_where_the_gate_is_shut(answer: Answer, tmp_path: Path) -> N
 )
 def test_github_is_told_what_does_not_pass(answer: Answer, level: str | None) -> None:
     """A regression gives one error line, an inconclusive result one warning line, a pass nothing."""
-    line = check_annotation(checks.check(answer, reason="Up 3 %,\nsee: below."))
-    assert (line is None) == (level is None)
-    if line is not None:
+    lines = github_commands(check_document(checks.check(answer, reason="Up 3 %,\nsee: below.")))
+    assert len(lines) == (level is not None)
+    for line in lines:
         assert line.startswith(f"::{level} title=mlmrepro check%3A {answer.value}%3A ")
         assert line.endswith("::Up 3 %25, see: below. Look at the slices and documents that got worse.")
         assert "\n" not in line
@@ -263,8 +259,8 @@ def test_what_is_not_used_stands_in_every_output(answer: Answer, tmp_path: Path)
     adapter = Unused("adapter", ("adapter_config.json",), "model.safetensors")
     pickle = Unused("pickle", (checks.HOSTILE,), "model.safetensors")
     for result, said in ((checks.check(answer, unused=(adapter, pickle)), True), (checks.check(answer), False)):
-        check_junit(result, tmp_path / "junit.xml", "new")
-        outputs = [shown(result, 200), check_markdown(result), render_check_html(result)]
+        write_junit(tmp_path / "junit.xml", check_document(result, "new"))
+        outputs = [shown(result, 200), check_markdown(result), document_page(check_document(result))]
         outputs += [(tmp_path / "junit.xml").read_text(), str(result.to_dict())]
         for text in outputs:
             assert ("adapter_config.json" in text.replace("\\_", "_").replace("&#95;", "_")) is said
@@ -285,10 +281,10 @@ def test_what_is_not_used_stands_in_every_output(answer: Answer, tmp_path: Path)
 def test_a_number_format_is_named_in_every_output(side: str, sentence: str, tmp_path: Path) -> None:
     """If two checkpoints differ only by a number format, the output says so."""
     result = checks.check(Answer.SAME, rounded=Rounded(side, "bfloat16"))
-    check_junit(result, tmp_path / "junit.xml", "new")
+    write_junit(tmp_path / "junit.xml", check_document(result, "new"))
     for text in (shown(result, 300), check_markdown(result), (tmp_path / "junit.xml").read_text()):
         assert sentence in words(text.replace("\\", ""))
-    assert sentence in words(render_check_html(result).replace("&#39;", "'"))
+    assert sentence in words(document_page(check_document(result)).replace("&#39;", "'"))
     equal = dataclasses.replace(checks.equal(), rounded=Rounded(side, "bfloat16"))
     assert "bfloat16." in shown(equal, 300)
     assert "is only rounding" not in shown(equal, 300)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 
 import pytest
-from rich.console import Console
 
 from mlmrepro.gate.result import Answer
 from mlmrepro.gate.seeds import SeedComparison, compare_seeds
 from mlmrepro.report.check_words import VERDICT
-from mlmrepro.report.seeds_view import print_seeds, seeds_markdown
+from mlmrepro.report.markdown import document_markdown
+from mlmrepro.report.seeds import seeds_document
 from mlmrepro.report.words import SYMBOL
+
+from . import shown as printed
+from . import words
 
 OLD = (3.7, 3.7101, 3.7052, 3.7023, 3.6994)
 WORSE = (3.75, 3.7601, 3.7552, 3.7523, 3.7494)
@@ -25,13 +27,11 @@ def compared(before: tuple[float, ...] = OLD, after: tuple[float, ...] = WORSE) 
 
 
 def shown(comparison: SeedComparison, width: int = 80) -> str:
-    out = io.StringIO()
-    print_seeds(comparison, Console(file=out, markup=False, width=width))
-    return out.getvalue()
+    return printed(seeds_document(comparison), width)
 
 
-def words(text: str) -> str:
-    return " ".join(text.split())
+def seeds_markdown(comparison: SeedComparison, limit: int = 60_000) -> str:
+    return document_markdown(seeds_document(comparison), limit=limit)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,8 @@ def test_the_answer_stands_first(after: tuple[float, ...], answer: Answer) -> No
     """Symbol, answer and reason are the first words on the terminal and in Markdown."""
     comparison = compared(after=after)
     assert comparison.answer is answer
-    assert words(shown(comparison)).startswith(f"{SYMBOL[VERDICT[answer]]} {answer.value} {comparison.reason}.")
+    assert words(shown(comparison)).startswith(f"{SYMBOL[VERDICT[answer]]} {answer.value}: ")
+    assert f" {comparison.reason}. " in words(shown(comparison))
     assert seeds_markdown(comparison).startswith(f"### {SYMBOL[VERDICT[answer]]} {answer.value}: ")
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from pathlib import Path
 from xml.etree import ElementTree
 
-from rich.console import Console
-
 from mlmrepro.observations.observation import value
 from mlmrepro.observations.result import BoundVerdict, ObservationResult, Value
-from mlmrepro.report.laws_view import laws_headline, laws_junit, laws_markdown, print_laws
+from mlmrepro.report.ci import write_junit
+from mlmrepro.report.laws import laws_document
+from mlmrepro.report.markdown import document_markdown
+from mlmrepro.report.page import document_page
+
+from . import shown, words
 
 
 def result(name: str, verdict: BoundVerdict, *measured: Value, **fields: str) -> ObservationResult:
@@ -36,17 +38,19 @@ ALL = [HOLDS, KNOWN, UNMEASURED, ABSENT, BROKEN]
 
 
 def printed(results: list[ObservationResult], *, numbers: bool = False) -> str:
-    out = io.StringIO()
-    print_laws(results, numbers=numbers, console=Console(file=out, width=100, markup=False))
-    return out.getvalue()
+    return shown(laws_document(results, numbers=numbers), 100)
+
+
+def laws_markdown(results: list[ObservationResult]) -> str:
+    return document_markdown(laws_document(results))
 
 
 def test_the_headline_counts_every_verdict() -> None:
     """The headline counts each verdict that occurs, and no others."""
-    assert laws_headline(ALL) == (
+    assert laws_document(ALL).headline == (
         "1 of 5 laws hold, 1 broken, 1 unmeasured, 1 known to be broken in these versions, 1 not applicable"
     )
-    assert laws_headline([HOLDS]) == "1 of 1 law hold"
+    assert laws_document([HOLDS]).headline == "1 of 1 law hold"
 
 
 def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
@@ -56,8 +60,8 @@ def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
     assert order == sorted(order)
     for part in (
         "The claim of both_directions.", "change of an earlier logit", "0 logits", "at least 0.01",
-        "far above rounding", "Likely cause: The cause of both_directions", "Devlin et al. 2019",
-        "the loss ignores its divisor https://example.org/1", "the model has no dropout",
+        "far above rounding", "likely cause: The cause of both_directions", "Devlin et al. 2019",
+        "the loss ignores its divisor <https://example.org/1>", "the model has no dropout",
     ):  # fmt: skip
         assert part in text
     assert "padding" not in text
@@ -67,13 +71,13 @@ def test_a_broken_law_comes_first_with_number_bound_and_cause() -> None:
 def test_notes_on_the_text_stand_in_every_form(tmp_path: Path) -> None:
     """Notes, such as the text column, are on the terminal, in Markdown and in JUnit; without notes there is no line."""
     note = "the text of a.jsonl is its column 'body'"
-    out = io.StringIO()
-    print_laws(ALL, notes=[note], console=Console(file=out, width=100, markup=False))
-    assert f"note: {note}" in out.getvalue()
-    assert "- note: the text of a" in laws_markdown(ALL, notes=[note])
-    laws_junit(ALL, tmp_path / "laws.xml", "m", notes=[note])
+    document = laws_document(ALL, checkpoint="m", notes=[note])
+    assert note in words(shown(document))
+    assert "- **note**: the text of a" in document_markdown(document)
+    assert "column &#39;body&#39;" in document_page(document)
+    write_junit(tmp_path / "laws.xml", document)
     assert ElementTree.parse(tmp_path / "laws.xml").findtext(".//system-out") == f"note: {note}"
-    laws_junit(ALL, tmp_path / "laws.xml", "m")
+    write_junit(tmp_path / "laws.xml", laws_document(ALL))
     assert "note" not in printed(ALL) + laws_markdown(ALL) + (tmp_path / "laws.xml").read_text()
 
 
@@ -89,14 +93,14 @@ def test_markdown_tells_the_same() -> None:
     text = laws_markdown(ALL)
     assert text.startswith("### ✗ 1 of 5 laws hold")
     assert "**BROKEN** `both_directions`" in text
-    assert "change of an earlier logit: **0 logits**, expected at least 0.01" in text
+    assert "| change of an earlier logit | ✗ **0 logits** | at least 0.01 | far above rounding |" in text
     assert text.count("| `") == len(ALL)
     assert laws_markdown([HOLDS]).startswith("### = 1 of 1 law")
 
 
 def test_junit_has_a_case_for_each_law(tmp_path: Path) -> None:
     """Broken and unmeasured laws fail, known and inapplicable ones are skipped, and the file is valid XML."""
-    laws_junit(ALL, tmp_path / "laws.xml", "my-model")
+    write_junit(tmp_path / "laws.xml", laws_document(ALL, checkpoint="my-model"))
     suite = ElementTree.parse(tmp_path / "laws.xml").getroot()[0]
     assert {key: suite.attrib[key] for key in ("tests", "failures", "skipped")} == {
         "tests": "5", "failures": "2", "skipped": "2",
