@@ -150,6 +150,7 @@ class Upgrade:
         """Raises UserError if a lock does not name transformers."""
         (before, first), (after, second) = environment_of("from", locks[0]), environment_of("to", locks[1])
         self.locks, self.sides = locks, (before, after)
+        self.needed: dict[str, set[str]] = {}
         self.notes = [*locks[0].notes, *first, *locks[1].notes, *second]
         self.directory, self.goldens, self.progress, self.cache = directory, goldens, progress, cache
 
@@ -213,7 +214,9 @@ class Upgrade:
 
     def needs(self, package: str) -> set[str]:
         """Return what a package must be swapped with."""
-        return required_with(package, *self.installed)
+        if package not in self.needed:  # the search asks thousands of times
+            self.needed[package] = required_with(package, *self.installed)
+        return self.needed[package]
 
     def mixture(self, swapped: Swapped) -> Environment:
         """Return the environment of the old side with some packages of the new one.
