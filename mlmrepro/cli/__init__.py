@@ -15,6 +15,7 @@ import typer
 import typer.core
 
 from mlmrepro.cli import drift, gate, guide, upgrade
+from mlmrepro.cli.bisect import bisect
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
@@ -55,6 +56,7 @@ for command, title in (
     (upgrade.gate, "gate"),
     (upgrade.attribute, "attribute"),
     (drift.report, "report"),
+    (bisect, "bisect"),
     (drift.expect, "expect"),
     (drift.lint, "lint"),
     (gate.baseline, "baseline"),

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlmrepro.cli.drift import Goldens, JUnit, Markdown, tell_ci
-from mlmrepro.cli.guide import Json
+from mlmrepro.cli.drift import Goldens
+from mlmrepro.cli.output import Html, Json, JUnit, Markdown, Output
 
 if TYPE_CHECKING:
     from mlmrepro.compare.changes import Comparison
-    from mlmrepro.compare.drift import Outcome
     from mlmrepro.environments.attribute import Attribution
     from mlmrepro.environments.upgrade import Upgrade
 
@@ -35,7 +35,7 @@ def gate(
         float, typer.Option(min=0, help="If the gate is red, minutes to spend on finding the packages behind it.")
     ] = 0.0,
     directory: Directory = FOLDER,
-    html: Annotated[Path | None, typer.Option(help="Also write an HTML page to this file.")] = None,
+    html: Html = None,
     as_json: Json = False,
     markdown: Markdown = False,
     junit: JUnit = None,
@@ -45,40 +45,36 @@ def gate(
     Exits with 0 if every change is declared or an improvement, 1 for a regression or a value that was not measured,
     2 for bad input. Example: mlmrepro gate --from requirements.lock --to requirements.new --budget 30
     """
-    from mlmrepro.compare.drift import Drift
     from mlmrepro.compare.judge import Verdict
-    from mlmrepro.report.attribution_view import attribution_content, attribution_markdown, print_attribution
-    from mlmrepro.report.ci import append_step_summary
-    from mlmrepro.report.compare_view import comparison_markdown, print_comparison
-    from mlmrepro.report.html import write_html
+    from mlmrepro.report.attribution import attribution_content, attribution_document
+    from mlmrepro.report.comparison import comparison_document
+    from mlmrepro.report.document import Section, sentence, spans
+    from mlmrepro.report.drift import unmeasured_document
 
+    output = Output(as_json, markdown, junit, html)
     with _upgrade(before, after, goldens, directory, quiet=as_json) as upgrade:
         outcome = upgrade.take()
-    if html is not None:
-        write_html(Drift([upgrade.before, outcome]), html)
+    notes = [("note", note) for note in upgrade.notes]
     if outcome.record is None:
-        _say_unmade(outcome, upgrade.notes, as_json=as_json)
-        tell_ci({}, {outcome.name: outcome.problem}, junit, quiet=as_json or markdown)
+        content = {"obtained": outcome.name, "exit_code": 1, "problem": outcome.problem, "log": outcome.log}
+        document = unmeasured_document(outcome)
+        output.write(replace(document, facts=[*document.facts, *notes]), {**content, "notes": upgrade.notes})
         raise typer.Exit(int(Verdict.UNMEASURED.fails))
     comparison = upgrade.compare(outcome)
-    if not as_json:  # before the search, which takes long
-        print(comparison_markdown(comparison)) if markdown else print_comparison(comparison)
-        _say(upgrade.notes, markdown=markdown)
-    found = None
+    document = comparison_document(comparison)
+    document = replace(document, facts=[*document.facts, *notes])
+    content = {**comparison.to_dict(), "notes": upgrade.notes, "attribution": None}
     if comparison.exit_code and budget:
+        print(f"{document.headline}: looking for the packages behind it (at most {budget:g} minutes)", file=sys.stderr)
         found = _search(upgrade, comparison, budget, only_failing=True, quiet=as_json)
-    if as_json:
-        searched = attribution_content(found, upgrade.packages) if found else None
-        content = {**comparison.to_dict(), "notes": upgrade.notes, "attribution": searched}
-        print(json.dumps(content, ensure_ascii=False))
-    elif found:
-        text = attribution_markdown(found, upgrade.packages) if markdown else ""
-        print(text) if text else print_attribution(found, upgrade.packages)
-    elif comparison.exit_code and not markdown:
-        print(f"To find the packages behind it: mlmrepro attribute {before} {after}")
-    tell_ci({outcome.name: comparison}, {}, junit, quiet=as_json or markdown)
-    parts = [comparison_markdown(comparison), *([attribution_markdown(found, upgrade.packages)] if found else [])]
-    append_step_summary(lambda: "\n\n".join(parts))
+        causes = attribution_document(found, upgrade.packages)
+        section = Section(causes.headline, causes.blocks, name="causes")
+        document = replace(document, blocks=[*document.blocks, section], next_step=causes.next_step)
+        content["attribution"] = attribution_content(found, upgrade.packages)
+    elif comparison.exit_code:
+        more = sentence(f" To find the packages behind it: `mlmrepro attribute {before} {after}`.")
+        document = replace(document, next_step=(*spans(document.next_step), *more))
+    output.write(document, content)
     raise typer.Exit(comparison.exit_code)
 
 
@@ -97,21 +93,15 @@ def attribute(
     Example: mlmrepro attribute requirements.lock requirements.new --budget 120
     """
     from mlmrepro.errors import UserError
-    from mlmrepro.report.attribution_view import attribution_content, attribution_markdown, print_attribution
+    from mlmrepro.report.attribution import attribution_content, attribution_document
 
     with _upgrade(before, after, goldens, directory, quiet=as_json) as upgrade:
         outcome = upgrade.take()
     if outcome.record is None:
         raise UserError(f"{after} cannot be measured: {outcome.problem}", remedy=f"read {outcome.log}")
     found = _search(upgrade, upgrade.compare(outcome), budget, only_failing=False, quiet=as_json)
-    if as_json:
-        content = {**attribution_content(found, upgrade.packages), "notes": upgrade.notes}
-        print(json.dumps(content, ensure_ascii=False))
-    elif markdown:
-        print(attribution_markdown(found, upgrade.packages))
-    else:
-        _say(upgrade.notes)
-        print_attribution(found, upgrade.packages)
+    content = {**attribution_content(found, upgrade.packages), "notes": upgrade.notes}
+    Output(as_json, markdown).write(attribution_document(found, upgrade.packages, upgrade.notes), content)
     raise typer.Exit(int(not found.complete))
 
 
@@ -139,17 +129,3 @@ def _search(upgrade: Upgrade, comparison: Comparison, budget: float, *, only_fai
             wanted=upgrade.wanted(comparison, only_failing=only_failing),
             seconds=budget * 60,
         )
-
-
-def _say_unmade(outcome: Outcome, notes: list[str], *, as_json: bool) -> None:
-    if as_json:
-        content = {"obtained": outcome.name, "exit_code": 1, "problem": outcome.problem, "log": outcome.log}
-        print(json.dumps({**content, "notes": notes}, ensure_ascii=False))
-        return
-    print(f"Not measured: {outcome.name}: {outcome.problem}" + (f" (log: {outcome.log})" if outcome.log else ""))
-    _say(notes)
-
-
-def _say(notes: list[str], *, markdown: bool = False) -> None:
-    for note in notes:
-        print(f"- note: {note}" if markdown else f"note: {note}")

@@ -9,7 +9,7 @@ from typing import Any
 from mlmrepro.compare.judge import Finding, Verdict, worst
 from mlmrepro.record import STAGES, Part, plain
 
-__all__ = ["Change", "Comparison", "Pairs"]
+__all__ = ["Change", "Comparison", "Pairs", "json_value"]
 
 Pairs = dict[str, tuple[Any, Any]]  # expected and obtained, by name
 
@@ -131,14 +131,15 @@ class Comparison:
 
 def _finding(finding: Finding) -> Mapping[str, Any]:
     differences = [
-        {"place": d.place, "expected": _value(d.expected), "obtained": _value(d.obtained), "note": d.note}
+        {"place": d.place, "expected": json_value(d.expected), "obtained": json_value(d.obtained), "note": d.note}
         for d in finding.differences
     ]
     when = list(finding.variant.when) if finding.variant else []
     return {"name": finding.name, "verdict": finding.verdict.value, "when": when, "differences": differences}
 
 
-def _value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """Return a value as JSON can hold it."""
     value = plain(value)
     return value if isinstance(value, (str, int, float, bool, list, dict, type(None))) else repr(value)
 

@@ -24,7 +24,19 @@ from mlmrepro.environments.spec import PAIR, Environment, catalogue, parse_envir
 from mlmrepro.errors import UserError
 from mlmrepro.record import Observation, RunRecord
 
-__all__ = ["Bisection", "Found", "Measure", "Silent", "Status", "Step", "Trial", "bisect", "candidates", "search"]
+__all__ = [
+    "Bisection",
+    "Found",
+    "Measure",
+    "Progress",
+    "Silent",
+    "Status",
+    "Step",
+    "Trial",
+    "bisect",
+    "candidates",
+    "search",
+]
 
 # How pip says that these versions do not go together, or that one of them does not exist for this Python.
 _CONFLICT = re.compile(r"Cannot install|conflict|No matching distribution", re.IGNORECASE)
@@ -91,7 +103,7 @@ class Bisection:
 class Measure(Protocol):
     """Makes an environment and measures in it; keeps what it has measured."""
 
-    def __call__(self, environment: Environment, attempt: int) -> Trial:
+    def __call__(self, environment: Environment, attempt: int, /) -> Trial:
         """Return the trial; `attempt` counts from 1, and a further one measures again."""
 
 

@@ -11,9 +11,9 @@ from mlmrepro.report import document as doc
 from mlmrepro.report import plots, tables
 from mlmrepro.report.comparison import alerts, change_item, suite
 from mlmrepro.report.outline import Cell, Deviation, Outline, Row, StepOutline, short_names
-from mlmrepro.report.words import LEGEND, SHORT, SHORT_STAGE, SYMBOL, clean, count, number, pairs_line, tally
+from mlmrepro.report.words import LEGEND, SHORT, SHORT_STAGE, SYMBOL, clean, count, headline, number, pairs_line, tally
 
-__all__ = ["drift_document"]
+__all__ = ["drift_document", "unmeasured_document"]
 
 _BRIEF = 12  # changes of a step shown on the terminal, regressions in Markdown
 _DEVIATIONS = 300
@@ -142,6 +142,17 @@ def _legend(outline: Outline) -> doc.Line:
     if any(cell.changed for cell in cells):
         found.append(f"{_CHANGED} changed since the environment above")
     return doc.joined(found, "; ")
+
+
+def unmeasured_document(outcome: Outcome) -> doc.Document:
+    """Return the document of an environment without a record."""
+    return doc.Document(
+        Verdict.UNMEASURED,
+        headline(Verdict.UNMEASURED),
+        blocks=[doc.Items([_problem(outcome)], "environment")],
+        suites=[doc.Suite(outcome.name, [doc.Case("record", "error", outcome.problem)])],
+        alerts=[doc.Alert("error", f"{outcome.name}: no record", clean(outcome.problem))],
+    )
 
 
 def _problem(outcome: Outcome) -> doc.Item:

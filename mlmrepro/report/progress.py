@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -25,7 +25,16 @@ from rich.text import Text
 
 from mlmrepro.record import STAGES
 
-__all__ = ["ACTIONS", "CountDisplay", "MatrixDisplay", "RunDisplay", "ScoringDisplay", "StageDisplay", "duration"]
+__all__ = [
+    "ACTIONS",
+    "CountDisplay",
+    "MatrixDisplay",
+    "RunDisplay",
+    "ScoringDisplay",
+    "StageDisplay",
+    "StepDisplay",
+    "duration",
+]
 
 
 class _Display:
@@ -76,6 +85,26 @@ class CountDisplay(_Display):
         """Show that one has ended, with a line if there is no bar."""
         self.bars.update(self.task, completed=done, total=total, description=name)
         self.line(f"{done}/{total} {name}: {outcome}")
+
+
+class StepDisplay(_Display):
+    """The release that is measured, and a line for each that has been."""
+
+    def __init__(self, describe: Callable[[Any], str], *, quiet: bool = False) -> None:
+        super().__init__(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), quiet=quiet
+        )
+        self.describe = describe
+        self.task = self.bars.add_task("", total=None)
+
+    def begin(self, release: Any, note: str) -> None:
+        """A release is measured."""
+        self.bars.reset(self.task, description=f"{release.version} {note}".rstrip())
+
+    def end(self, step: Any) -> None:
+        """It has been measured."""
+        self.bars.update(self.task, description="")
+        self.console.print(self.describe(step), highlight=False, markup=False, soft_wrap=True)
 
 
 # A few words on each stage of a run.

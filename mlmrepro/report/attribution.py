@@ -1,21 +1,17 @@
-"""Which packages cause which change of an upgrade, on the terminal, in Markdown and as JSON values."""
+"""The document of an attribution: which packages cause which change of an upgrade; also as JSON values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from mlmrepro.compare.judge import Verdict
 from mlmrepro.environments.attribute import Attribution, Cause, Swapped
 from mlmrepro.record import STAGES
-from mlmrepro.report import markdown
-from mlmrepro.report.console import say, standard_output
+from mlmrepro.report import document as doc
 from mlmrepro.report.words import and_more, clean, count, pairs_line
 
-__all__ = ["attribution_content", "attribution_markdown", "print_attribution"]
+__all__ = ["attribution_content", "attribution_document"]
 
 Versions = Mapping[str, tuple[str, str]]  # old and new, of each package that differs
 
@@ -23,49 +19,23 @@ _NAMED = 3  # values in a row of the table
 _LISTED = 5  # of each kind of remark
 
 
-def print_attribution(found: Attribution, versions: Versions, console: Console | None = None) -> None:
-    """Print the table of stages and packages, and what the search could not say."""
-    console = console or standard_output()
-    console.print()
-    say(console, _headline(found), bold="Causes: ")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("stage", "values", "caused by"):
-        table.add_column(title, overflow="fold", justify="right" if title == "values" else "left")
-    table.add_column("such as", overflow="fold")
-    for stage, packages, names in _rows(found):
-        table.add_row(
-            stage, str(len(names)), Text(_packages(packages, found, versions)), Text(clean(_such(stage, names)))
-        )
-    if found.explained:
-        console.print()
-        console.print(table)
-    remarks = list(_remarks(found))
-    if remarks:
-        console.print()
-    for remark in remarks:
-        say(console, remark, indent=2)
-    console.print()
-    say(console, _next(found, versions), bold="Next: ")
-
-
-def attribution_markdown(found: Attribution, versions: Versions) -> str:
-    """Return the same as Markdown."""
-    page = markdown.Page(markdown.PR_LIMIT)
-    page.add(f"### Causes\n\n{markdown.sentence(_headline(found))}")
+def attribution_document(found: Attribution, versions: Versions, notes: Sequence[str] = ()) -> doc.Document:
+    """Return the table of stages and packages, and what the search could not say."""
     rows = [
-        [
-            stage,
-            str(len(names)),
-            markdown.prose(_packages(packages, found, versions)),
-            markdown.prose(_such(stage, names)),
-        ]
+        (stage, str(len(names)), _packages(packages, found, versions), _such(stage, names))
         for stage, packages, names in _rows(found)
     ]
-    if rows:
-        page.add(markdown.table(["stage", "values", "caused by", "such as"], rows))
-    page.add("\n".join(f"- {markdown.prose(remark)}" for remark in _remarks(found)))
-    page.add(f"**Next:** {markdown.sentence(_next(found, versions))}")
-    return str(page)
+    remarks = [doc.Item(remark) for remark in _remarks(found)]
+    return doc.Document(
+        None if found.complete else Verdict.UNMEASURED,
+        f"Causes: {_headline(found)}".rstrip("."),
+        facts=[("note", note) for note in notes],
+        blocks=[
+            *([doc.Table(("stage", "values", "caused by", "such as"), rows)] if rows else []),
+            *([doc.Items(remarks, "remark")] if remarks else []),
+        ],
+        next_step=doc.sentence(_next(found, versions)),
+    )
 
 
 def attribution_content(found: Attribution, versions: Versions) -> dict[str, Any]:
