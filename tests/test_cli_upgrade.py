@@ -260,6 +260,19 @@ def test_a_change_that_is_hidden_in_the_whole(world: World, capsys: pytest.Captu
     assert "not in the whole upgrade, but with transformers of the new side alone: dataset.train_rows" in out
 
 
+def test_packages_that_require_each_other(world: World, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """They are not said to break only together: which of them it is cannot be told."""
+    world.plant((TOP_K, ["numpy"], 6))
+    both = {"numpy": {"scipy"}, "scipy": {"numpy"}}
+    asked: list[str] = []
+    monkeypatch.setattr(upgrade, "required_with", lambda name, *_: asked.append(name) or both.get(name, set()))
+    assert run("attribute", "1.lock", "2.lock") == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "require each other" in out
+    assert "only together" not in out
+    assert len(asked) == len(set(asked)), "requirements are read once for each package"
+
+
 def test_nothing_to_explain(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     """An upgrade without changes costs both records and no more."""
     assert run("attribute", "1.lock", "2.lock") == 0

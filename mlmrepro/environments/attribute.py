@@ -36,6 +36,7 @@ class Cause:
 
     packages: tuple[str, ...]
     along: tuple[str, ...] = ()  # swapped too, because `packages` require it
+    inseparable: bool = False  # several packages that require each other, so which of them it is cannot be told
     unresolved: tuple[Swapped, ...] = ()  # smaller sets that could not be measured and might suffice
 
     @property
@@ -278,4 +279,9 @@ class _Search:
     def cause(self, swapped: Swapped) -> Cause:
         heads = self.heads(swapped)
         unresolved = [each for each, found in self.known.items() if each < swapped and found.problem]
-        return Cause(self.ordered(heads), self.ordered(swapped - heads), tuple(sorted(unresolved, key=self.place)))
+        return Cause(
+            self.ordered(heads),
+            self.ordered(swapped - heads),
+            len(heads) > 1 and all(self.closed([head]) == swapped for head in heads),
+            tuple(sorted(unresolved, key=self.place)),
+        )

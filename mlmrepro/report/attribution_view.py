@@ -33,7 +33,9 @@ def print_attribution(found: Attribution, versions: Versions, console: Console |
         table.add_column(title, overflow="fold", justify="right" if title == "values" else "left")
     table.add_column("such as", overflow="fold")
     for stage, packages, names in _rows(found):
-        table.add_row(stage, str(len(names)), Text(_packages(packages, versions)), Text(clean(_such(stage, names))))
+        table.add_row(
+            stage, str(len(names)), Text(_packages(packages, found, versions)), Text(clean(_such(stage, names)))
+        )
     if found.explained:
         console.print()
         console.print(table)
@@ -51,7 +53,12 @@ def attribution_markdown(found: Attribution, versions: Versions) -> str:
     page = markdown.Page(markdown.PR_LIMIT)
     page.add(f"### Causes\n\n{markdown.sentence(_headline(found))}")
     rows = [
-        [stage, str(len(names)), markdown.prose(_packages(packages, versions)), markdown.prose(_such(stage, names))]
+        [
+            stage,
+            str(len(names)),
+            markdown.prose(_packages(packages, found, versions)),
+            markdown.prose(_such(stage, names)),
+        ]
         for stage, packages, names in _rows(found)
     ]
     if rows:
@@ -74,6 +81,7 @@ def attribution_content(found: Attribution, versions: Versions) -> dict[str, Any
                     {
                         "packages": list(cause.packages),
                         "swapped_with_them": list(cause.along),
+                        "require_each_other": cause.inseparable,
                         "smaller_sets_not_measured": [sorted(smaller) for smaller in cause.unresolved],
                     }
                     for cause in each.causes
@@ -108,11 +116,14 @@ def _rows(found: Attribution) -> Iterator[tuple[str, tuple[str, ...], list[str]]
             yield stage, packages, names
 
 
-def _packages(packages: tuple[str, ...], versions: Versions) -> str:
+def _packages(packages: tuple[str, ...], found: Attribution, versions: Versions) -> str:
     if not packages:
         return "not known"
+    inseparable = any(c.inseparable for each in found.explained for c in each.causes if c.packages == packages)
     shown = [pairs_line({name: versions.get(name, ("", ""))}) for name in packages]
-    return shown[0] if len(shown) == 1 else " and ".join(shown) + ", only together"
+    if len(shown) == 1:
+        return shown[0]
+    return " and ".join(shown) + (", which require each other" if inseparable else ", only together")
 
 
 def _such(stage: str, names: list[str]) -> str:
