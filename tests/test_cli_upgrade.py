@@ -223,7 +223,7 @@ def test_without_a_network_what_is_stored_still_answers(world: World, capsys: py
 
 
 def test_attribute_continues_from_what_is_stored(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run without time measures nothing and exits with 1; the next one finds the cause; a third measures nothing."""
+    """A run without time measures nothing and exits with 1; the next one finds the cause; a third needs no time."""
     world.plant((TOP_K, ["numpy", "scipy"], 6))
     assert run("attribute", "1.lock", "2.lock", "--budget", "0") == 1
     assert "the budget of 0 minutes is used up" in " ".join(capsys.readouterr().out.split())
@@ -232,7 +232,7 @@ def test_attribute_continues_from_what_is_stored(world: World, capsys: pytest.Ca
     assert content["changes"][0]["causes"][0]["packages"] == ["numpy", "scipy"]
     calls = world.calls()
     assert len(calls) == len(set(calls))
-    assert run("attribute", "1.lock", "2.lock", "--markdown") == 0
+    assert run("attribute", "1.lock", "2.lock", "--budget", "0", "--markdown") == 0
     assert "numpy 1.0 → 2.0" in capsys.readouterr().out
     assert world.calls() == calls
 

@@ -126,6 +126,7 @@ def _search(upgrade: Upgrade, comparison: Comparison, budget: float, *, only_fai
             tuple(upgrade.packages),
             upgrade.measure,
             needs=upgrade.needs,
+            recall=upgrade.recall,
             wanted=upgrade.wanted(comparison, only_failing=only_failing),
             seconds=budget * 60,
         )

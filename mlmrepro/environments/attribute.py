@@ -93,17 +93,19 @@ def attribute(
     needs: Callable[[str], Iterable[str]] = lambda package: (),
     wanted: Sequence[str] | None = None,
     known: Mapping[Swapped, Measured] | None = None,
+    recall: Callable[[Swapped], Measured | None] = lambda swapped: None,
     environments: float = math.inf,
     seconds: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Attribution:
     """Find which of the packages, likely ones first, cause the changes that all of them together make.
 
-    `needs` names the other packages that one must be swapped with; it is asked again and again, so it may learn from
-    failures. `wanted` are the changes to explain, the most important first (default: all). `known` are earlier results,
-    which cost nothing. At most `environments` mixtures are measured, and none is begun after `seconds`.
+    `needs` names the other packages that one must be swapped with; it is asked again and again, so it may learn
+    from failures. `wanted` are the changes to explain, the most important first (default: all). `known` are earlier
+    results, and `recall` returns others, if there are any: they cost nothing. At most `environments` mixtures are
+    measured, and none is begun after `seconds`.
     """
-    search = _Search(tuple(packages), measure, needs, dict(known or {}), environments, seconds, clock)
+    search = _Search(tuple(packages), measure, needs, dict(known or {}), recall, environments, seconds, clock)
     result = Attribution(search.packages, measured=search.known)
     everything = frozenset(packages)
     try:
@@ -137,6 +139,7 @@ class _Search:
     measure: Callable[[Swapped], Measured]
     needs: Callable[[str], Iterable[str]]
     known: dict[Swapped, Measured]
+    recall: Callable[[Swapped], Measured | None]
     environments: float
     seconds: float
     clock: Callable[[], float]
@@ -150,6 +153,8 @@ class _Search:
         """Return what a mixture changes, from an earlier result if there is one; raises SearchEnded."""
         if not swapped:
             return Measured()
+        if swapped not in self.known and (recalled := self.recall(swapped)):
+            self.known[swapped] = recalled
         if swapped not in self.known:
             if self.made >= self.environments:
                 self.stopped = f"the budget of {self.environments:g} environments is used up"

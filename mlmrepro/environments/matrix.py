@@ -27,7 +27,7 @@ from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import atomic_write
 from mlmrepro.record import RunRecord
 
-__all__ = ["RECORD", "Phase", "Progress", "Silent", "read_outcomes", "run_matrix"]
+__all__ = ["RECORD", "Phase", "Progress", "Silent", "kept_outcome", "read_outcomes", "run_matrix"]
 
 Phase = Literal["waiting", "installing", "recording", "done", "failed"]
 
@@ -75,7 +75,7 @@ def run_matrix(
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     extra = [] if goldens is None else ["--goldens", str(goldens.absolute())]
-    inputs = [content_hash(Path(mlmrepro.__file__).parent), content_hash(goldens) if goldens else "", *command]
+    inputs = _inputs(goldens, command)
     with _alone(directory):
         state = _State(directory, environments, inputs, progress or Silent(), keep)
         variables = {**_variables(), "PYTHONPATH": str(code_folder(cache))}
@@ -114,6 +114,22 @@ def run_matrix(
         state.close()
         found = {outcome.name: outcome for outcome in _listed(directory)}
         return [found[environment.name] for environment in environments]
+
+
+def kept_outcome(
+    environment: Environment, directory: Path, *, goldens: Path | None = None, command: Sequence[str] = RECORD
+) -> Outcome | None:
+    """Return the record that `run_matrix` would keep, None if it would make one."""
+    entry = (_read_state(directory / _STATE) or {"environments": {}})["environments"].get(environment.name, {})
+    if entry.get("key") != [fingerprint(environment), *_inputs(goldens, command)] or entry["state"] != "done":
+        return None
+    outcome = _outcome(directory / f"{environment.name}.json")
+    return outcome if outcome.record is not None else None
+
+
+def _inputs(goldens: Path | None, command: Sequence[str]) -> list[str]:
+    """Return what a record depends on, besides its environment."""
+    return [content_hash(Path(mlmrepro.__file__).parent), content_hash(goldens) if goldens else "", *command]
 
 
 def read_outcomes(directory: Path) -> list[Outcome]:

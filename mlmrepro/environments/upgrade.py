@@ -21,7 +21,7 @@ from mlmrepro.compare.judge import Expectations
 from mlmrepro.environments.attribute import Measured, SearchEnded, Swapped
 from mlmrepro.environments.locks import Lock, read_lock
 from mlmrepro.environments.make import CACHE, isolated, make_environment
-from mlmrepro.environments.matrix import RECORD, Progress, run_matrix
+from mlmrepro.environments.matrix import RECORD, Progress, kept_outcome, run_matrix
 from mlmrepro.environments.spec import PAIR, Environment, catalogue
 from mlmrepro.errors import UserError
 
@@ -242,11 +242,22 @@ class Upgrade:
 
     def measure(self, swapped: Swapped) -> Measured:
         """Return which values a mixture changes; raises SearchEnded if there is no network to make it."""
-        whole = len(swapped) == len(self.packages)
-        (outcome,) = self._run([self.sides[1] if whole else self.mixture(swapped)])
+        (outcome,) = self._run([self._environment(swapped)])
+        if outcome.record is None and _UNREACHED in outcome.problem:
+            raise SearchEnded(f"{outcome.problem}; what was measured is kept")
+        return self._measured(outcome)
+
+    def recall(self, swapped: Swapped) -> Measured | None:
+        """Return what a mixture changes if its record is kept, else None."""
+        environment = self._environment(swapped)
+        outcome = kept_outcome(environment, self.directory, goldens=self.goldens, command=RECORD)
+        return self._measured(outcome) if outcome else None
+
+    def _environment(self, swapped: Swapped) -> Environment:
+        return self.sides[1] if len(swapped) == len(self.packages) else self.mixture(swapped)
+
+    def _measured(self, outcome: Outcome) -> Measured:
         if outcome.record is None:
-            if _UNREACHED in outcome.problem:
-                raise SearchEnded(f"{outcome.problem}; what was measured is kept")
             return Measured(problem=outcome.problem)
         return Measured(changed_values(self.compare(outcome)) - self.standing)
 

@@ -272,6 +272,7 @@ def test_a_search_continues_from_what_is_known() -> None:
     assert not set(first.asked) & set(second.asked)
     assert len(first.asked) + len(second.asked) == len(whole.asked)
     assert World(makes).search(known=found.measured, environments=0).complete
+    assert World(makes).search(recall=found.measured.get, environments=0, seconds=0).complete
 
 
 def test_only_wanted_changes_are_explained_in_their_order() -> None:

@@ -20,7 +20,7 @@ from mlmrepro.compare.drift import Outcome
 from mlmrepro.environments import matrix
 from mlmrepro.environments.children import last_words
 from mlmrepro.environments.make import Unmade
-from mlmrepro.environments.matrix import read_outcomes, run_matrix
+from mlmrepro.environments.matrix import kept_outcome, read_outcomes, run_matrix
 from mlmrepro.environments.spec import Environment
 from mlmrepro.errors import UserError
 from mlmrepro.record import Lane, RunRecord
@@ -194,6 +194,10 @@ def test_a_finished_run_is_kept_on_request(folder: Path) -> None:
     assert calls(folder) == ["good", "nothing", "nothing"]
     assert found["good"].record is not None
     assert found["nothing"].record is None
+    good, nothing, other = environments("good", "nothing", "other")
+    assert kept_outcome(good, folder / "runs", command=COMMAND) == found["good"]
+    for environment, command in ((nothing, COMMAND), (other, COMMAND), (good, ("-c", "another"))):
+        assert kept_outcome(environment, folder / "runs", command=command) is None
 
 
 def test_one_environment_can_be_measured_again(folder: Path) -> None:
