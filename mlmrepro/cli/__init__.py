@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from mlmrepro.cli import drift, gate, guide
+from mlmrepro.cli import drift, gate, goldens, guide
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
@@ -49,12 +49,12 @@ for command, title in (
     (guide.reproduce, "reproduce"),
     (guide.fill_mask, "fill-mask"),
     (drift.record, "record"),
-    (drift.adopt, "adopt"),
+    (goldens.adopt, "adopt"),
     (drift.compare, "compare"),
     (drift.matrix, "matrix"),
     (drift.report, "report"),
-    (drift.expect, "expect"),
-    (drift.lint, "lint"),
+    (goldens.expect, "expect"),
+    (goldens.lint, "lint"),
     (gate.baseline, "baseline"),
     (gate.check, "check"),
     (gate.score, "score"),

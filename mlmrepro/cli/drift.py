@@ -1,4 +1,4 @@
-"""Commands that compare: record, adopt, compare, matrix, report, expect, lint. Only the first two need torch."""
+"""Commands that compare: record, compare, matrix, report. Only the first needs torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlmrepro.cli.guide import Json, offline_unless, say_unused
+from mlmrepro.cli.goldens import Goldens, chosen_goldens, project_goldens, read_record, record_path
+from mlmrepro.cli.guide import Json, offline_unless
 from mlmrepro.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from mlmrepro.compare.drift import Drift, Outcome
     from mlmrepro.compare.judge import Expectations
 
-__all__ = ["adopt", "compare", "expect", "lint", "matrix", "record", "report"]
+__all__ = ["compare", "matrix", "record", "report"]
 
 MATRIX = Path("mlmrepro-runs") / "matrix"
 
-Goldens = Annotated[Path | None, typer.Option(help="Folder of goldens (default: golden/embedded, as shipped).")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
 JUnit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
 Html = Annotated[Path | None, typer.Option(help="Where to write the HTML page (default: report.html in the folder).")]
@@ -50,13 +50,12 @@ def record(
         raise UserError(f"{output} is a folder", remedy="give --output a file")
     offline_unless(False)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens were made on the CPU
-    from mlmrepro.config import golden_directory
     from mlmrepro.observations.golden_run import check_subject, take_record
     from mlmrepro.observations.registry import choose
     from mlmrepro.record import write_unfinished
     from mlmrepro.report.progress import RunDisplay
 
-    stored = (goldens or golden_directory()) / "inputs"
+    stored = chosen_goldens(goldens) / "inputs"
     observers = choose(only or [])
     check_subject(stored)
     write_unfinished(output, "it was killed")  # so that an old record is not mistaken for this run's
@@ -71,48 +70,6 @@ def record(
         print(json.dumps(taken.to_dict(), ensure_ascii=False))
     else:
         print(output)
-
-
-def adopt(
-    checkpoint: Annotated[str, typer.Argument(help="A folder with your checkpoint, or a hub name.")],
-    text: Annotated[str, typer.Option(help="Your text: .jsonl, .csv, .parquet, .txt, or a folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write, such as golden/my-model.")],
-    text_column: Annotated[str | None, typer.Option(help="The column that holds the text.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="A sentence with <mask> (default: the text's beginning).")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads, of this and later records.")] = 2,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace goldens of an adopted checkpoint.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Take goldens of your own checkpoint: what it gives on your text under the versions that are installed now.
-
-    record, matrix, compare, report and expect take the folder with --goldens, and pytest with --mlm-observe. It holds a
-    sample of the text and no weights. Example: mlmrepro adopt my-model --text eval.jsonl -o golden/my-model
-    """
-    from mlmrepro.cli.gate import prepared
-
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # goldens are of the CPU
-    path = prepared(checkpoint, threads)
-    say_unused(path)
-    from mlmrepro.observations import golden_run
-    from mlmrepro.report.progress import RunDisplay
-
-    with RunDisplay(quiet=as_json) as display:
-        count, notes = golden_run.adopt(
-            path,
-            text,
-            output,
-            threads=threads,
-            overwrite=overwrite,
-            progress=display,
-            column=text_column,
-            prompt=prompt,
-        )
-    if as_json:
-        print(json.dumps({"goldens": str(output), "values": count, "notes": notes}, ensure_ascii=False))
-        return
-    print(f"{output}: {count:,} values")
-    for note in notes:
-        print(f"note: {note}")
 
 
 def compare(
@@ -133,11 +90,11 @@ def compare(
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.compare_view import comparison_markdown, print_comparison
 
-    if _record_path(reference):
-        against, declared = Expectations.from_record(_read(reference)), _declared(goldens)
+    if record_path(reference):
+        against, declared = Expectations.from_record(read_record(reference)), _declared(goldens)
     else:
         against, declared = Expectations.from_goldens(reference), None
-    outcomes = [Outcome(str(path), _read(path)) for path in candidates]
+    outcomes = [Outcome(str(path), read_record(path)) for path in candidates]
     comparisons = [compare_with(against, str(reference), outcome, declared) for outcome in outcomes]
     if as_json:
         print(json.dumps([comparison.to_dict() for comparison in comparisons], ensure_ascii=False))
@@ -168,13 +125,12 @@ def matrix(
     A version that cannot be installed or crashes is listed with the reason. To continue a killed matrix, run the same
     command again. Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
     """
-    from mlmrepro.config import golden_directory
     from mlmrepro.environments.matrix import run_matrix
     from mlmrepro.environments.spec import parse_environments
     from mlmrepro.report.progress import MatrixDisplay
 
     chosen = parse_environments(envs or ["pairs"])
-    used = goldens or golden_directory()
+    used = chosen_goldens(goldens)
     with MatrixDisplay(quiet=as_json) as display:
         outcomes = run_matrix(chosen, directory, jobs=jobs, goldens=used, progress=display)
     _report(outcomes, used, html or directory / "report.html", as_json, markdown, junit)
@@ -198,7 +154,6 @@ def report(
     Example: mlmrepro report mlmrepro-runs/matrix --html drift.html
     """
     from mlmrepro.compare.drift import Outcome
-    from mlmrepro.config import golden_directory
     from mlmrepro.environments.matrix import read_outcomes
     from mlmrepro.environments.spec import parse_environments
 
@@ -209,69 +164,7 @@ def report(
         for environment in (parse_environments(envs) if envs else [])
         if environment.name not in found
     ]
-    _report(outcomes, goldens or golden_directory(), html or directory / "report.html", as_json, markdown, junit)
-
-
-def expect(
-    name: Annotated[str, typer.Argument(help="STAGE.NAME as shown in a report; * matches any characters.")],
-    when: Annotated[str, typer.Option(help="The versions with the new value, such as 'transformers>=5.0'.")],
-    source: Annotated[Path, typer.Option("--from", help="A record that holds the new value.")],
-    reason: Annotated[str, typer.Option(help="Why it changed, in one line.")],
-    link: Annotated[str, typer.Option(help="Address of a page that documents the change.")],
-    goldens: Annotated[Path, typer.Option(help="Folder of goldens to write to.")] = Path("golden/embedded"),
-) -> None:
-    """Declare an expected change: these versions get the record's value, all others keep the golden's.
-
-    Example: mlmrepro expect model.attention --when 'transformers>=4.45' --from new.json --reason '...' --link https://...
-    """
-    from fnmatch import fnmatchcase
-
-    from mlmrepro.compare.declare import declare
-    from mlmrepro.compare.golden import read_golden, versions_of, write_golden
-
-    taken = _read(source)
-    versions = versions_of(taken.provenance)
-    stage, _, pattern = name.partition(".")
-    path = goldens / f"{stage}.json"
-    golden = read_golden(path)
-    obtained = {o.name: o.value for o in taken if o.stage == stage}
-    names = [each for each in golden.entries if fnmatchcase(each, pattern) and each in obtained]
-    if not names:
-        raise UserError(f"{path} and {source} do not both have {name!r}", remedy="copy the name from a report")
-    changed = []
-    for each in names:
-        entry = golden.entries[each]
-        try:
-            golden.entries[each] = declare(entry, when, obtained[each], versions, reason=reason, link=link)
-            (variant,) = golden.entries[each].matching(versions)
-            changed.append(f"{stage}.{each}: expected for {' and '.join(variant.when)}")
-        except UserError as error:
-            if len(names) == 1 or "already" not in error.problem:  # a pattern may also match unchanged values
-                raise
-    if not changed:
-        raise UserError(f"{source} and {path} have the same value for {name!r}", remedy="there is nothing to declare")
-    write_golden(path, golden)
-    print("\n".join(changed))
-
-
-def lint(
-    places: Annotated[
-        list[Path] | None, typer.Argument(help="Files or folders of goldens, records and tables (default: golden).")
-    ] = None,
-) -> None:
-    """Check committed goldens, records and tables: valid entries, and a clean commit, version and source for each.
-
-    Exits with 0 if nothing is wrong, 1 with a line for each problem, 2 for bad input. Example: mlmrepro lint golden
-    """
-    from mlmrepro.compare.lint import lint_all
-
-    problems, counts, others = lint_all(places or [Path("golden")])
-    for problem in problems:
-        print(problem)
-    looked = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items() if count)
-    found = f"{len(problems)} problem{'s' * (len(problems) != 1)}" if problems else "nothing is wrong"
-    print(f"{looked}: {found}" + (f"; not checked: {len(others)} other JSON" if others else ""))
-    raise typer.Exit(int(bool(problems)))
+    _report(outcomes, chosen_goldens(goldens), html or directory / "report.html", as_json, markdown, junit)
 
 
 def _report(
@@ -333,26 +226,10 @@ def _declared(goldens: Path | None) -> Expectations | None:
     from mlmrepro.compare.judge import Expectations
     from mlmrepro.config import golden_directory
 
-    if goldens is not None:
-        return Expectations.from_goldens(goldens)
+    chosen = project_goldens(goldens)
+    if chosen is not None:
+        return Expectations.from_goldens(chosen)
     try:
         return Expectations.from_goldens(golden_directory())
     except UserError:
         return None
-
-
-def _record_path(path: Path) -> Path | None:
-    """Return the path of the record, None for a folder of goldens."""
-    if path.is_dir():
-        inside = path / "record.json"
-        return inside if inside.is_file() else None
-    return path
-
-
-def _read(path: Path) -> Any:
-    from mlmrepro.record import RunRecord
-
-    found = _record_path(path)
-    if found is None:
-        raise UserError(f"the folder {path} has no record.json", remedy="give a record, or the folder of a run")
-    return RunRecord.read(found)

@@ -75,10 +75,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption(
         "--mlm-observe",
         action="append",
+        nargs="?",
+        const="",
         default=[],
         metavar="DIR",
         help="add a test item for each observation of this checkpoint, or of the goldens of one that `mlmrepro adopt` "
-        "wrote ('embedded' is the shipped one); may be repeated",
+        "wrote ('embedded' is the shipped one); may be repeated; without DIR, of the goldens in [tool.mlmrepro] of "
+        "pyproject.toml",
     )
     group.addoption("--mlm-text", metavar="FILE", help="text of the observed checkpoints' language (default: embedded)")
     parser.addini("golden_dir", "the directory of the goldens, below the project (default: golden)", default="")
