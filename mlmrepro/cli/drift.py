@@ -25,6 +25,13 @@ MATRIX = Path("mlmrepro-runs") / "matrix"
 
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a pull request.")]
 JUnit = Annotated[Path | None, typer.Option(help="Also write JUnit XML to this file.")]
+Tests = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEST",
+        help="Your own tests, as pytest takes them: what they hold with the golden fixture is recorded; repeatable.",
+    ),
+]
 Html = Annotated[Path | None, typer.Option(help="Where to write the HTML page (default: report.html in the folder).")]
 
 
@@ -40,6 +47,7 @@ def record(
             help="An off-path observation or a group of them; repeatable (default: all; an unknown name lists them)."
         ),
     ] = None,
+    tests: Tests = None,
     as_json: Json = False,
 ) -> None:
     """Record what the installed versions do: the golden run, each stage in isolation, and off-path behaviour.
@@ -51,6 +59,7 @@ def record(
     offline_unless(False)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the goldens were made on the CPU
     from mlmrepro.observations.golden_run import check_subject, take_record
+    from mlmrepro.observations.own_tests import add_tests, check_tests
     from mlmrepro.observations.registry import choose
     from mlmrepro.record import write_unfinished
     from mlmrepro.report.progress import RunDisplay
@@ -58,10 +67,13 @@ def record(
     stored = chosen_goldens(goldens) / "inputs"
     observers = choose(only or [])
     check_subject(stored)
+    check_tests(tests or [])
     write_unfinished(output, "it was killed")  # so that an old record is not mistaken for this run's
     try:
         with RunDisplay(quiet=as_json) as display:
             taken = take_record(stored, threads=threads, observers=observers, progress=display)
+        if tests:
+            print(add_tests(taken, tests), end="", file=sys.stderr)
     except BaseException as error:
         write_unfinished(output, f"{type(error).__name__}: {first_line(error)}")
         raise
@@ -90,11 +102,13 @@ def compare(
     from mlmrepro.report.ci import append_step_summary
     from mlmrepro.report.compare_view import comparison_markdown, print_comparison
 
+    records = [read_record(path) for path in candidates]
     if record_path(reference):
         against, declared = Expectations.from_record(read_record(reference)), _declared(goldens)
+        declared = declared and declared.with_tests(records)
     else:
-        against, declared = Expectations.from_goldens(reference), None
-    outcomes = [Outcome(str(path), read_record(path)) for path in candidates]
+        against, declared = Expectations.from_goldens(reference).with_tests(records), None
+    outcomes = [Outcome(str(path), record) for path, record in zip(candidates, records, strict=True)]
     comparisons = [compare_with(against, str(reference), outcome, declared) for outcome in outcomes]
     if as_json:
         print(json.dumps([comparison.to_dict() for comparison in comparisons], ensure_ascii=False))
@@ -115,6 +129,7 @@ def matrix(
     directory: Annotated[Path, typer.Option(help="Where to write records, logs and the page.")] = MATRIX,
     jobs: Annotated[int, typer.Option(min=1, help="Environments to run at the same time.")] = 1,
     goldens: Goldens = None,
+    tests: Tests = None,
     html: Html = None,
     as_json: Json = False,
     markdown: Markdown = False,
@@ -123,16 +138,19 @@ def matrix(
     """Make an environment for each pair of versions (default: pairs), record a run in it, and report on all of them.
 
     A version that cannot be installed or crashes is listed with the reason. To continue a killed matrix, run the same
-    command again. Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
+    command again; with --tests it begins anew, for their code may have changed.
+    Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
     """
     from mlmrepro.environments.matrix import run_matrix
     from mlmrepro.environments.spec import parse_environments
+    from mlmrepro.observations.own_tests import check_tests
     from mlmrepro.report.progress import MatrixDisplay
 
     chosen = parse_environments(envs or ["pairs"])
+    check_tests(tests or [])
     used = chosen_goldens(goldens)
     with MatrixDisplay(quiet=as_json) as display:
-        outcomes = run_matrix(chosen, directory, jobs=jobs, goldens=used, progress=display)
+        outcomes = run_matrix(chosen, directory, jobs=jobs, goldens=used, progress=display, tests=tests or ())
     _report(outcomes, used, html or directory / "report.html", as_json, markdown, junit)
 
 

@@ -102,31 +102,41 @@ def expect(
     from fnmatch import fnmatchcase
 
     from mlmrepro.compare.declare import declare
-    from mlmrepro.compare.golden import read_golden, versions_of, write_golden
+    from mlmrepro.compare.golden import Golden, read_golden, versions_of, write_golden
+    from mlmrepro.compare.own_tests import golden_path
+    from mlmrepro.record import TESTS
 
     taken = read_record(source)
-    folder = chosen_goldens(goldens, Path("golden/embedded"))
-    versions = versions_of(taken.provenance)
     stage, _, pattern = name.partition(".")
-    path = folder / f"{stage}.json"
-    golden = read_golden(path)
-    obtained = {o.name: o.value for o in taken if o.stage == stage}
-    names = [each for each in golden.entries if fnmatchcase(each, pattern) and each in obtained]
-    if not names:
-        raise UserError(f"{path} and {source} do not both have {name!r}", remedy="copy the name from a report")
+    folder = Path() if stage == TESTS else chosen_goldens(goldens, Path("golden/embedded"))
+    versions = versions_of(taken.provenance)
+    files: dict[Path, Golden] = {}
+    found = []  # the file, the entry, and the record's value under its name
+    for observed in taken:
+        if observed.stage != stage or not observed.compared or not fnmatchcase(observed.name, pattern):
+            continue
+        key, _, entry = observed.name.partition("::") if stage == TESTS else (stage, "", observed.name)
+        path = golden_path(taken, key) if stage == TESTS else folder / f"{stage}.json"
+        golden = files.get(path) or files.setdefault(path, read_golden(path))
+        if entry in golden.entries:
+            found.append((golden, entry, observed))
+    if not found:
+        where = "the goldens of the tests" if stage == TESTS else str(folder / f"{stage}.json")
+        raise UserError(f"{where} and {source} do not both have {name!r}", remedy="copy the name from a report")
     changed = []
-    for each in names:
-        entry = golden.entries[each]
+    for golden, entry, observed in found:
         try:
-            golden.entries[each] = declare(entry, when, obtained[each], versions, reason=reason, link=link)
-            (variant,) = golden.entries[each].matching(versions)
-            changed.append(f"{stage}.{each}: expected for {' and '.join(variant.when)}")
+            new = declare(golden.entries[entry], when, observed.value, versions, reason=reason, link=link)
+            golden.entries[entry] = new
+            (variant,) = new.matching(versions)
+            changed.append(f"{stage}.{observed.name}: expected for {' and '.join(variant.when)}")
         except UserError as error:
-            if len(names) == 1 or "already" not in error.problem:  # a pattern may also match unchanged values
+            if len(found) == 1 or "already" not in error.problem:  # a pattern may also match unchanged values
                 raise
     if not changed:
-        raise UserError(f"{source} and {path} have the same value for {name!r}", remedy="there is nothing to declare")
-    write_golden(path, golden)
+        raise UserError(f"{source} has the values that are expected for {name!r}", remedy="there is nothing to declare")
+    for path, golden in files.items():
+        write_golden(path, golden)
     print("\n".join(changed))
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from mlmrepro.compare.changes import Change, Comparison
 from mlmrepro.compare.drift import Step
 from mlmrepro.compare.judge import Verdict, worst
-from mlmrepro.record import STAGES, Part
+from mlmrepro.record import ALL_STAGES, Part
 from mlmrepro.report import markdown
 from mlmrepro.report.console import say, standard_output, styled
 from mlmrepro.report.words import (
@@ -147,7 +147,7 @@ def _table(compared: Sequence[Compared]) -> Table:
         table.add_column("inherited from", overflow="fold")
     for each in compared if len(compared) > 1 else ():
         table.add_column(Text(each.names[1]), overflow="fold")
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         cells = [each.cell(stage) for each in compared]
         if any(cells):
             shown = [styled(cell[0]) if cell else Text("no record") for cell in cells]
@@ -231,7 +231,7 @@ def _summary(each: Compared) -> str:
 
 def _markdown_table(compared: Sequence[Compared]) -> str:
     rows = []
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         cells = [each.cell(stage) for each in compared]
         if any(cells):
             rows.append([stage, *(markdown_cell(cell[0], cell[1]) if cell else "no record" for cell in cells)])

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.compare.judge import Verdict
-from mlmrepro.record import STAGES, Part
+from mlmrepro.record import Part
 from mlmrepro.report import markdown
 from mlmrepro.report.compare_view import change_item
 from mlmrepro.report.console import STYLE, say, standard_output, styled
@@ -71,14 +71,16 @@ def _map(outline: Outline) -> Table:
     """Use one row per environment, so that any number of them fits on a terminal."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("environment", overflow="fold")
-    for stage in STAGES:
+    for stage in outline.stages:
         table.add_column(SHORT_STAGE[stage], no_wrap=True, min_width=4)
     grouped = False
     for row in outline.rows:
         if row.aside and not grouped:
             table.add_row(Text("one package only:", style="dim"))
             grouped = True
-        cells = [_cell(cell) for cell in row.cells] or [_cell(Cell(stage, Verdict.UNMEASURED)) for stage in STAGES]
+        cells = [_cell(cell) for cell in row.cells] or [
+            _cell(Cell(stage, Verdict.UNMEASURED)) for stage in outline.stages
+        ]
         table.add_row(Text(clean(row.outcome.name)), *cells)
     return table
 
@@ -193,11 +195,11 @@ def _behind(item: Item, note: str = "") -> str:
 def _markdown_map(outline: Outline) -> str:
     """Return the map. Markdown cells cannot span columns, so problems of environments get a column of their own."""
     remarks = bool(outline.missing)
-    head = ["environment", *map(markdown.prose, STAGES), *(["remark"] if remarks else [])]
+    head = ["environment", *map(markdown.prose, outline.stages), *(["remark"] if remarks else [])]
     rows = []
     for row in outline.rows:
         name = markdown.code(row.outcome.name) + (" (one package changed)" if row.aside else "")
-        cells = [_markdown_cell(cell) for cell in row.cells] or [SYMBOL[Verdict.UNMEASURED]] * len(STAGES)
+        cells = [_markdown_cell(cell) for cell in row.cells] or [SYMBOL[Verdict.UNMEASURED]] * len(outline.stages)
         problem = "" if row.cells else f"**{markdown.prose(_problem(row.outcome))}**"
         rows.append([name, *cells, *([problem] if remarks else [])])
     return f"{markdown.table(head, rows)}\n\n<sub>{markdown.prose(_legend(outline))}</sub>"

@@ -10,7 +10,7 @@ from typing import Any
 from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.compare.judge import Verdict
 from mlmrepro.files import atomic_write
-from mlmrepro.record import STAGES, RunRecord
+from mlmrepro.record import RunRecord
 from mlmrepro.report import plots, tables
 from mlmrepro.report.outline import Outline, short_names
 from mlmrepro.report.page import TEMPLATES as _TEMPLATES
@@ -95,7 +95,7 @@ def _content(drift: Drift) -> dict[str, Any]:
         "ranks": tables.ranks(drift),
         "prompt": first.config.get("guide", {}).get("prompt", "") if first else "",
         "settings": tables.setting_table(first),
-        "stages": STAGES,
+        "stages": outline.stages,
         "total": len(drift.comparisons),
         "warnings": tables.warnings_table(drift)[:_WARNINGS],
     }
