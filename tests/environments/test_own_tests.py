@@ -6,6 +6,7 @@ The environments are the running interpreter; the name of each is the version of
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,15 +130,14 @@ def test_own_tests_are_observations(project: Path, capsys: pytest.CaptureFixture
     """Which version, which test and which value; a declared change then passes, and a skip says its reason."""
     assert run("4.0", "5.0", "5.2") == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert "2 of 3 environments pass" not in printed
-    assert "tests/test_encoder/test_ids::ids" in printed
+    assert "1 of 3 environments passes, 2 fail (REGRESSION)" in printed
+    assert "REGRESSION your tests: tests/test_encoder/test_ids::ids [0] 97 → 98" in printed.replace("ids[0]", "ids [0]")
     assert findings("4.0") == {
         "tests/test_encoder/test_new::(outcome)": (Verdict.EXPECTED, "skipped: needs 5.0"),
     }
-    assert findings("5.0") == {"tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "97") if False else (
-        Verdict.REGRESSION, "[98, 99]")}
+    assert findings("5.0") == {"tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "98")}
     assert findings("5.2") == {
-        "tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "[98, 99]"),
+        "tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "98"),
         "tests/test_encoder/test_loss::loss": (Verdict.REGRESSION, "4.0"),
         "tests/test_encoder/test_plain::(outcome)": (Verdict.REGRESSION, "AssertionError: no such release"),
     }
@@ -150,7 +150,7 @@ def test_own_tests_are_observations(project: Path, capsys: pytest.CaptureFixture
     assert run("4.0", "5.0") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "declared cause: ids moved" in printed
-    assert findings("5.0") == {"tests/test_encoder/test_ids::ids": (Verdict.EXPECTED, "[98, 99]")}
+    assert findings("5.0") == {"tests/test_encoder/test_ids::ids": (Verdict.EXPECTED, "98")}
 
 
 def cli_ok(arguments: list[str]) -> None:
@@ -227,25 +227,25 @@ def test_a_test_that_does_not_exist_is_bad_input(project: Path, capsys: pytest.C
     assert not (project / "runs").exists()
 
 
-def test_all_goes_on_under_xdist_and_with_reruns(project: Path) -> None:
-    """The record of several processes is that of one; the last of several attempts counts."""
+def test_the_record_is_the_same_under_xdist_and_the_last_attempt_counts(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes send their values to one, and a test that passes when it is run again has passed."""
     (project / "tests" / "test_flaky.py").write_text(
-        "from pathlib import Path\n\ndef test_second_time():\n    mark = Path('mark')\n    there = mark.exists()\n"
-        "    mark.touch()\n    assert there\n"
+        "from pathlib import Path\n\ndef test_second_time():\n    there = Path('mark').exists()\n"
+        "    Path('mark').touch()\n    assert there\n"
     )
-    command = [sys.executable, "-m", "pytest", "-p", "mlmrepro.pytest_plugin", "-q", "-p", "no:cacheprovider"]
-    names = {"one.json": [], "two.json": ["-p", "xdist", "-n", "2", "-p", "rerunfailures"]}
+    monkeypatch.setenv("LIBRARY", "5.2")
+    monkeypatch.setenv("PYTHONPATH", "src", prepend=os.pathsep)
+    command = [sys.executable, "-m", "pytest", "-p", "mlmrepro.pytest_plugin", "-p", "no:cacheprovider", "tests"]
+    command += ["-p", "pytest_rerunfailures", "--reruns=1", "--only-rerun=there"]
     taken = []
-    for name, options in names.items():
+    for name, options in {"one.json": [], "two.json": ["-p", "xdist", "-n", "2"]}.items():
         (project / "mark").unlink(missing_ok=True)
-        plugin = ["-p", "pytest_rerunfailures", "--reruns=1"] if False else []
-        done = subprocess.run(
-            [*command, *options, *plugin, f"--mlm-record={name}", "tests/test_encoder.py"],
-            capture_output=True,
-            text=True,
-            env={**__import__("os").environ, "LIBRARY": "5.2", "PYTHONPATH": f"{Path(mlmrepro.__file__).parents[1]}:src"},
-        )
-        assert done.returncode == 1, done.stdout
+        done = subprocess.run([*command, *options, f"--mlm-record={name}"], capture_output=True, text=True)
+        assert done.returncode == 1, done.stdout + done.stderr
         taken.append(RunRecord.read(project / name))
-    assert taken[0].stages == taken[1].stages
+    assert taken[0]["tests.tests/test_flaky/test_second_time::(outcome)"] == "passed"
+    assert taken[0]["tests.tests/test_encoder/test_plain::(outcome)"] == "AssertionError: no such release"
+    assert taken[0].stages["tests"] == taken[1].stages["tests"]
     assert taken[0].asked == taken[1].asked
