@@ -14,8 +14,10 @@ from mlmrepro.errors import UserError
 from mlmrepro.files import atomic_write
 
 __all__ = [
+    "ALL_STAGES",
     "SCHEMA",
     "STAGES",
+    "TESTS",
     "Bound",
     "Lane",
     "Observation",
@@ -34,6 +36,10 @@ _READS = (2, 3)  # schema 2 called the parts `alone` and `beside`, and did not s
 
 # In the order of the data's flow.
 STAGES = ("dataset", "flatten", "input_ids", "blocks", "masked_batches", "model", "loss", "evaluation", "fill_mask")
+# Not a stage of the guide: what the user's own tests hold, `mlmrepro record --tests`.
+TESTS = "tests"
+ALL_STAGES = (*STAGES, TESTS)
+_TEST = "::"  # in the name of a value of a test: its golden's file, and the entry
 
 
 class Lane(str, Enum):
@@ -57,7 +63,7 @@ class Part(str, Enum):
 
     FLOW = "flow"  # on what the previous stage really produced: no prefix
     ISOLATED = "isolated"  # on the goldens' stored input, so that no earlier stage matters
-    OFF_PATH = "off_path"  # by `mlmrepro.observations`: behaviour that the guide's run does not use or show
+    OFF_PATH = "off_path"  # by `mlmrepro.observations`, or a test: what the guide's run does not use or show
 
 
 # What the tolerance of a lane applies to, unless an observation says otherwise.
@@ -122,6 +128,7 @@ class Observation:
     quantity: str = ""
     bound: Bound = field(default_factory=Bound)  # of the lane BOUND
     title: str = ""  # the name in words, "" if there are none
+    tolerance: dict[str, Any] = field(default_factory=dict)  # the fields of its own one, if not that of its quantity
 
     @property
     def part(self) -> Part:
@@ -141,7 +148,7 @@ class Observation:
 
 def part(name: str) -> Part:
     """Return the part of a stage that a name such as ``isolated.draw`` belongs to."""
-    prefix = name.partition(".")[0]
+    prefix = Part.OFF_PATH.value if _TEST in name else name.partition(".")[0]
     return Part(prefix) if prefix in (Part.ISOLATED.value, Part.OFF_PATH.value) else Part.FLOW
 
 
@@ -167,7 +174,12 @@ def current(name: str) -> str:
 
 
 def observer(name: str) -> str:
-    """Return the observation of an off-path value such as ``off_path.accumulation.step_ratio``, "" of any other."""
+    """Return the observation of an off-path value such as ``off_path.accumulation.step_ratio``, "" of any other.
+
+    Of a test's value, such as ``tests/test_a/test_one::loss``, it is the file of the golden.
+    """
+    if _TEST in name:
+        return name.partition(_TEST)[0]
     return name.split(".")[1] if part(name) is Part.OFF_PATH and "." in name else ""
 
 
@@ -190,15 +202,16 @@ class RunRecord:
         quantity: str = "",
         bound: Bound | None = None,
         title: str = "",
+        tolerance: dict[str, Any] | None = None,
     ) -> None:
         """Record one value; a second one under the same name is a bug."""
-        if stage not in STAGES:
+        if stage not in ALL_STAGES:
             raise KeyError(stage)
         names = self.stages.setdefault(stage, {})
         if name in names:
             raise KeyError(f"{stage}.{name} is observed twice")
         quantity = quantity or _QUANTITIES.get(lane, "")
-        names[name] = Observation(stage, name, lane, value, quantity, bound or Bound(), title)
+        names[name] = Observation(stage, name, lane, value, quantity, bound or Bound(), title, tolerance or {})
 
     def __getitem__(self, key: str) -> Any:
         """Return the value of ``"stage.name"``."""
@@ -207,7 +220,7 @@ class RunRecord:
 
     def __iter__(self) -> Iterator[Observation]:
         """Iterate over the observations in the order of the stages."""
-        for stage in STAGES:
+        for stage in ALL_STAGES:
             yield from self.stages.get(stage, {}).values()
 
     def results(self) -> dict[str, Any]:
@@ -218,7 +231,7 @@ class RunRecord:
         """Return plain JSON values; floats that JSON cannot hold become the strings "NaN", "Infinity", "-Infinity"."""
         stages: dict[str, Any] = {}
         for o in self:
-            words = {"quantity": o.quantity, "title": o.title, "bound": o.bound.to_dict()}
+            words = {"quantity": o.quantity, "title": o.title, "bound": o.bound.to_dict(), "tolerance": o.tolerance}
             entry = {"lane": o.lane.value} | {name: word for name, word in words.items() if word}
             stages.setdefault(o.stage, {})[o.name] = entry | {"value": plain(o.value)}
         head = {"schema": SCHEMA, "provenance": self.provenance, "config": self.config}
@@ -246,13 +259,13 @@ class RunRecord:
             sides = content["provenance"], content["config"], content["provenance"].get("packages", {})
             if not all(isinstance(side, dict) for side in (*sides, content.get("asked", {}))):
                 raise TypeError("provenance, its packages, config and asked must be objects")
-            if unknown := set(content["stages"]) - set(STAGES):
+            if unknown := set(content["stages"]) - set(ALL_STAGES):
                 raise ValueError(f"unknown stages {sorted(unknown)}: another version of mlmrepro may have written it")
             record = cls(content["provenance"], content["config"], asked=content.get("asked"))
             for stage, names in content["stages"].items():
                 for name, entry in names.items():
                     bound = Bound.from_dict(entry.get("bound", {}))
-                    words = entry.get("quantity", ""), bound, entry.get("title", "")
+                    words = entry.get("quantity", ""), bound, entry.get("title", ""), entry.get("tolerance")
                     if new := current(name):
                         record.observe(stage, new, restored(entry["value"]), Lane(entry["lane"]), *words)
             if content["schema"] == 2:  # it was asked for everything that there was

@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "credentials": set(),
     "errors": {"credentials"},
     "files": set(),
+    "pyproject": {"errors"},
     "config": {"errors"},
     "provenance": {"errors"},
     "record": {"errors", "files", "provenance"},
@@ -56,9 +57,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {
         *("config", "errors", "guide", "report", "record", "compare", "environments"),
         *("checkpoint_folder", "credentials", "files", "loading", "gate", "retraining", "scoring", "observations"),
+        "pyproject",
     },
     "pytest_plugin": {
-        *("compare", "config", "errors", "gate", "loading", "observations", "record", "report", "retraining"),
+        *("compare", "config", "errors", "gate", "loading", "observations", "pyproject", "record", "report"),
+        "retraining",
     },
     "__init__": {"config", "errors", "guide", "record", "retraining", "scoring"},
     "__main__": {"cli"},
@@ -68,6 +71,7 @@ TORCH_FREE = {
     "credentials",
     "errors",
     "files",
+    "pyproject",
     "config",
     "provenance",
     "record",

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import typer
 import typer.core
 
-from mlmrepro.cli import drift, gate, guide, upgrade
+from mlmrepro.cli import drift, gate, goldens, guide, upgrade
 from mlmrepro.cli.bisect import bisect
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
@@ -50,15 +50,15 @@ for command, title in (
     (guide.reproduce, "reproduce"),
     (guide.fill_mask, "fill-mask"),
     (drift.record, "record"),
-    (drift.adopt, "adopt"),
+    (goldens.adopt, "adopt"),
     (drift.compare, "compare"),
     (drift.matrix, "matrix"),
     (upgrade.gate, "gate"),
     (upgrade.attribute, "attribute"),
     (drift.report, "report"),
     (bisect, "bisect"),
-    (drift.expect, "expect"),
-    (drift.lint, "lint"),
+    (goldens.expect, "expect"),
+    (goldens.lint, "lint"),
     (gate.baseline, "baseline"),
     (gate.check, "check"),
     (gate.score, "score"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlmrepro.cli.drift import Goldens
+from mlmrepro.cli.goldens import Goldens
 from mlmrepro.cli.output import Html, Json, Markdown, Output
 from mlmrepro.errors import UserError
 
@@ -55,7 +55,6 @@ def bisect(
     """
     from packaging.utils import canonicalize_name
 
-    from mlmrepro.config import golden_directory
     from mlmrepro.environments.bisect import Measure
     from mlmrepro.environments.bisect import bisect as search
     from mlmrepro.environments.releases import between, releases
@@ -72,9 +71,7 @@ def bisect(
     companions = _companions(fixed or [], name)
     found, note = releases(name)
     chosen = between(found, old, new, pre=pre, yanked=yanked)
-    measure: Measure = (
-        Commands(command, name, directory) if command else Records(directory, goldens or golden_directory())
-    )
+    measure: Measure = Commands(command, name, directory) if command else Records(directory, chosen_goldens(goldens))
     with StepDisplay(step_line, quiet=as_json) as display:
         result = search(name, chosen, measure, watch=watch or [], fixed=companions, progress=display)
     if note:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlmrepro.cli.drift import Goldens
+from mlmrepro.cli.goldens import Goldens
 from mlmrepro.cli.output import Html, Json, JUnit, Markdown, Output
 
 if TYPE_CHECKING:
@@ -108,13 +108,12 @@ def attribute(
 @contextmanager
 def _upgrade(before: str, after: str, goldens: Path | None, directory: Path, *, quiet: bool) -> Iterator[Upgrade]:
     """Yield the upgrade while its progress is shown."""
-    from mlmrepro.config import golden_directory
     from mlmrepro.environments.upgrade import Upgrade, lock_of
     from mlmrepro.report.progress import MatrixDisplay
 
     locks = lock_of(before), lock_of(after)
     with MatrixDisplay(quiet=quiet) as display:
-        yield Upgrade(locks, directory, goldens=goldens or golden_directory(), progress=display)
+        yield Upgrade(locks, directory, goldens=chosen_goldens(goldens), progress=display)
 
 
 def _search(upgrade: Upgrade, comparison: Comparison, budget: float, *, only_failing: bool, quiet: bool) -> Attribution:

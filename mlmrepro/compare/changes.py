@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlmrepro.compare.judge import Finding, Verdict, worst
-from mlmrepro.record import STAGES, Part, plain
+from mlmrepro.record import ALL_STAGES, STAGES, Part, plain
 
 __all__ = ["Change", "Comparison", "Pairs", "json_value"]
 
@@ -92,7 +92,7 @@ class Comparison:
 
     def stages(self) -> dict[str, Verdict]:
         """Return the gravest verdict of each stage that either side has."""
-        present = [stage for stage in STAGES if any(f.stage == stage for f in self.findings)]
+        present = [stage for stage in ALL_STAGES if any(f.stage == stage for f in self.findings)]
         return {stage: worst(f.verdict for f in self.findings if f.stage == stage) for stage in present}
 
     def follows(self) -> dict[str, str]:
@@ -162,7 +162,7 @@ def _fold(findings: Iterable[Finding]) -> Iterable[Change]:
         [f for f in findings if f.verdict is Verdict.EXPECTED],
     )
     layers = [_folded(kind, has_twin) for kind in kinds]
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         yield from (change for layer in layers for change in layer if change.stage == stage)
 
 
@@ -190,7 +190,7 @@ def _folded(layer: list[Finding], has_twin: set[str]) -> list[Change]:
         elif flow and carrier is not None:
             follows.setdefault(carrier, []).extend(flow)
     changes = []
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         causes: dict[str, list[Finding]] = {}
         for finding in (*own.get(stage, ()), *_of(layer, stage, Part.OFF_PATH)):
             causes.setdefault(finding.reason or finding.observer, []).append(finding)

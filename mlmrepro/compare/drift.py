@@ -93,6 +93,8 @@ class Drift:
         self.outcomes = list(outcomes)
         self.goldens = Expectations.from_goldens(goldens) if goldens else None
         measured = [outcome for outcome in self.outcomes if outcome.record is not None]
+        if self.goldens is not None:
+            self.goldens = self.goldens.with_tests([o.record for o in measured if o.record is not None])
         self.chain = _chain(measured)
         self.aside = [outcome for outcome in measured if outcome not in self.chain]
         self.comparisons = {o.name: self._against_reference(o) for o in measured}

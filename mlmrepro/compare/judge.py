@@ -12,10 +12,11 @@ from typing import Any
 from mlmrepro.compare.bounds import breaches
 from mlmrepro.compare.declare import Known, known_breach
 from mlmrepro.compare.golden import Entry, Variant, read_golden, versions_of
-from mlmrepro.compare.tolerance import default_tolerance
+from mlmrepro.compare.own_tests import expected_tests, is_declared, is_unmeasured
+from mlmrepro.compare.tolerance import Tolerance, default_tolerance
 from mlmrepro.compare.values import ABSENT, Difference, differences
 from mlmrepro.errors import UserError
-from mlmrepro.record import STAGES, Lane, Observation, Part, RunRecord, current, observer, part
+from mlmrepro.record import ALL_STAGES, STAGES, TESTS, Lane, Observation, Part, RunRecord, current, observer, part
 
 __all__ = [
     "Expectations",
@@ -146,6 +147,11 @@ class Expectations:
         entries = {stage: {new: e for n, e in g.entries.items() if (new := current(n))} for stage, g in goldens.items()}
         return cls(entries, goldens[first].versions, header.get("config"), broken=header.get("broken"))
 
+    def with_tests(self, records: Iterable[RunRecord]) -> Expectations:
+        """Return these and the goldens of the tests that the records were asked for; raises UserError for bad ones."""
+        entries = {**self.entries, TESTS: expected_tests(records)}
+        return Expectations(entries, self.versions, self.config, self.record, self.broken)
+
     @classmethod
     def from_record(cls, record: RunRecord) -> Expectations:
         """Take a record as the expectation, with the measured tolerance of each quantity."""
@@ -157,7 +163,10 @@ class Expectations:
 
 
 def _entry(observation: Observation) -> Entry:
-    tolerance = None if observation.lane is Lane.EXACT else default_tolerance(observation.quantity)
+    tolerance = None
+    if observation.lane is not Lane.EXACT:
+        own = observation.tolerance
+        tolerance = Tolerance(**own) if own else default_tolerance(observation.quantity)
     return Entry(observation.lane, (Variant(observation.value),), tolerance, better_direction(observation))
 
 
@@ -214,7 +223,7 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
     versions = versions_of(record.provenance)
     obtained = {(o.stage, o.name): o.value for o in record if o.compared}
     findings = []
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         entries = expectations.entries.get(stage, {})
         for name, entry in entries.items():
             if not asked(record, stage, name):
@@ -232,22 +241,41 @@ def judge_record(expectations: Expectations, record: RunRecord, declared: Expect
         *_consistent(findings, expectations, record),
         *judge_bounds(expectations, record, declared or expectations),
     ]
-    return sorted(findings, key=lambda finding: STAGES.index(finding.stage))
+    return sorted(findings, key=lambda finding: ALL_STAGES.index(finding.stage))
 
 
 def asked(record: RunRecord, stage: str, name: str) -> bool:
-    """Return whether a record was asked for the observation of an off-path value; all other values always are."""
+    """Return whether a record was asked for the observation of an off-path value; all other values always are.
+
+    For a test's value, whether its test ran there, or just obtained this value.
+    """
+    if stage == TESTS:
+        return not {f"{stage}.{observer(name)}::", f"{stage}.{name}"}.isdisjoint(record.asked or ())
     if part(name) is not Part.OFF_PATH or record.asked is None:
         return True
-    return f"{stage}.{name.split('.')[1]}" in record.asked
+    return f"{stage}.{observer(name)}" in record.asked
 
 
 def not_asked(expectations: Expectations, record: RunRecord) -> tuple[str, ...]:
     """Return the expected observations that a record was not asked for, such as ``loss.accumulation``."""
     expected = list(expectations.record.asked or ()) if expectations.record else []
     for stage, entries in expectations.entries.items():
-        expected += [f"{stage}.{name.split('.')[1]}" for name in entries if not asked(record, stage, name)]
+        expected += [f"{stage}.{observer(name)}" for name in entries if not asked(record, stage, name)]
     return tuple(dict.fromkeys(key for key in expected if record.asked is not None and key not in record.asked))
+
+
+def _judge_outcome(o: Observation, before: Observation | None) -> Finding:
+    """Judge what a test came to; one that fails is a regression, one that failed before an improvement."""
+    expected = str(o.bound.equals if before is None else before.value)
+    found = (Difference("", expected, o.value),)
+    if is_unmeasured(o.value):
+        return Finding(o.stage, o.name, Verdict.UNMEASURED, found, bound=True)
+    if is_declared(o.value) and o.value != expected:
+        return Finding(o.stage, o.name, Verdict.EXPECTED, found, Variant(o.value, (), "The test itself says so."))
+    if not (is_declared(o.value) or o.bound.holds(o.value)):
+        return Finding(o.stage, o.name, Verdict.REGRESSION, found, bound=True)
+    mended = not (is_declared(expected) or o.bound.holds(expected))
+    return Finding(o.stage, o.name, Verdict.IMPROVEMENT if mended else Verdict.IDENTICAL, found if mended else ())
 
 
 def broken_bounds(record: RunRecord) -> list[Finding]:
@@ -271,7 +299,9 @@ def judge_bounds(
     for o in record:
         if o.lane is Lane.BOUND:
             before = reference.pop((o.stage, o.name), None)
-            if not o.bound.holds(o.value) and accepting.accepts(f"{o.stage}.{o.name}", o.value):
+            if o.stage == TESTS:
+                yield _judge_outcome(o, before)
+            elif not o.bound.holds(o.value) and accepting.accepts(f"{o.stage}.{o.name}", o.value):
                 yield Finding(o.stage, o.name, Verdict.IDENTICAL)
             else:
                 yield _judge_bound(o, record, expectations, before)

@@ -62,20 +62,22 @@ def run_matrix(
     progress: Progress | None = None,
     cache: Path = CACHE,
     command: Sequence[str] = RECORD,
+    tests: Sequence[str] = (),
     timeout: float = TIMEOUT,
     keep: bool = False,
 ) -> list[Outcome]:
     """Make each environment, make a record in it, and return the results in the order given.
 
-    ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS]`` makes a record; it exits with 0 exactly if it
-    wrote one. All records are made again, except after a killed run: those that it finished with the same environment,
-    code and goldens are kept; with `keep` those of finished runs too. Raises UserError if another run uses the
-    directory.
+    ``PYTHON *command --output DIRECTORY/NAME.json [--goldens GOLDENS] [--tests TEST]`` makes a record; it exits with 0
+    exactly if it wrote one. All records are made again, except after a killed run: those that it finished with the same
+    environment, code and goldens are kept, unless there are tests, whose code may have changed; with `keep` those of
+    finished runs too. Raises UserError if another run uses the directory.
     """
     directory = directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     extra = [] if goldens is None else ["--goldens", str(goldens.absolute())]
-    inputs = _inputs(goldens, command)
+    extra += [f"--tests={test}" for test in tests]
+    inputs = [*_inputs(goldens, command), *([str(time.time_ns())] if tests else [])]
     with _alone(directory):
         state = _State(directory, environments, inputs, progress or Silent(), keep)
         variables = {**_variables(), "PYTHONPATH": str(code_folder(cache))}

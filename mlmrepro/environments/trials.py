@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mlmrepro.compare.drift import Outcome
@@ -44,7 +43,6 @@ class Commands:
 
     def __call__(self, environment: Environment, attempt: int) -> Trial:
         """Return the trial of this environment."""
-        environment = replace(environment, free=(*environment.free, "pytest"))
         log = self.directory / f"{environment.name}.{attempt}.log"
         log.write_bytes(b"")
         stop = threading.Event()

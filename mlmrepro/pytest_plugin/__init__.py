@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 # The names under which pytest may find this module: the entry point's, and that of `-p` and `pytest_plugins`.
 _NAMES = ("mlmrepro", __name__)
 # Options that can leave tests out, and ini options that `-o` must not override in a full run.
-_NARROWING = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob", "collectonly")
+_NARROWING = ("keyword", "markexpr", "lf", "stepwise", "deselect", "ignore", "ignore_glob", "collectonly", "mlm_record")
 _COLLECTING = ("testpaths", "norecursedirs", "python_files", "python_classes", "python_functions")
 _GATE = ("--mlm-checkpoint", "--mlm-baseline", "--mlm-html")
 _OBSERVE = "mlm-observe::"  # how the nodes of --mlm-observe begin
@@ -75,12 +75,20 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     group.addoption(
         "--mlm-observe",
         action="append",
+        nargs="?",
+        const="",
         default=[],
         metavar="DIR",
         help="add a test item for each observation of this checkpoint, or of the goldens of one that `mlmrepro adopt` "
-        "wrote ('embedded' is the shipped one); may be repeated",
+        "wrote ('embedded' is the shipped one); may be repeated; without DIR, of the goldens in [tool.mlmrepro] of "
+        "pyproject.toml",
     )
     group.addoption("--mlm-text", metavar="FILE", help="text of the observed checkpoints' language (default: embedded)")
+    group.addoption(
+        "--mlm-record",
+        metavar="FILE",
+        help="write a record of what the tests hold with the golden fixture, for `mlmrepro compare` and `report`",
+    )
     parser.addini("golden_dir", "the directory of the goldens, below the project (default: golden)", default="")
     parser.addini(
         "golden_elsewhere", "goldens of tests that run only elsewhere, as `path: reason`", "linelist", default=[]
@@ -91,6 +99,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start the bookkeeping of one session."""
     config.stash[_SESSION] = GoldenSession(config)
     config.pluginmanager.register(config.stash[_SESSION], "mlmrepro-goldens")
+    if path := config.getoption("--mlm-record"):
+        from mlmrepro.pytest_plugin.recording import TestRecording
+
+        recording = TestRecording(config.invocation_params.dir / path, config.stash[_SESSION])
+        config.pluginmanager.register(recording, "mlmrepro-recording")
     if any(config.getoption(name) for name in _GATE):
         from mlmrepro.pytest_plugin.gate import GateSession
 
@@ -104,19 +117,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> GoldenFile:
     """Compare values with the golden of this test, or with `golden.file(name)`, which tests may share."""
-    from mlmrepro.compare.store import GoldenFile, file_key
+    from mlmrepro.compare.store import GoldenFile
 
     node, session = request.node, request.config.stash[_SESSION]
     session.active = True
     if problem := session.misplaced(node.path.parent):
         pytest.fail(problem, pytrace=False)
-    module = node.nodeid.partition("::")[0]
-    if node.path.is_relative_to(session.root):
-        module = node.path.relative_to(session.root).as_posix()
-    module = module.removesuffix(".py")
-    names = [part.name for part in node.listchain() if isinstance(part, (pytest.Class, pytest.Item))]
-    key = file_key(*module.split("/"), ".".join(names))
-    node.stash[_GOLDEN] = GoldenFile(session.store, key, node.nodeid)
+    node.stash[_GOLDEN] = GoldenFile(session.store, f"{session.key_of(node)}.json", node.nodeid)
     return node.stash[_GOLDEN]
 
 
@@ -177,7 +184,21 @@ class GoldenSession:
         given = self.config.getoption("--golden-dir")
         base = self.config.invocation_params.dir if given else self.root
         directory = os.path.abspath(base / (given or self.config.getini("golden_dir") or "golden"))
+        if self.config.getoption("--mlm-record"):
+            from mlmrepro.pytest_plugin.recording import RecordingStore
+
+            return RecordingStore(Path(directory))
         return SessionStore(Path(directory), self.config.getoption("--golden-update"))
+
+    def key_of(self, node: pytest.Item) -> str:
+        """Return the file of a test's golden, without .json; raises UserError if it is not clear where goldens are."""
+        from mlmrepro.compare.store import file_key
+
+        module = node.nodeid.partition("::")[0]
+        if node.path.is_relative_to(self.root):
+            module = node.path.relative_to(self.root).as_posix()
+        names = [part.name for part in node.listchain() if isinstance(part, (pytest.Class, pytest.Item))]
+        return file_key(*module.removesuffix(".py").split("/"), ".".join(names)).removesuffix(".json")
 
     def misplaced(self, folder: Path) -> str:
         """Return a problem if pytest, started in `folder`, would look for goldens elsewhere; "" if not."""

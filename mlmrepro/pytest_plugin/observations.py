@@ -36,12 +36,34 @@ class ObservationSession(AddedItems):
     """Adds the observations of each checkpoint to the collected tests."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self.checkpoints = list(dict.fromkeys(config.getoption("--mlm-observe")))
+        self.project = ""  # the project's own goldens, in words
+        given = [name or self._of_project(config) for name in config.getoption("--mlm-observe")]
+        self.checkpoints = list(dict.fromkeys(given))
         self.text = config.getoption("--mlm-text")
         if self.text and not self.checkpoints:
             raise pytest.UsageError("--mlm-text needs --mlm-observe DIR, the checkpoint to observe")
         for marker in MARKERS:
             config.addinivalue_line("markers", marker)
+
+    def _of_project(self, config: pytest.Config) -> str:
+        """Return the goldens that the project's pyproject.toml names, as a path from the working directory."""
+        from mlmrepro.errors import UserError
+        from mlmrepro.pyproject import project
+
+        here = config.invocation_params.dir
+        try:
+            found = project(here)
+        except UserError as error:
+            raise pytest.UsageError(str(error)) from None
+        if found is None or found.goldens is None:
+            remedy = 'give a folder, or write goldens = "golden/my-model" below [tool.mlmrepro] in pyproject.toml'
+            raise pytest.UsageError(f"--mlm-observe names no checkpoint: {remedy}")
+        self.project = found.origin
+        return os.path.relpath(found.goldens, here)
+
+    def pytest_report_header(self) -> list[str]:
+        """Return which goldens are observed if pyproject.toml names them."""
+        return [f"goldens: {self.project}"] if self.project else []
 
     def collector(self, session: pytest.Session) -> Observations:
         """Return the collector of the checkpoints."""

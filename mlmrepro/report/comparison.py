@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mlmrepro.compare.changes import Change, Comparison
 from mlmrepro.compare.drift import Step
 from mlmrepro.compare.judge import Finding, Verdict, worst
-from mlmrepro.record import STAGES, Part
+from mlmrepro.record import ALL_STAGES, Part
 from mlmrepro.report import document as doc
 from mlmrepro.report.words import (
     Pairs,
@@ -84,7 +84,7 @@ def _next(each: Comparison) -> str:
 def _stages(compared: Sequence[Comparison]) -> doc.Table:
     """Return the verdict on each stage: one column a record, or of a single one how many values changed."""
     rows: list[list[doc.Line]] = []
-    for stage in STAGES:
+    for stage in ALL_STAGES:
         cells = [_cell(each, stage) for each in compared]
         if not any(cells):
             continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mlmrepro.compare.drift import Drift, Outcome
 from mlmrepro.compare.judge import Verdict
-from mlmrepro.record import STAGES, Part, RunRecord
+from mlmrepro.record import Part, RunRecord
 from mlmrepro.report import document as doc
 from mlmrepro.report import plots, tables
 from mlmrepro.report.comparison import alerts, change_item, suite
@@ -87,9 +87,9 @@ def _map(outline: Outline) -> doc.Section:
     for n, row in enumerate(outline.rows):
         if row.aside and not outline.rows[n - 1].aside:
             rows.append(["one package only:"])
-        cells = row.cells or [Cell(stage, Verdict.UNMEASURED) for stage in STAGES]
+        cells = row.cells or [Cell(stage, Verdict.UNMEASURED) for stage in outline.stages]
         rows.append([_name(row, outline), *map(_cell, cells)])
-    head: list[doc.Line] = ["environment", *(doc.Short(stage, SHORT_STAGE[stage]) for stage in STAGES)]
+    head: list[doc.Line] = ["environment", *(doc.Short(stage, SHORT_STAGE[stage]) for stage in outline.stages)]
     blocks: list[doc.Block] = [doc.Table(head, rows, tight=True), doc.Text(_legend(outline))]
     if outline.missing:
         blocks.append(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mlmrepro.compare.changes import Change, Comparison
 from mlmrepro.compare.drift import VARIED, Drift, Outcome, Step, setting_changes
 from mlmrepro.compare.judge import Finding, Verdict
-from mlmrepro.record import STAGES, Part
+from mlmrepro.record import ALL_STAGES, STAGES, TESTS, Part
 from mlmrepro.report.words import Pairs, Quantities, clean, count, finding_line, headline, next_step, quantities, tally
 
 __all__ = ["Cell", "Deviation", "Item", "Outline", "Row", "StepOutline", "short_names"]
@@ -71,6 +71,8 @@ class Outline:
 
     def __init__(self, drift: Drift) -> None:
         self.drift = drift
+        tested = any(TESTS in comparison.stages() for comparison in drift.comparisons.values())
+        self.stages = ALL_STAGES if tested else STAGES  # of the map
         self.steps = [self._section(f"step-{n}", step) for n, step in enumerate(drift.steps, start=1)]
         self.variations = [self._section(f"alone-{n}", step) for n, step in enumerate(drift.variations, start=1)]
         self.deviations = self._deviations()
@@ -184,7 +186,7 @@ class Outline:
                     line = finding_line(finding, measures)
                     key = (finding.stage, finding.name, finding.verdict, line)
                     groups.setdefault(key, (finding, []))[1].append(outcome.name)
-        ordered = sorted(groups.items(), key=lambda item: STAGES.index(item[0][0]))
+        ordered = sorted(groups.items(), key=lambda item: ALL_STAGES.index(item[0][0]))
         return [
             Deviation(f"reference-{n}-{key[0]}", finding, key[3], tuple(names))
             for n, (key, (finding, names)) in enumerate(ordered, start=1)
@@ -205,9 +207,9 @@ class Outline:
                 follows.get(stage, "") if stage not in own else "",
                 stage in here,
                 self._anchor(outcome, stage, verdicts.get(stage)) if stage in verdicts else "",
-                stage in own - flow and stage not in follows,
+                stage in own - flow - {TESTS} and stage not in follows,
             )
-            for stage in STAGES
+            for stage in self.stages
         ]
         return Row(outcome, tuple(cells), comparison.verdict, outcome in self.drift.aside)
 

@@ -10,7 +10,7 @@ from typing import Any
 from mlmrepro.compare.changes import Change
 from mlmrepro.compare.judge import Finding, Verdict
 from mlmrepro.compare.values import ABSENT, Difference
-from mlmrepro.record import Part, RunRecord
+from mlmrepro.record import TESTS, Part, RunRecord
 
 __all__ = [
     "LEGEND",
@@ -76,6 +76,7 @@ SHORT_STAGE = {
     "loss": "loss",
     "evaluation": "eval",
     "fill_mask": "fill",
+    "tests": "tests",
 }
 _UNITS = {"nats": " nats"}  # the other quantities are bare numbers
 _WIDTH = 60  # characters of a value in a line
@@ -124,7 +125,12 @@ def quantities(record: RunRecord | None) -> Quantities:
 
 
 def change_words(change: Change) -> str:
-    """Say how a stage changed: by itself, only in the full run, off the guide's path, or not measured."""
+    """Say how a stage changed: by itself, only in the full run, off the guide's path, or not measured.
+
+    What the user's own tests found is not of the guide: their values say the rest.
+    """
+    if change.stage == TESTS:
+        return "your tests"
     off_path = change.part is Part.OFF_PATH
     subject = f"{change.stage}, off the guide's path," if off_path else change.stage
     if change.verdict is Verdict.UNMEASURED:
@@ -243,6 +249,11 @@ def next_step(verdict: Verdict, finding: Finding | None = None, settings: Pairs 
     if settings and verdict.is_change:
         names = ", ".join(clean(name) for name in settings)
         return f"make the records again with the same settings. They differ in {names}, which may explain every change."
+    if verdict is Verdict.REGRESSION and finding is not None and finding.stage == TESTS and finding.bound:
+        return (
+            f"your test {clean(finding.name)} fails by itself there, not in a golden. The environment's log has its "
+            "traceback. Mend the test or the code, or do not upgrade."
+        )
     if verdict is Verdict.REGRESSION and finding is not None:
         return (
             f"look at {finding.stage}.{clean(finding.name)}. If the change is intended, declare it with "

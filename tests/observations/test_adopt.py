@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlmrepro import cli
-from mlmrepro.compare.golden import read_golden
+from mlmrepro.compare.golden import Variant, read_golden
 from mlmrepro.compare.judge import Expectations, Verdict, judge_record
 from mlmrepro.config import golden_directory
 from mlmrepro.errors import UserError
@@ -141,6 +142,20 @@ def test_what_a_release_changes_for_every_checkpoint_is_declared(adopted: Path) 
     attention = read_golden(adopted / "goldens" / "model.json").entries["attention"]
     assert len(read_golden(golden_directory() / "model.json").entries["attention"].variants) > 1
     assert len(attention.variants) == 1
+
+
+def test_variants_of_other_versions_are_taken_only_where_they_hold_for_any_checkpoint(adopted: Path) -> None:
+    """A value of its own takes the error of other versions; what another tokenizer gave there is not expected here."""
+    ours = read_golden(golden_directory() / "masked_batches.json").entries["off_path.own_seed.draw"]
+    own = dataclasses.replace(ours, variants=(Variant("own"),))
+    versions = {"transformers": "5.23.0"}
+    taken = adopt.with_variants(own, ours, versions, general=False)
+    assert [v.value for v in taken.matching({"transformers": "4.48.3"})] == ["raises TypeError"]
+    assert [v.value for v in taken.matching(versions)] == ["own"]
+    built = read_golden(golden_directory() / "input_ids.json").entries["off_path.special_tokens.added_by_build"]
+    here = dataclasses.replace(built, variants=(Variant(built.matching(versions)[0].value),))
+    assert adopt.with_variants(here, built, versions, general=True) == built
+    assert adopt.with_variants(here, built, versions, general=False) == here
 
 
 @pytest.mark.parametrize(
