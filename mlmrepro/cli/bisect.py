@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlmrepro.cli.goldens import Goldens
+from mlmrepro.cli.goldens import Goldens, chosen_goldens
 from mlmrepro.cli.output import Html, Json, Markdown, Output
 from mlmrepro.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlmrepro.cli.goldens import Goldens
+from mlmrepro.cli.goldens import Goldens, chosen_goldens
 from mlmrepro.cli.output import Html, Json, JUnit, Markdown, Output
 
 if TYPE_CHECKING:
