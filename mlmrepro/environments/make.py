@@ -163,7 +163,7 @@ def _once(
     log = Path(f"{home}.log")
     home.parent.mkdir(exist_ok=True)
     with _locked(Path(f"{home}.lock"), stop):
-        if (home / _MARKER).is_file():
+        if (home / _MARKER).is_file() and (home / "bin" / "python").exists():
             os.utime(home / _MARKER)
             return
         log.write_bytes(b"")

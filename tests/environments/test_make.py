@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,16 +24,21 @@ from mlmrepro.environments.make import (
     code_folder,
     content_hash,
     fingerprint,
+    installer,
     isolated,
     make_environment,
     reason,
+    run_pip,
 )
 from mlmrepro.environments.matrix import run_matrix
-from mlmrepro.environments.spec import Environment, catalogue
+from mlmrepro.environments.spec import Environment, catalogue, find_python
 from mlmrepro.report.drift import drift_document
 from mlmrepro.report.page import write_page
 
+from .conftest import make_wheel
+
 OLD = Environment("old", ("transformers==1.0", "datasets==1.0"))
+NEW = Environment("new", ("transformers==2.0", "datasets==2.0"))
 MIXED = Environment("mixed", ("transformers==1.0", "datasets==2.0"))
 
 
@@ -77,7 +83,7 @@ def test_a_failed_installation_says_why_in_one_line(index: Path, tmp_path: Path)
     assert "transformers 1.0 depends on huggingface_hub<1; datasets 2.0 depends on huggingface_hub>=1" in problem
     assert "\n" not in problem
     assert "Cannot install" in caught.value.log.read_text()
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    assert not list(tmp_path.glob(f"{MIXED.name}-*/"))
 
 
 @pytest.mark.parametrize(
@@ -265,3 +271,55 @@ def test_the_content_hash_sees_every_file(tmp_path: Path) -> None:
     (tmp_path / "a").rename(tmp_path / "b")
     hashes.append(content_hash(tmp_path))
     assert len(set(hashes)) == 3
+
+
+def test_environments_share_the_files_of_equal_packages(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of one version are one file on the disk; pip replaces it in one environment and not in the other."""
+    wheels = shutil.copytree(index, tmp_path / "wheels")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    for pin in {*OLD.exact, *NEW.exact}:
+        name, _, version = pin.partition("==")
+        if not list(wheels.glob(f"{name.replace('-', '_')}-{version}-*")):
+            make_wheel(wheels, name, version)
+    first, second = (make_environment(each, tmp_path / "cache") for each in (OLD, NEW))
+    old, new = (next(folder_of(each).glob("lib/python*/site-packages")) for each in (first, second))
+    assert (old / "torch.py").stat().st_ino == (new / "torch.py").stat().st_ino
+    assert (old / "transformers.py").read_text() != (new / "transformers.py").read_text()
+
+    make_wheel(wheels, "rich", "99.0")
+    tool = installer(tmp_path / "cache", find_python(""))
+    run_pip(tool, ["--python", str(first), "install", "--no-deps", "rich==99.0"], tmp_path / "pip.log")
+    assert "99.0" in (old / "rich.py").read_text()
+    assert "99.0" not in (new / "rich.py").read_text()
+
+
+def test_a_package_is_taken_out_with_its_scripts_and_bytecode(tmp_path: Path) -> None:
+    """Of a folder with two packages only the files of the named one move, the script gets the new interpreter."""
+    installed, home, environment = tmp_path / "installed", tmp_path / "one-1.0", tmp_path / "environment"
+    for path, text in {
+        "one/__init__.py": "",
+        "one/__pycache__/__init__.cpython-311.pyc": "bytecode",
+        "two.py": "",
+        "bin/one": "#!/old/python\nprint('one')\n",
+        "one-1.0.dist-info/RECORD": "one/__init__.py,,\n../../bin/one,,\none-1.0.dist-info/RECORD,,\n",
+        "two-2.0.dist-info/RECORD": "two.py,,\n",
+    }.items():
+        (installed / path).parent.mkdir(parents=True, exist_ok=True)
+        (installed / path).write_text(text)
+    make._take_out("one==1.0", installed, home)
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()) == [
+        "bin/one",
+        "one-1.0.dist-info/RECORD",
+        "one/__init__.py",
+        "one/__pycache__/__init__.cpython-311.pyc",
+    ]
+    assert (installed / "two.py").exists()
+
+    for folder in ("bin", "lib/python3.11/site-packages"):
+        (environment / folder).mkdir(parents=True)
+    make._link_into(home, environment)
+    assert (environment / "bin" / "one").read_text() == f"#!{environment}/bin/python\nprint('one')\n"
+    assert os.access(environment / "bin" / "one", os.X_OK)
+    assert (environment / "lib/python3.11/site-packages/one/__init__.py").stat().st_nlink == 2
