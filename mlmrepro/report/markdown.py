@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from mlmrepro.report import document as doc
 from mlmrepro.report.words import SYMBOL, clean, count
 
-__all__ = ["PR_LIMIT", "document_markdown"]
+__all__ = ["PR_LIMIT", "document_markdown", "inline"]
 
 PR_LIMIT = 60_000  # GitHub allows 65,536 characters in a comment
 
