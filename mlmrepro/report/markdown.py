@@ -170,5 +170,5 @@ def _text(line: str) -> str:
 
 
 def _escaped(line: str) -> str:
-    """Return text in which nothing is read as Markdown, HTML or a mention (the word joiner prevents it)."""
-    return re.sub(r"([\\`*_{}\[\]#~!])", r"\\\1", _text(line))
+    """Return text in which nothing is read as Markdown, HTML or a mention; an underscore within a word is harmless."""
+    return re.sub(r"([\\`*{}\[\]#~!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _text(line))
