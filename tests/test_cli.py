@@ -64,8 +64,8 @@ def test_fill_mask_prints_both_ways_side_by_side(capsys: pytest.CaptureFixture[s
     assert exit_.value.code == 0
     assert "pipeline" in out
     assert "by hand" in out
-    assert "│ 2 │" in out
-    assert "│ 3 │" not in out
+    assert "\n2  " in out
+    assert "\n3  " not in out
 
 
 def test_fill_mask_as_json(capsys: pytest.CaptureFixture[str]) -> None:

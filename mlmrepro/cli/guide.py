@@ -55,7 +55,8 @@ def reproduce(
 
     from mlmrepro.guide.run import run
     from mlmrepro.report.progress import RunDisplay
-    from mlmrepro.report.summary import print_summary
+    from mlmrepro.report.summary import run_document
+    from mlmrepro.report.terminal import print_document
 
     try:
         with RunDisplay(quiet=as_json) as display:
@@ -67,7 +68,8 @@ def reproduce(
     if as_json:
         print_json(record.to_dict())
     else:
-        print_summary(record, config.output_dir)
+        print_document(run_document(record))
+        print(f"\ncheckpoint  {config.output_dir / 'model'}\nrecord      {config.output_dir / 'record.json'}")
     if not math.isfinite(record["evaluation.perplexity"]):
         print(f"mlmrepro: the training diverged: eval_loss is {record['evaluation.eval_loss']}", file=sys.stderr)
         raise typer.Exit(1)
@@ -94,7 +96,8 @@ def fill_mask(
     from mlmrepro import loading
     from mlmrepro.guide import fill_mask as steps
     from mlmrepro.guide import versions
-    from mlmrepro.report.summary import print_fill_mask
+    from mlmrepro.report.summary import filled
+    from mlmrepro.report.terminal import print_blocks, standard_output
 
     versions.set_up()
     tokenizer = loading.load_tokenizer(path)
@@ -112,7 +115,7 @@ def fill_mask(
     if as_json:
         print_json({"checkpoint": checkpoint, "prompt": own_prompt, **rows})
     else:
-        print_fill_mask(rows["pipeline"], rows["by_hand"])
+        print_blocks([filled(rows["pipeline"], rows["by_hand"])], standard_output())
 
 
 def _run_folder(profile: str, resume: bool) -> Path:

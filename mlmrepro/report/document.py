@@ -34,35 +34,9 @@ if TYPE_CHECKING:
     from mlmrepro.report.svg import Drawing
 
 __all__ = [
-    "Alert",
-    "Block",
-    "Case",
-    "Code",
-    "Document",
-    "Figure",
-    "In",
-    "Item",
-    "Items",
-    "Line",
-    "Link",
-    "Mark",
-    "Passage",
-    "Point",
-    "Section",
-    "Share",
-    "Short",
-    "Span",
-    "Strong",
-    "Suite",
-    "Table",
-    "Tag",
-    "Text",
-    "first_points",
-    "flat",
-    "joined",
-    "plain",
-    "sentence",
-    "spans",
+    *("Alert", "Block", "Case", "Code", "Document", "Figure", "In", "Item", "Items", "Line", "Link", "Mark", "Passage"),
+    *("Point", "Section", "Share", "Short", "Span", "Strong", "Suite", "Table", "Tag", "Text"),
+    *("first_points", "flat", "joined", "plain", "sentence", "spans"),
 ]
 
 

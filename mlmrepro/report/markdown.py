@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from mlmrepro.report import document as doc
 from mlmrepro.report.words import SYMBOL, clean, count
 
-__all__ = ["PR_LIMIT", "document_markdown"]
+__all__ = ["PR_LIMIT", "document_markdown", "inline"]
 
 PR_LIMIT = 60_000  # GitHub allows 65,536 characters in a comment
 
@@ -170,5 +170,5 @@ def _text(line: str) -> str:
 
 
 def _escaped(line: str) -> str:
-    """Return text in which nothing is read as Markdown, HTML or a mention (the word joiner prevents it)."""
-    return re.sub(r"([\\`*_{}\[\]#~!])", r"\\\1", _text(line))
+    """Return text in which nothing is read as Markdown, HTML or a mention; an underscore within a word is harmless."""
+    return re.sub(r"([\\`*{}\[\]#~!]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", _text(line))

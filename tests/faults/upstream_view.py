@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlmrepro.report import markdown
+from mlmrepro.report.document import sentence
+from mlmrepro.report.markdown import inline
 from tests.faults.result import BenchResult, CaseResult
 from tests.faults.upstream import Bug
 
@@ -32,14 +33,16 @@ def upstream_markdown(bugs: Sequence[Bug], result: BenchResult) -> str:
     """Return the table, with each bug's link, versions, and what catches it."""
     rows = [
         (
-            f"[{markdown.prose(bug.package)}]({bug.link})",
-            markdown.prose(f"{bug.affected}{f'; fixed: {bug.fixed}' if bug.fixed else '; open'}"),
-            markdown.sentence(" ".join(filter(None, (bug.symptom, bug.measured and f"Measured: {bug.measured}")))),
+            f"[{inline(bug.package)}]({bug.link})",
+            inline(f"{bug.affected}{f'; fixed: {bug.fixed}' if bug.fixed else '; open'}"),
+            inline(sentence(" ".join(filter(None, (bug.symptom, bug.measured and f"Measured: {bug.measured}"))))),
             bug.stage,
             bug.evidence,
-            caught_by(bug, result) or f"nothing: {markdown.sentence(bug.why)}",
+            caught_by(bug, result) or f"nothing: {inline(sentence(bug.why))}",
         )
         for bug in bugs
     ]
     head = ("package", "versions", "what a user sees", "stage", "shown by", "caught by")
-    return f"### Upstream's bugs, and what catches each\n\n{markdown.table(head, rows)}\n"
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"### Upstream's bugs, and what catches each\n\n{table}\n"

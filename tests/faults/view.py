@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlmrepro.compare.judge import Verdict
 from mlmrepro.record import STAGES
-from mlmrepro.report import markdown
+from mlmrepro.report import document as doc
+from mlmrepro.report.markdown import PR_LIMIT, document_markdown
 from mlmrepro.report.terminal import say, standard_output
 from mlmrepro.report.words import clean, count
 from tests.faults.result import LAYERS, BenchResult, CaseResult, Score
@@ -128,33 +130,35 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def faults_markdown(result: BenchResult, *, limit: int | None = markdown.PR_LIMIT) -> str:
+def faults_markdown(result: BenchResult, *, limit: int | None = PR_LIMIT) -> str:
     """Return the scores, and every case in a table; never longer than `limit` characters, None for no limit."""
-    page = markdown.Page(limit or 10**9)
-    page.add(f"### {'=' if result.passes else '✗'} {faults_headline(result)}")
-    page.add(_versions(result))
-    told = [f"- **{word}** {markdown.code(c.name)}: {markdown.prose(_line(c))}" for word, c in failing(result)]
-    told += [f"- **misplaced** {markdown.code(c.name)}: named {c.named}, lies in {c.stage}" for c in misplaced(result)]
-    if told:
-        page.add("\n".join(told))
+    told = [doc.Item((doc.Strong(word), " ", doc.Code(c.name), f": {_line(c)}")) for word, c in failing(result)]
+    told += [
+        doc.Item((doc.Strong("misplaced"), " ", doc.Code(c.name), f": named {c.named}, lies in {c.stage}"))
+        for c in misplaced(result)
+    ]
+    blocks: list[doc.Block] = [doc.Items(told)] if told else []
     if result.faults or result.later:
-        page.add(markdown.table(("stage", "faults", "detected", "at its stage"), scores(result)))
+        blocks.append(doc.Table(("stage", "faults", "detected", "at its stage"), scores(result)))
         seen = result.by_layer([*result.faults, *result.later])
         rows = [(layer, str(seen[layer][0]), str(seen[layer][1])) for layer in LAYERS]
-        page.add(markdown.table(("layer", "faults it saw", "that it alone saw"), rows))
+        blocks.append(doc.Table(("layer", "faults it saw", "that it alone saw"), rows))
     if result.families():
-        smallest = [(markdown.code(name), smallest_seen(sizes)) for name, sizes in result.families().items()]
-        page.add(markdown.table(("graded fault", "detected from this size on"), smallest))
+        smallest = [(doc.Code(name), smallest_seen(sizes)) for name, sizes in result.families().items()]
+        blocks.append(doc.Table(("graded fault", "detected from this size on"), smallest))
     head = ("fault", "stage", "severity", "seen by", "named", "story")
-    table = markdown.table(head, [_cells(case) for case in result.cases if not case.is_control])
-    page.fold("All faults", table.splitlines()) if limit else page.add(table)
-    return str(page)
+    table = doc.Table(head, [_cells(case) for case in result.cases if not case.is_control])
+    blocks.append(doc.Section("All faults", [table], fold=doc.In.MARKDOWN) if limit else table)
+    verdict = Verdict.IDENTICAL if result.passes else Verdict.REGRESSION
+    document = doc.Document(verdict, faults_headline(result), lead=_versions(result), blocks=blocks)
+    return document_markdown(document, limit=limit or 10**9)
 
 
-def _cells(case: CaseResult) -> tuple[str, ...]:
-    seen = ", ".join(case.layers) or ("**missed**" if case.required else "not seen")
-    name = markdown.code(case.name) + ("" if case.required else " (for the curve)")
-    return name, case.stage, case.severity, seen, case.named or "–", markdown.prose(case.story)
+def _cells(case: CaseResult) -> tuple[doc.Line, ...]:
+    missed: doc.Line = doc.Strong("missed") if case.required else "not seen"
+    seen = ", ".join(case.layers) or missed
+    name: doc.Line = doc.Code(case.name) if case.required else (doc.Code(case.name), " (for the curve)")
+    return name, case.stage, case.severity, seen, case.named or "–", case.story
 
 
 def _versions(result: BenchResult) -> str:

@@ -144,6 +144,15 @@ def test_text_from_outside_is_never_markup() -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {3}
 
 
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("input_ids", "input_ids"), ("_a_", r"\_a\_"), ("__init__", r"\_\_init\_\_"), ("*a*", r"\*a\*")],
+)
+def test_only_what_would_be_emphasis_is_escaped(text: str, escaped: str) -> None:
+    """Underscores within a word stay readable; all others, and stars, are escaped."""
+    assert document_markdown(Document(None, text)) == f"### {escaped}\n"
+
+
 @pytest.mark.parametrize("address", ["javascript:alert(1)", 'https://x.org/"onload="alert(1)', "https://a b"])
 def test_only_a_web_address_becomes_a_link(address: str) -> None:
     """Any other text in a link is shown as text."""

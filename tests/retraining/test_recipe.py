@@ -148,8 +148,8 @@ def test_a_finished_folder_trains_nothing_again(made: tuple[Path, Result], setti
     result = _invoke(made[0], settings, "--seeds", "42,43")
     assert result.exit_code == 0
     assert (made[0] / FILE).stat() == before
-    assert "│ 42 " in result.stdout
-    assert "│ 43 " in result.stdout
+    assert "\n42 " in result.stdout
+    assert "\n43 " in result.stdout
     assert "standard deviation" in result.stdout
 
 
