@@ -55,8 +55,8 @@ def prepare(folder: Path) -> None:
     (folder / "eval.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
-def output(command: str, folder: Path) -> list[str]:
-    """Run one command in a folder, 100 columns wide; return the lines of its standard output."""
+def run(command: str, folder: Path) -> tuple[int, str]:
+    """Run one command in a folder, 100 columns wide; return its exit code and its standard output."""
     hidden = ("GITHUB_", "MLMREPRO_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     done = subprocess.run(
@@ -68,7 +68,7 @@ def output(command: str, folder: Path) -> list[str]:
     )
     if done.returncode == 2:
         raise RuntimeError(f"{command}: {done.stderr}")
-    return lines_of(done.stdout)
+    return done.returncode, done.stdout
 
 
 def lines_of(printed: str) -> list[str]:
@@ -81,9 +81,9 @@ def outputs(text: str, folder: Path) -> Iterator[tuple[str, list[str], list[str]
     prepare(folder)
     for command, shown in examples(text):
         if shown:
-            yield command, shown, output(command, folder)
+            yield command, shown, lines_of(run(command, folder)[1])
         elif command.startswith("mlmrepro baseline"):
-            output(command, folder)
+            run(command, folder)
 
 
 def numbers(line: str) -> list[float]:

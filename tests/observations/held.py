@@ -15,9 +15,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
 )
 
 from mlmrepro.config import EMBEDDED
@@ -205,6 +208,26 @@ def small(folder: Path, name: str = "RoBERTa") -> Subject:
     inputs = ["input_ids"] if kind == "fnet" else ["input_ids", "attention_mask"]
     edit_json(path / "tokenizer_config.json", model_input_names=inputs)
     return Subject(str(path), TEXTS, folder)
+
+
+def with_few_tokens(folder: Path) -> Path:
+    """Write a random RoBERTa with a tokenizer such as the embedded one, but with 600 tokens: a fast golden run."""
+    embedded: Any = AutoTokenizer.from_pretrained(str(EMBEDDED / "checkpoint"))
+    tokenizer = embedded.train_new_from_iterator(texts(), 600)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=130,
+        pad_token_id=1,
+        initializer_range=0.2,  # far from the uniform distribution, so that each change of a weight is seen
+    )
+    torch.manual_seed(0)
+    RobertaForMaskedLM(config).save_pretrained(folder / "few")
+    tokenizer.save_pretrained(folder / "few")
+    return folder / "few"
 
 
 def edit_json(path: Path, **values: Any) -> None:

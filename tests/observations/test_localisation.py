@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, RobertaConfig, RobertaForMaskedLM, RobertaModel, Trainer
+from transformers import RobertaModel, Trainer
 
 from mlmrepro import loading
 from mlmrepro.compare.changes import Change
 from mlmrepro.compare.drift import Outcome, compare_records
-from mlmrepro.config import EMBEDDED
 from mlmrepro.guide import blocks, collate, dataset, fill_mask, tokens, train
 from mlmrepro.observations.golden_run import store_inputs, take_record
 from mlmrepro.record import STAGES, RunRecord
@@ -39,22 +38,7 @@ def small_record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     With the embedded checkpoint a record takes five times as long; the bench of tests/faults plants its faults there.
     """
     folder = tmp_path_factory.mktemp("small")
-    embedded: Any = AutoTokenizer.from_pretrained(str(EMBEDDED / "checkpoint"))
-    tokenizer = embedded.train_new_from_iterator(held.texts(), 600)
-    config = RobertaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=130,
-        pad_token_id=1,
-        initializer_range=0.2,  # far from the uniform distribution, so that each change of a weight is seen
-    )
-    torch.manual_seed(0)
-    RobertaForMaskedLM(config).save_pretrained(folder / "checkpoint")
-    tokenizer.save_pretrained(folder / "checkpoint")
-    settings = (("checkpoint", str(folder / "checkpoint"), "test"), *SMALL)
+    settings = (("checkpoint", str(held.with_few_tokens(folder)), "test"), *SMALL)
     store_inputs(folder / "inputs", *settings)
     (folder / "inputs" / "checkpoints").mkdir()  # of other versions: what reads them is an observation
     return lambda: take_record(folder / "inputs", *settings, observers=[], threads=1)

@@ -13,6 +13,10 @@ from mlmrepro.guide import blocks, collate, dataset, observe, tokens, versions
 from mlmrepro.observations.golden_run import golden_config
 from mlmrepro.record import RunRecord
 
+from . import held
+
+Change = tuple[str, str, str]
+
 
 def data_stages(config: RunConfig) -> RunRecord:
     """Run the stages before the model: a setting of theirs is seen without training."""
@@ -50,8 +54,14 @@ def changed_stages(a: RunRecord, b: RunRecord) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    return data_stages(golden_config(tmp_path_factory.mktemp("original")))
+def few(tmp_path_factory: pytest.TempPathFactory) -> Change:
+    """The setting of a checkpoint with few tokens: what a setting changes does not hang on how many there are."""
+    return "checkpoint", str(held.with_few_tokens(tmp_path_factory.mktemp("few"))), "test"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, few: Change) -> RunRecord:
+    return data_stages(golden_config(tmp_path_factory.mktemp("original"), few))
 
 
 @pytest.mark.parametrize(
@@ -65,15 +75,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
     ],
 )
 def test_a_setting_changes_its_stage_and_what_follows(
-    original: RunRecord, tmp_path: Path, name: str, value: float, changed: list[str]
+    original: RunRecord, few: Change, tmp_path: Path, name: str, value: float, changed: list[str]
 ) -> None:
     """A setting is seen at its own stage, and the stages before it are untouched."""
-    assert changed_stages(original, data_stages(golden_config(tmp_path, (name, value, "planted")))) == changed
+    assert changed_stages(original, data_stages(golden_config(tmp_path, few, (name, value, "planted")))) == changed
 
 
-def test_leftovers_of_another_run_do_not_change_the_blocks(original: RunRecord, tmp_path: Path) -> None:
+def test_leftovers_of_another_run_do_not_change_the_blocks(original: RunRecord, few: Change, tmp_path: Path) -> None:
     """One process gives the blocks of one process, also where four have just left their files in the same cache."""
-    four, one = (golden_config(tmp_path / "shared", ("num_proc", number, "test")) for number in (4, 1))
-    alone = data_stages(golden_config(tmp_path / "alone", ("num_proc", 1, "test")))
+    four, one = (golden_config(tmp_path / "shared", few, ("num_proc", number, "test")) for number in (4, 1))
+    alone = data_stages(golden_config(tmp_path / "alone", few, ("num_proc", 1, "test")))
     assert data_stages(four).results() == original.results() != alone.results()
     assert data_stages(one).results() == alone.results()
