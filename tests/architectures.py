@@ -1,8 +1,8 @@
 """What adopted checkpoints of other architectures found: ``python -m tests.architectures FOLDER`` writes the file.
 
-FOLDER/reruns/NAME-*.json are records of the versions that the goldens are of, FOLDER/runs/NAME/ENVIRONMENT.json those of
-older ones, both by `mlmrepro record --goldens FOLDER/golden/NAME`. tests/observations/architectures.py makes the
-checkpoints. The goldens are derived from the first record again, by the code of today. golden/README.md has the commands.
+FOLDER/reruns/NAME-*.json are records of the versions that the goldens are of, FOLDER/runs/NAME/ENVIRONMENT.json those
+of older ones, both by `mlmrepro record --goldens FOLDER/golden/NAME`. tests/observations/architectures.py makes the
+checkpoints. The goldens are derived from a record again, by the code of today. golden/README.md has the commands.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from mlmrepro.record import RunRecord
 FILE = Path(__file__).parents[1] / "golden" / "architectures.json"
 LONGEST = 60  # characters of a value
 # Why a value changed, each looked at in the libraries; patterns of ``ARCHITECTURE stage.name``, the first that matches.
-TOKENIZER = (
-    "transformers 5 builds this class's normalizer and pre-tokenizer itself and ignores those of tokenizer.json."
-)
+TOKENIZER = "transformers 5 builds this class's normalizer and pre-tokenizer itself, and ignores tokenizer.json's."
 KNOWN = "Declared of the embedded checkpoint, but this checkpoint's value is another one: "
 CAUSES = {
     "* input_ids.off_path.classes.*": f"{KNOWN}slow tokenizers were removed, and the classes have other names.",
@@ -35,15 +33,16 @@ CAUSES = {
     "* input_ids.off_path.saved_files.config_keys": f"{KNOWN}tokenizer_config.json holds other keys.",
     "* input_ids.off_path.saved_files.names": f"{KNOWN}save_pretrained writes tokenizer.json and its config only.",
     "* input_ids.off_path.special_tokens.added_by_build": f"{KNOWN}build_inputs_with_special_tokens is gone.",
-    "* input_ids.off_path.calls_of_old.*": f"{KNOWN}prepare_for_model of a class without its own left the tokenizers.",
+    "* input_ids.off_path.calls_of_old.*": "prepare_for_model of PreTrainedTokenizerFast added no special tokens.",
     "* input_ids.off_path.decoding.cleaned_up": f"{KNOWN}clean_up_tokenization_spaces=True is ignored.",
     "* masked_batches.off_path.numpy_batches.draw": f"{KNOWN}the 80/10/10 shares are computed otherwise since 4.49.",
-    "* masked_batches.off_path.whole_words.*": f"{KNOWN}DataCollatorForWholeWordMask; the value before was never known.",
+    "* masked_batches.off_path.whole_words.*": f"{KNOWN}DataCollatorForWholeWordMask raises since 5.0.",
     "* loss.isolated.learning_rates": f"{KNOWN}the rate is read before the scheduler's step since 4.51.",
     "modernbert *.*columns": "PreTrainedTokenizerFast gave token_type_ids, its successor TokenizersBackend does not.",
     "electra *.*columns": "5.0 loads ELECTRA's tokenizer with a generic class, which gives no token_type_ids.",
     "electra model.*attention": "ELECTRA has SDPA attention, and takes it by default.",
-    "distilbert input_ids.off_path.every_set_of_files*": "5.0 lowers no letters if tokenizer_config.json is absent.",
+    "distilbert input_ids.off_path.every_set_of_files*": "Without tokenizer_config.json, 5.0 gives 12 texts other ids.",
+    "* loss.step_losses": "Follows from other ids, in a stage that also changed on its stored input.",
     "deberta-v2 *": TOKENIZER,
     "xlm-roberta *": TOKENIZER,
 }

@@ -64,8 +64,11 @@ def adopt(
     path = prepared(checkpoint, threads)
     say_unused(path)
     from mlmrepro.observations import golden_run
+    from mlmrepro.observations.adopt import cost
     from mlmrepro.report.progress import RunDisplay
 
+    if not as_json:
+        print(f"adopt {cost(path)}", file=sys.stderr)
     with RunDisplay(quiet=as_json) as display:
         count, notes = golden_run.adopt(
             path,

@@ -16,7 +16,7 @@ def weights(model: BertForMaskedLM) -> str:
 
 
 def test_the_digest_is_of_the_weights_and_not_of_the_order_of_modules() -> None:
-    """A release that registers the head first lists the tied embedding under the head's name; another weight differs."""
+    """A release that registers the head first lists the tied embedding under its name; another weight differs."""
     torch.manual_seed(0)
     size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model = BertForMaskedLM(BertConfig(vocab_size=9, **size))
