@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "pytest_plugin": {
         *("compare", "config", "errors", "gate", "loading", "observations", "pyproject", "record", "report"),
-        "retraining",
+        *("provenance", "retraining"),
     },
     "__init__": {"config", "errors", "guide", "record", "retraining", "scoring"},
     "__main__": {"cli"},

@@ -64,8 +64,11 @@ def adopt(
     path = prepared(checkpoint, threads)
     say_unused(path)
     from mlmrepro.observations import golden_run
+    from mlmrepro.observations.adopt import cost
     from mlmrepro.report.progress import RunDisplay
 
+    if not as_json:
+        print(f"adopt {cost(path)}", file=sys.stderr)
     with RunDisplay(quiet=as_json) as display:
         count, notes = golden_run.adopt(
             path,
@@ -110,18 +113,19 @@ def expect(
     stage, _, pattern = name.partition(".")
     folder = Path() if stage == TESTS else chosen_goldens(goldens, Path("golden/embedded"))
     versions = versions_of(taken.provenance)
-    files: dict[Path, Golden] = {}
+    shared = folder / f"{stage}.json"
+    files: dict[Path, Golden] = {} if stage == TESTS else {shared: read_golden(shared)}
     found = []  # the file, the entry, and the record's value under its name
     for observed in taken:
         if observed.stage != stage or not observed.compared or not fnmatchcase(observed.name, pattern):
             continue
         key, _, entry = observed.name.partition("::") if stage == TESTS else (stage, "", observed.name)
-        path = golden_path(taken, key) if stage == TESTS else folder / f"{stage}.json"
+        path = golden_path(taken, key) if stage == TESTS else shared
         golden = files.get(path) or files.setdefault(path, read_golden(path))
         if entry in golden.entries:
             found.append((golden, entry, observed))
     if not found:
-        where = "the goldens of the tests" if stage == TESTS else str(folder / f"{stage}.json")
+        where = "the goldens of the tests" if stage == TESTS else str(shared)
         raise UserError(f"{where} and {source} do not both have {name!r}", remedy="copy the name from a report")
     changed = []
     for golden, entry, observed in found:

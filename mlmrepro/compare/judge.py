@@ -270,10 +270,10 @@ def _judge_outcome(o: Observation, before: Observation | None) -> Finding:
     found = (Difference("", expected, o.value),)
     if is_unmeasured(o.value):
         return Finding(o.stage, o.name, Verdict.UNMEASURED, found, bound=True)
-    if is_declared(o.value) and o.value != expected:
-        return Finding(o.stage, o.name, Verdict.EXPECTED, found, Variant(o.value, (), "The test itself says so."))
     if not (is_declared(o.value) or o.bound.holds(o.value)):
         return Finding(o.stage, o.name, Verdict.REGRESSION, found, bound=True)
+    if (is_declared(o.value) or is_declared(expected)) and o.value != expected:
+        return Finding(o.stage, o.name, Verdict.EXPECTED, found, Variant(o.value, (), "The test itself says so."))
     mended = not (is_declared(expected) or o.bound.holds(expected))
     return Finding(o.stage, o.name, Verdict.IMPROVEMENT if mended else Verdict.IDENTICAL, found if mended else ())
 

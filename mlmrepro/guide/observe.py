@@ -160,7 +160,11 @@ def observe_batches(
 def observe_model(record: RunRecord, model: Any) -> None:
     """Class, parameters, dtype and attention kernel, and the digest of the weights as loaded."""
     sha = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    # Tied to the head's weights, the embedding is listed under either name: which one depends on the release.
+    embedding = model.get_input_embeddings()
+    path = next((name for name, module in model.named_modules() if module is embedding), "")
+    names = {p: f"{path}.weight" if p is embedding.weight else name for name, p in model.named_parameters()}
+    for name, parameter in sorted((name, parameter) for parameter, name in names.items()):
         sha.update(name.encode() + str(tuple(parameter.shape)).encode())
         sha.update(parameter.detach().cpu().float().numpy().tobytes())
     record.observe("model", "class", type(model).__name__, Lane.EXACT)

@@ -31,7 +31,7 @@ from mlmrepro.observations.registry import LIBRARY_MODULES, observers_of
 from mlmrepro.record import Part, RunRecord, observer, part, plain
 from mlmrepro.scoring.documents import read_text
 
-__all__ = ["DATA", "Adopted", "read_subject", "store_subject", "with_variants", "write_goldens"]
+__all__ = ["DATA", "Adopted", "cost", "read_subject", "store_subject", "with_variants", "write_goldens"]
 
 SUBJECT, DATA = "subject.json", "text.jsonl"
 SCHEMA = 1
@@ -106,6 +106,17 @@ def read_subject(goldens: Path) -> Adopted | None:
         raise UserError(
             f"{path} does not describe a checkpoint: {what}", remedy="adopt the checkpoint again with mlmrepro adopt"
         ) from error
+
+
+def cost(checkpoint: str) -> str:
+    """Return what adopting will take, in words: rows, seed, memory and time.
+
+    A short training holds the weights, their gradients and Adam's two averages, next to a second model.
+    """
+    size = sum(path.stat().st_size for path in Path(checkpoint).glob("*.safetensors"))
+    memory = f", about {1 + 5 * size / 1e9:.1f} GB of memory ({size / 1e6:,.0f} MB of weights, trained)" if size else ""
+    time = "1 to 3 minutes on two cores for a small model, longer the more weights are trained"
+    return f"uses at most {ROWS} documents of {WORDS} words, seed {TRAINER_SEED}{memory}; {time}"
 
 
 def weights_digest(folder: Path) -> str:

@@ -26,7 +26,7 @@ class Item:
 
 @dataclass(frozen=True)
 class StepOutline:
-    """All changes of one step, in the order of the stages; off-path changes come last."""
+    """All changes of one step: the user's tests first, then in the order of the stages, with off-path changes last."""
 
     anchor: str
     step: Step
@@ -147,10 +147,13 @@ class Outline:
 
     @property
     def unexplained(self) -> list[Deviation]:
-        """Return failing deviations from the goldens that no step caused, such as values that are wrong everywhere."""
+        """Return failing deviations from the goldens that no step caused, such as values that are wrong everywhere.
+
+        Of the user's own tests also what they declare themselves: a skipped one says so.
+        """
         steps = [*self.drift.steps, *self.drift.variations]
         changed = {(f.stage, f.name) for step in steps for f in step.comparison.findings if f.verdict.is_change}
-        failing = [deviation for deviation in self.deviations if deviation.finding.verdict.fails]
+        failing = [d for d in self.deviations if d.finding.verdict.fails or d.finding.stage == TESTS]
         return [d for d in failing if (d.finding.stage, d.finding.name) not in changed]
 
     @property
@@ -164,7 +167,7 @@ class Outline:
         return found
 
     def _section(self, anchor: str, step: Step) -> StepOutline:
-        changes = sorted(step.comparison.changes, key=lambda change: change.part is Part.OFF_PATH)  # stable
+        changes = sorted(step.comparison.changes, key=lambda c: (c.stage != TESTS, c.part is Part.OFF_PATH))  # stable
         items = [
             Item(f"{anchor}-{n}-{change.stage}", change, self._behind(change)) for n, change in enumerate(changes, 1)
         ]

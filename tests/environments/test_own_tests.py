@@ -137,6 +137,7 @@ def test_own_tests_are_observations(project: Path, capsys: pytest.CaptureFixture
     assert findings("4.0") == {
         "tests/test_encoder/test_new::(outcome)": (Verdict.EXPECTED, "skipped: needs 5.0"),
     }
+    assert "your tests: tests/test_encoder/test_new::(outcome) 'skipped: needs 5.0' → 'passed'" in printed
     assert findings("5.0") == {"tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "98")}
     assert findings("5.2") == {
         "tests/test_encoder/test_ids::ids": (Verdict.REGRESSION, "98"),
@@ -193,6 +194,14 @@ def test_pytest_that_does_not_start_is_a_row(project: Path) -> None:
     assert run("4.0") == 1
     assert findings("4.0")["pytest::(outcome)"][0] is Verdict.REGRESSION
     assert "--no-such-option" in findings("4.0")["pytest::(outcome)"][1]
+
+
+def test_a_skip_is_said_even_if_all_is_well(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The only environment passes, and its reason is printed."""
+    assert run("4.0") == 0
+    assert "tests/test_encoder/test_new::(outcome) 'passed' → 'skipped: needs 5.0'" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_a_record_without_tests_is_not_asked_for_them(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
