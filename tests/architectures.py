@@ -92,7 +92,7 @@ def measured(folder: Path) -> dict[str, Any]:
     return {
         "made by": __doc__.partition("\n")[0],
         "provenance": origin | {"packages": newest},
-        "architectures": models,
+        "adopted": models,
     } | {"changes": changes}
 
 
@@ -116,7 +116,7 @@ def page() -> str:
         "| checkpoint | reruns with 1, 2, 3 threads | false alarms | undeclared of all values, by environment |",
         "| --- | --- | --- | --- |",
     ]
-    for name, row in content["architectures"].items():
+    for name, row in content["adopted"].items():
         environments = {each: facts for each, facts in row.items() if isinstance(facts, dict) and "values" in facts}
         counts = ", ".join(f"{each}: {f['undeclared']} of {f['values']}" for each, f in environments.items())
         lines.append(f"| {name} | {' + '.join(map(str, row['reruns'].values()))} | {row['false alarms']} | {counts} |")

@@ -15,8 +15,8 @@ from mlmrepro.record import RunRecord
 
 __all__ = ["KINDS", "kind_of", "lint", "lint_all"]
 
-# A file is of the first kind that has one of its keys; tables: detection, mutation, simulation, architectures.
-KINDS = {"golden": ("expected",), "record": ("stages",), "table": ("cases", "rooms", "scenarios", "architectures")}
+# A file is of the first kind that has one of its keys; tables: detection, mutation, simulation, adopted checkpoints.
+KINDS = {"golden": ("expected",), "record": ("stages",), "table": ("cases", "rooms", "scenarios", "adopted")}
 
 
 def kind_of(path: Path) -> str:
