@@ -8,11 +8,12 @@ from mlmrepro.compare.changes import json_value
 from mlmrepro.environments.bisect import Bisection, Found, Status, Step
 from mlmrepro.environments.releases import Release
 from mlmrepro.report import document as doc
-from mlmrepro.report.words import count
+from mlmrepro.report.words import and_more, count
 
 __all__ = ["bisection_content", "bisection_document", "step_line"]
 
 _LONGEST = 60  # characters of a value in a table
+_NAMED = 4  # values in a line
 
 
 def bisection_document(result: Bisection) -> doc.Document:
@@ -24,7 +25,8 @@ def bisection_document(result: Bisection) -> doc.Document:
         ("range", f"{package} {_named(ends[0])} to {_named(ends[1])}, {count(len(result.releases), 'release')}"),
         ("measured", f"{measured} of {count(len(result.steps), 'release')} that were tried"),
     ]
-    facts += [("same at both ends", ", ".join(result.same))] if result.same else []
+    shown = [*result.same[:_NAMED], *and_more(result.same[_NAMED:], "value")]
+    facts += [("same at both ends", ", ".join(shown))] if shown else []
     facts += [("note", note) for note in result.notes]
     changes = [doc.Item((doc.Strong(each.watch), _change(package, each))) for each in found]
     if not found:
@@ -92,7 +94,7 @@ def _outcome(step: Step) -> str:
     if step.trial.problem:
         return f"skipped: {step.trial.problem}"
     statuses = dict.fromkeys(status.value for status in step.statuses.values())
-    return " and ".join(statuses) + (f", with {moved}" if moved else "")
+    return (" and ".join(statuses) or "measured") + (f", with {moved}" if moved else "")
 
 
 def _values(step: Step, found: tuple[Found, ...]) -> list[str]:
