@@ -117,10 +117,10 @@ def _unpacked(
             options = ["install", "--no-deps", "--ignore-installed", "--no-compile", "--target", str(new), *missing]
             try:
                 run_pip(tool, options, log, timeout, stop)
-                compiled = [str(new / each) for each in HEAVY if (new / each).is_dir()]
                 # Once, instead of in each environment that imports them; torch has files for a later Python only.
-                command = [str(tool), "-m", "compileall", "-q", *compiled]
-                run_child(command, log, env=isolated(), timeout=timeout, stop=stop)
+                if heavy := [str(new / each) for each in HEAVY if (new / each).is_dir()]:
+                    command = [str(tool), "-m", "compileall", "-q", *heavy]
+                    run_child(command, log, env=isolated(), timeout=timeout, stop=stop)
             except (Unmade, TimeoutError):
                 shutil.rmtree(new, ignore_errors=True)
                 return []
@@ -194,7 +194,6 @@ def _link_into(package: Path, home: Path) -> None:
     The links are safe because pip replaces files and never writes into them.
     """
     (target,) = home.glob("lib/python*/site-packages")
-    ignore = shutil.ignore_patterns(_MARKER)
     for entry in package.iterdir():
         if entry.name == "bin":
             for script in entry.iterdir():
@@ -202,10 +201,8 @@ def _link_into(package: Path, home: Path) -> None:
                 (home / "bin" / script.name).write_bytes(f"#!{home}/bin/python\n".encode() + body)
                 (home / "bin" / script.name).chmod(0o755)
         elif entry.is_dir():
-            shutil.copytree(
-                entry, target / entry.name, copy_function=_link, symlinks=True, ignore=ignore, dirs_exist_ok=True
-            )
-        elif entry.name != _MARKER:
+            shutil.copytree(entry, target / entry.name, copy_function=_link, symlinks=True, dirs_exist_ok=True)
+        else:
             _link(entry, target / entry.name)
 
 

@@ -291,6 +291,8 @@ def test_environments_share_the_files_of_equal_packages(
     make_wheel(wheels, "rich", "99.0")
     tool = installer(tmp_path / "cache", find_python(""))
     run_pip(tool, ["--python", str(first), "install", "--no-deps", "rich==99.0"], tmp_path / "pip.log")
+    said = (tmp_path / "cache" / f"packages-{find_python('').version}.log").read_text()
+    assert "compileall" not in said, "the second environment added no heavy package: nothing had to be compiled"
     assert "99.0" in (old / "rich.py").read_text()
     assert "99.0" not in (new / "rich.py").read_text()
 
