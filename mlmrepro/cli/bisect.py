@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,6 +57,7 @@ def bisect(
     from mlmrepro.environments.bisect import Measure
     from mlmrepro.environments.bisect import bisect as search
     from mlmrepro.environments.releases import between, releases
+    from mlmrepro.environments.spec import parse_exact
     from mlmrepro.environments.trials import Commands, Records
     from mlmrepro.report.bisection import bisection_content, bisection_document, step_line
     from mlmrepro.report.progress import StepDisplay
@@ -68,7 +68,9 @@ def bisect(
         raise UserError(f"{first} is not older than {last}", remedy="give the older release first")
     if command and watch:
         raise UserError("--watch and a command are given", remedy="give one of them")
-    companions = _companions(fixed or [], name)
+    companions = parse_exact(fixed or [])
+    if name in companions:
+        raise UserError(f"--with {name}: it is the package that is searched", remedy="leave it out")
     found, note = releases(name)
     chosen = between(found, old, new, pre=pre, yanked=yanked)
     measure: Measure = Commands(command, name, directory) if command else Records(directory, chosen_goldens(goldens))
@@ -87,18 +89,3 @@ def _version(text: str) -> Version:
         return Version(text)
     except InvalidVersion:
         raise UserError(f"{text!r} is not a version", remedy="write one such as 4.57.6") from None
-
-
-def _companions(texts: list[str], package: str) -> dict[str, str]:
-    """Return the versions given with --with, by package."""
-    from packaging.utils import canonicalize_name
-
-    found: dict[str, str] = {}
-    for text in filter(None, re.split(r"[\s,]+", " ".join(texts))):
-        name, operator, version = text.partition("==")
-        if not operator or not version:
-            raise UserError(f"--with {text}: not an exact version", remedy="write PACKAGE==VERSION")
-        if canonicalize_name(name) == package:
-            raise UserError(f"--with {text}: {package} is what is searched", remedy="leave it out")
-        found[canonicalize_name(name)] = str(_version(version.lstrip("=")))
-    return found

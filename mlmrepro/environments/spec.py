@@ -30,12 +30,13 @@ __all__ = [
     "find_python",
     "name_of",
     "parse_environments",
+    "parse_exact",
     "position",
 ]
 
 HERE = Path(__file__).parent
 PAIR = ("transformers", "datasets")
-HEAVY = ("torch", "numpy", "pandas", "pyarrow", "scipy")
+HEAVY = ("torch", "numpy", "pandas", "pyarrow", "scipy")  # worth compiling once for all environments
 # What the needs of every environment depend on, whatever their versions.
 _ALWAYS = (
     *("annotated-doc", "annotated-types", "hf-xet", "idna", "jinja2", "markdown-it-py", "markupsafe", "mdurl"),
@@ -56,7 +57,6 @@ class Environment:
     pins: tuple[str, ...] = ()  # versions that this environment needs instead of those of pins.txt
     python: str = ""  # such as 3.12; "" is the Python that runs this
     free: tuple[str, ...] = ()  # packages of which pip takes the newest version that fits
-    bare: bool = False  # only what is requested, without the packages that a record needs
 
     @property
     def versions(self) -> dict[str, Version]:
@@ -67,7 +67,7 @@ class Environment:
     @property
     def packages(self) -> tuple[str, ...]:
         """What pip installs: the requested packages, and what every environment needs besides."""
-        needs = () if self.bare else (need for need in catalogue().needs if name_of(need) not in self.versions)
+        needs = (need for need in catalogue().needs if name_of(need) not in self.versions)
         return (*self.requirements, *self.free, *needs)
 
     @property
@@ -80,7 +80,7 @@ class Environment:
     def exact(self) -> tuple[str, ...]:
         """The packages that the environment will hold in a version that is known beforehand."""
         known = {name_of(each): each for each in (*self.constraints, *self.packages) if "==" in each}
-        sure = dict.fromkeys((*map(name_of, self.packages), *HEAVY, *(() if self.bare else _ALWAYS)))
+        sure = dict.fromkeys((*map(name_of, self.packages), *HEAVY, *_ALWAYS))
         return tuple(f"{name}=={known[name].partition('==')[2]}" for name in sure if name in known)
 
 
@@ -149,6 +149,14 @@ def parse_environments(texts: Iterable[str]) -> list[Environment]:
     if not chosen:
         raise UserError("no environment is named", remedy=f"give {_FORMS}")
     return sorted(chosen.values(), key=position)
+
+
+def parse_exact(texts: Iterable[str]) -> dict[str, str]:
+    """Return the versions of ``package==version`` texts, by package; raises UserError for everything else."""
+    asked: dict[str, Requirement] = {}
+    for item in (item for text in texts for item in _items(text)):
+        _add(asked, _exact(item), item)
+    return {name: str(requirement.specifier).removeprefix("==") for name, requirement in asked.items()}
 
 
 def position(environment: Environment) -> tuple[bool, list[Version]]:

@@ -22,7 +22,7 @@ from mlmrepro.environments.attribute import Measured, SearchEnded, Swapped
 from mlmrepro.environments.locks import Lock, read_lock
 from mlmrepro.environments.make import CACHE, isolated, make_environment
 from mlmrepro.environments.matrix import RECORD, Progress, kept_outcome, run_matrix
-from mlmrepro.environments.spec import PAIR, Environment, catalogue
+from mlmrepro.environments.spec import PAIR, Environment, catalogue, name_of
 from mlmrepro.errors import UserError
 
 __all__ = ["Installed", "Upgrade", "changed_values", "environment_of", "installed_in", "lock_of", "required_with"]
@@ -66,10 +66,10 @@ def environment_of(name: str, lock: Lock) -> tuple[Environment, list[str]]:
         unused = next((each for each in lock.unused if canonicalize_name(each.name) == "transformers"), None)
         problem = f"{unused.where}: transformers is {unused.reason}" if unused else f"{lock.source}: no transformers"
         raise UserError(problem, remedy="give a lock file that pins transformers to a version")
-    direct = {canonicalize_name(Requirement(need).name): need for need in catalogue().needs}
+    direct = {name_of(need): need for need in catalogue().needs}
     requirements = [f"{each}=={lock.versions[each]}" for each in (*PAIR, *direct) if each in lock.versions]
     lacking = [need for each, need in direct.items() if each not in lock.versions]
-    held: dict[str, str] = {canonicalize_name(Requirement(pin).name): pin for pin in catalogue().held}
+    held: dict[str, str] = {name_of(pin): pin for pin in catalogue().held}
     added = [held.get(need, need) for need in lacking]
     if "datasets" not in lock.versions:
         requirements.append(datasets := f"datasets=={_datasets_for(lock.versions['transformers'])}")
@@ -227,7 +227,7 @@ class Upgrade:
         versions = {name: str(version) for lock in self.locks[::-1] for name, version in lock.versions.items()}
         versions |= {name: each.version for name, each in {**after, **before}.items()}
         versions |= {name: after[name].version for name in swapped}
-        direct = [*PAIR, *(canonicalize_name(Requirement(need).name) for need in catalogue().needs)]
+        direct = [*PAIR, *map(name_of, catalogue().needs)]
         requirements = tuple(f"{name}=={versions.pop(name)}" for name in direct)
         pins = tuple(f"{name}=={version}" for name, version in sorted(versions.items()))
         return Environment(self._name(swapped), requirements, pins)

@@ -124,9 +124,6 @@ def _short(value: Any) -> str:
 def _next(result: Bisection) -> doc.Line:
     if not result.found:
         return doc.sentence("name another value with `--watch`, or a wider range.")
-    after, skipped = (
-        result.found[0].after,
-        Status.SKIPPED in (s for step in result.steps for s in step.statuses.values()),
-    )
+    skipped = any(Status.SKIPPED in step.statuses.values() for step in result.steps)
     more = " Releases that could not be measured are listed with the reason." if skipped else ""
-    return doc.sentence(f"read the release notes of {result.package} {after.version}.{more}")
+    return doc.sentence(f"read the release notes of {result.package} {result.found[0].after.version}.{more}")

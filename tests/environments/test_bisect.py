@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
+from mlmrepro import cli
 from mlmrepro.compare.drift import Outcome
 from mlmrepro.environments import bisect as module
+from mlmrepro.environments import releases as releases_module
 from mlmrepro.environments import trials
 from mlmrepro.environments.bisect import Bisection, Status, Trial, bisect, search
 from mlmrepro.environments.children import run_child
@@ -213,3 +215,25 @@ def test_a_package_that_cannot_be_imported_skips_the_release(tmp_path: Path, mon
     trial = trials.Commands(["false"], "no-such-package", tmp_path, tmp_path / "cache")(Environment("e", ()), 1)
     assert "no-such-package cannot be imported: ModuleNotFoundError" in trial.problem
     assert ["false"] not in commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["transformers", "5.0", "4.0"], "5.0 is not older than 4.0"),
+        (["transformers", "4.x", "5.0"], "'4.x' is not a version"),
+        (["transformers", "4.0", "5.0", "--with", "transfomers==1.0"], "did you mean transformers?"),
+        (["transformers", "4.0", "5.0", "--with", "transformers==4.1"], "it is the package that is searched"),
+        (["transformers", "4.0", "5.0", "--with", "torch>=2"], "write torch=="),
+        (["transformers", "4.0", "5.0", "--watch", "x", "--", "true"], "--watch and a command are given"),
+    ],
+)
+def test_bad_input_ends_before_anything_is_installed(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 with the argument and the remedy, and no index is asked."""
+    monkeypatch.setattr(releases_module, "releases", lambda *_: pytest.fail("an index was asked"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["bisect", *arguments])
+    assert exit_.value.code == 2
+    assert said in capsys.readouterr().err
