@@ -43,7 +43,7 @@ regex==2024.*
 """
 
 FREEZE = """\
-certifi @ file:///croot/certifi_1707229174560/work/certifi
+certifi @ file:///build/certifi
 -e git+https://oauth2:glpat-Secret_Secret_1@git.example.org/team/own.git@0123456789abcdef#egg=own_model
 # Editable install with no version control (tools==0.1)
 -e /home/someone/tools
@@ -64,7 +64,7 @@ conflicts = [[{ package = "proj", extra = "cpu" }, { package = "proj", extra = "
 [[package]]
 name = "colorama"
 version = "0.4.6"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 wheels = [{ url = "https://files.example.org/colorama-0.4.6-py2.py3-none-any.whl", hash = "sha256:00", size = 25335 }]
 
 [[package]]
@@ -75,13 +75,13 @@ source = { git = "https://oauth2:glpat-Secret_Secret_1@git.example.org/team/help
 [[package]]
 name = "numpy"
 version = "1.26.4"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 resolution-markers = ["python_full_version < '3.12'"]
 
 [[package]]
 name = "numpy"
 version = "2.2.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 resolution-markers = ["python_full_version >= '3.12'"]
 
 [[package]]
@@ -95,8 +95,8 @@ dependencies = [
 ]
 
 [package.optional-dependencies]
-cpu = [{ name = "torch", version = "2.5.0", source = { registry = "https://pypi.org/simple" } }]
-gpu = [{ name = "torch", version = "2.6.0", source = { registry = "https://pypi.org/simple" } }]
+cpu = [{ name = "torch", version = "2.5.0", source = { registry = "https://index.example.org/simple" } }]
+gpu = [{ name = "torch", version = "2.6.0", source = { registry = "https://index.example.org/simple" } }]
 plots = [{ name = "tabulate" }]
 
 [package.dev-dependencies]
@@ -108,32 +108,32 @@ requires-dist = [{ name = "transformers", extras = ["pieces"] }]
 [[package]]
 name = "pytest"
 version = "8.3.4"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 
 [[package]]
 name = "sentencepiece"
 version = "0.2.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 
 [[package]]
 name = "tabulate"
 version = "0.9.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 
 [[package]]
 name = "torch"
 version = "2.5.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 
 [[package]]
 name = "torch"
 version = "2.6.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 
 [[package]]
 name = "transformers"
 version = "4.48.0"
-source = { registry = "https://pypi.org/simple" }
+source = { registry = "https://index.example.org/simple" }
 dependencies = [
     { name = "numpy", version = "1.26.4", source = { registry = "r" }, marker = "python_full_version < '3.12'" },
     { name = "numpy", version = "2.2.0", source = { registry = "r" }, marker = "python_full_version >= '3.12'" },
@@ -227,7 +227,7 @@ created-by = "a locker"
 name = "colorama"
 version = "0.4.6"
 marker = "sys_platform == 'win32'"
-index = "https://pypi.org/simple"
+index = "https://index.example.org/simple"
 wheels = [{url = "https://files.example.org/colorama-0.4.6-py3-none-any.whl", hashes = {sha256 = "00"}}]
 
 [[packages]]
@@ -520,7 +520,7 @@ BROKEN = {
     "uv: name": ("uv.lock", 'name = "colorama"\n', "", "package 1: name is missing"),
     "uv: source": (
         "uv.lock",
-        'source = { registry = "https://pypi.org/simple" }\n',
+        'source = { registry = "https://index.example.org/simple" }\n',
         "",
         "(colorama): source is missing",
     ),
