@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from mlmrepro.observations.run import run_laws, sample
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from mlmrepro.config import EMBEDDED
+from mlmrepro.observations.observe import observe_all, sample
 from mlmrepro.scoring.documents import read_text
 from mlmrepro.scoring.plan import token_plan
 from mlmrepro.scoring.scorer import Scorer
@@ -79,7 +79,7 @@ def test_bfloat16_on_a_gpu(benchmark: Any) -> None:
 def test_all_laws(benchmark: Any) -> None:
     """The laws of the embedded checkpoint take a minute at most on two cores, and each ten seconds."""
     torch.set_num_threads(2)
-    results = benchmark.pedantic(lambda: run_laws(str(EMBEDDED / "checkpoint"), sample("embedded")), rounds=1)
+    results = benchmark.pedantic(lambda: observe_all(str(EMBEDDED / "checkpoint"), sample("embedded")[0]), rounds=1)
     seconds = {result.name: result.seconds for result in results}
     benchmark.extra_info["seconds"] = seconds
     print(f"\n{sum(seconds.values()):.1f} s, the longest {max(seconds.values()):.1f} s")
