@@ -9,13 +9,17 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from mlmrepro import cli
 from mlmrepro.compare.golden import Variant
 from mlmrepro.environments import matrix, upgrade
+from mlmrepro.environments.attribute import Attribution, Cause, Explained
 from mlmrepro.environments.make import Unmade
+from mlmrepro.environments.releases import Release
 from mlmrepro.environments.spec import Environment
 from mlmrepro.environments.upgrade import Installed
+from mlmrepro.errors import UserError
 
 from .report.records import LINK, golden, record
 from .test_architecture import HEAVY, loaded_by
@@ -24,12 +28,12 @@ from .test_architecture import HEAVY, loaded_by
 RECORDER = """
 import json, pathlib, sys
 output = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
-world = output.parents[1] / "world"
+world = next(each / "world" for each in output.parents if (each / "world").is_dir())
 versions = json.loads((world / f"{output.stem}.versions").read_text())
 content = json.loads((world / "record.json").read_text())
 content["provenance"]["packages"].update(versions)
-for value, packages, changed in json.loads((world / "planted.json").read_text()):
-    if all(versions[name] == "2.0" for name in packages):
+for value, packages, changed, *since in json.loads((world / "planted.json").read_text()):
+    if all(float(versions[name]) >= (since or [2.0])[0] for name in packages):
         stage, _, name = value.partition(".")
         content["stages"][stage][name]["value"] = changed
 with (world / "calls").open("a") as calls:
@@ -47,6 +51,7 @@ class World:
         self.folder = folder / "world"
         self.folder.mkdir()
         (self.folder / "calls").touch()
+        self.releases = ["1.0", "2.0"]  # of each package
         self.unmade: dict[str, str] = {}  # why environments cannot be made, by name
         record().write(self.folder / "record.json")
         golden(folder / "goldens", record())
@@ -54,7 +59,7 @@ class World:
             (folder / f"{side}.lock").write_text("".join(f"{name}=={side}.0\n" for name in NAMES))
         self.plant()
 
-    def plant(self, *changes: tuple[str, list[str], Any]) -> None:
+    def plant(self, *changes: tuple[Any, ...]) -> None:
         (self.folder / "planted.json").write_text(json.dumps(changes))
 
     def make(self, environment: Environment, *_: object, **__: object) -> Path:
@@ -85,6 +90,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         upgrade, "installed_in", lambda path: {n: Installed(v) for n, v in json.loads(path.read_text()).items()}
     )
     monkeypatch.setattr(upgrade, "RECORD", ("-c", RECORDER))
+    monkeypatch.setattr(upgrade, "releases", lambda *_: ([Release(Version(each)) for each in made.releases], ""))
     return made
 
 
@@ -131,6 +137,72 @@ def test_gate_goes_on_to_the_packages(world: World, capsys: pytest.CaptureFixtur
     assert "numpy 1.0 → 2.0 and" in out
     assert "only together" in out
     assert "upgrade all but numpy==1.0 scipy==1.0 transformers==1.0" in out
+
+
+def test_gate_goes_on_to_the_release(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """A change of a single package is followed to the release; one of two packages is not, and needs no environment."""
+    world.releases = ["1.0", *(f"1.{number}" for number in range(1, 10)), "2.0"]
+    world.plant((TOP_K, ["numpy", "scipy"], 6), ("dataset.train_rows", ["transformers"], 31, 1.6))
+    assert run(*GATE, "--budget", "10", "--html", "gate.html") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.index("Causes: 2 of 2 changed values explained") < out.index("Releases: 1 change followed")
+    assert "dataset.train_rows transformers 1.5 1.6" in out
+    assert "Releases: 1 change followed" in Path("gate.html").read_text()
+    releases = [call for call in world.calls() if call.startswith("transformers-")]
+    assert len(set(releases)) <= 4, "as many as halving takes"
+    assert sorted(set(releases)) != sorted(releases), "what decides is measured twice"
+    calls = world.calls()
+    assert run(*GATE, "--budget", "0.00001", "--json") == 1
+    content = json.loads(capsys.readouterr().out)
+    assert content["releases"]["changes"][0]["first_after"] == "1.6", "what is kept costs nothing"
+    assert world.calls() == calls
+
+
+def test_a_budget_may_end_before_the_release(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages are still named, and the result says what was not searched."""
+    world.releases = ["1.0", "1.5", "2.0"]
+    world.plant((TOP_K, ["torch"], 6))
+    locks = upgrade.lock_of("1.lock"), upgrade.lock_of("2.lock")
+    gate = upgrade.Upgrade(locks, Path("runs"), goldens=Path("goldens"), cache=Path("cache"))
+    gate.take()
+    found = Attribution(("torch",), [Explained(TOP_K, (Cause(("torch",)),))])
+    gate.measure(frozenset({"torch"}))
+    behind = upgrade.releases_behind(gate, found, 0.0)
+    assert (behind.found, len(behind.notes)) == ([], 1)
+    assert "the budget is used up" in behind.notes[0]
+    (searched,) = (each for _, each in upgrade.releases_behind(gate, found, 60.0).found)
+    assert str(searched.after.version) == "2.0"
+
+    def unlisted(*_: object) -> None:
+        raise UserError("the releases of torch cannot be listed: no network", remedy="none")
+
+    monkeypatch.setattr(upgrade, "releases", unlisted)
+    assert upgrade.releases_behind(gate, found, 60.0).notes == ["the releases of torch cannot be listed: no network"]
+
+
+def test_the_environment_of_a_release(world: World) -> None:
+    """It is the old side with the release; what must go with it keeps its version, or takes the new, or is free."""
+    gate = upgrade.Upgrade(
+        (upgrade.lock_of("1.lock"), upgrade.lock_of("2.lock")), Path("runs"), goldens=Path("goldens")
+    )
+    for side in gate.sides:
+        world.make(side)
+    cause = Cause(("transformers",), ("numpy",))
+    made = [
+        gate.with_release(cause, "transformers", Version("1.5"), {}, free)
+        for free in ((), ("datasets",), ("datasets", "numpy", "pandas", "pyarrow"))
+    ]
+    assert [each.name for each in made] == [f"transformers-1.5{each}" for each in ("", "-with-numpy", "-free")]
+    assert all("transformers==1.5" in each.requirements for each in made)
+    assert all("datasets==1.0" in each.requirements for each in made)
+    numpy = [[each for each in (*env.requirements, *env.pins) if each.startswith("numpy")] for env in made]
+    assert numpy == [["numpy==1.0"], ["numpy==2.0"], []]
+    assert made[2].free == ("numpy", "pandas", "pyarrow")
+    ends = [gate.with_release(cause, "transformers", Version(each), {}, ()) for each in ("1.0", "2.0")]
+    assert ends[0] == gate.sides[0]
+    assert {"transformers==2.0", "datasets==1.0"} == set(ends[1].requirements[:2])
 
 
 def test_a_declared_change_passes(world: World, capsys: pytest.CaptureFixture[str]) -> None:

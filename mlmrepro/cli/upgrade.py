@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ from mlmrepro.cli.output import Html, Json, JUnit, Markdown, Output
 if TYPE_CHECKING:
     from mlmrepro.compare.changes import Comparison
     from mlmrepro.environments.attribute import Attribution
-    from mlmrepro.environments.upgrade import Upgrade
+    from mlmrepro.environments.upgrade import Behind, Upgrade
 
 __all__ = ["attribute", "gate"]
 
@@ -32,7 +33,8 @@ def gate(
     after: Annotated[str, typer.Option("--to", help="The versions of the upgrade, likewise.")],
     goldens: Goldens = None,
     budget: Annotated[
-        float, typer.Option(min=0, help="If the gate is red, minutes to spend on finding the packages behind it.")
+        float,
+        typer.Option(min=0, help="If the gate is red, minutes to find the packages and releases behind it."),
     ] = 0.0,
     directory: Directory = FOLDER,
     html: Html = None,
@@ -47,6 +49,7 @@ def gate(
     """
     from mlmrepro.compare.judge import Verdict
     from mlmrepro.report.attribution import attribution_content, attribution_document
+    from mlmrepro.report.bisection import behind_content, behind_section
     from mlmrepro.report.comparison import comparison_document
     from mlmrepro.report.document import Section, sentence, spans
     from mlmrepro.report.drift import unmeasured_document
@@ -63,14 +66,19 @@ def gate(
     comparison = upgrade.compare(outcome)
     document = comparison_document(comparison)
     document = replace(document, facts=[*document.facts, *notes])
-    content = {**comparison.to_dict(), "notes": upgrade.notes, "attribution": None}
+    content = {**comparison.to_dict(), "notes": upgrade.notes, "attribution": None, "releases": None}
     if comparison.exit_code and budget:
-        print(f"{document.headline}: looking for the packages behind it (at most {budget:g} minutes)", file=sys.stderr)
+        print(f"{document.headline}: looking for the causes (at most {budget:g} minutes)", file=sys.stderr)
+        ends = time.monotonic() + budget * 60
         found = _search(upgrade, comparison, budget, only_failing=True, quiet=as_json)
         causes = attribution_document(found, upgrade.packages)
-        section = Section(causes.headline, causes.blocks, name="causes")
-        document = replace(document, blocks=[*document.blocks, section], next_step=causes.next_step)
+        sections = [Section(causes.headline, causes.blocks, name="causes")]
         content["attribution"] = attribution_content(found, upgrade.packages)
+        behind = _releases(upgrade, found, ends - time.monotonic(), quiet=as_json)
+        if behind.found or behind.notes:
+            sections.append(behind_section(behind))
+            content["releases"] = behind_content(behind)
+        document = replace(document, blocks=[*document.blocks, *sections], next_step=causes.next_step)
     elif comparison.exit_code:
         more = sentence(f" To find the packages behind it: `mlmrepro attribute {before} {after}`.")
         document = replace(document, next_step=(*spans(document.next_step), *more))
@@ -129,3 +137,11 @@ def _search(upgrade: Upgrade, comparison: Comparison, budget: float, *, only_fai
             wanted=upgrade.wanted(comparison, only_failing=only_failing),
             seconds=budget * 60,
         )
+
+
+def _releases(upgrade: Upgrade, found: Attribution, seconds: float, *, quiet: bool) -> Behind:
+    from mlmrepro.environments.upgrade import releases_behind
+    from mlmrepro.report.progress import MatrixDisplay
+
+    with MatrixDisplay(quiet=quiet) as upgrade.progress:
+        return releases_behind(upgrade, found, seconds)

@@ -26,6 +26,7 @@ from mlmrepro.record import Observation, RunRecord
 
 __all__ = [
     "Bisection",
+    "Chosen",
     "Found",
     "Measure",
     "Progress",
@@ -37,6 +38,9 @@ __all__ = [
     "candidates",
     "search",
 ]
+
+# The environment of a release: the package, its version, those of others, and the packages whose version pip chooses.
+Chosen = Callable[[str, Version, Mapping[str, str], tuple[str, ...]], Environment]
 
 # How pip says that these versions do not go together, or that one of them does not exist for this Python.
 _CONFLICT = re.compile(r"Cannot install|conflict|No matching distribution", re.IGNORECASE)
@@ -135,16 +139,18 @@ def bisect(
     watch: Sequence[str] = (),
     fixed: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    environment: Chosen | None = None,
 ) -> Bisection:
     """Find the release that changed each observation, between the first and the last of `releases`.
 
     `watch` holds names such as ``model.isolated.logits``, in which ``*`` matches any characters; without it, the first
     value in which the two ends diverge is taken. If `measure` gives exit codes, the command is what is watched. `fixed`
-    are the versions of other packages. Needs at most ceil(log2 n) + 2 environments for one change, if none is skipped.
+    are the versions of other packages; `environment` is asked for the environment of a release, and may hold more than
+    these. Needs at most ceil(log2 n) + 2 environments for one change, if none is skipped.
 
     Raises UserError if one of the ends cannot be measured, or a name is unknown.
     """
-    run = _Run(package, releases, measure, dict(fixed or {}), progress or Silent())
+    run = _Run(package, releases, measure, dict(fixed or {}), progress or Silent(), environment or _environment)
     run.measure_ends()
     names, same = run.watched(watch)
     for end in (0, run.last):
@@ -192,10 +198,16 @@ class _Run:
     """One bisection: what was measured so far, and with which companions."""
 
     def __init__(
-        self, package: str, releases: Sequence[Release], measure: Measure, fixed: dict[str, str], progress: Progress
+        self,
+        package: str,
+        releases: Sequence[Release],
+        measure: Measure,
+        fixed: dict[str, str],
+        progress: Progress,
+        environment: Chosen,
     ) -> None:
         self.package, self.releases, self._measure, self.fixed = package, releases, measure, fixed
-        self.progress = progress
+        self.progress, self.environment = progress, environment
         self.trials: dict[tuple[int, int], Trial] = {}
         self.flickering: set[str] = set()
         self.names: list[str] = []
@@ -308,7 +320,7 @@ class _Run:
     def _take(self, place: int, fixed: Mapping[str, str], attempt: int = 1, free: tuple[str, ...] = ()) -> Trial:
         release = self.releases[place]
         self.progress.begin(release, "again" if attempt > 1 else "")
-        environment = _environment(self.package, release.version, fixed, free)
+        environment = self.environment(self.package, release.version, fixed, free)
         trial = self._measure(environment, attempt)
         moved = {name: version for name in free if (version := (trial.outcome.versions.get(name) or ""))}
         trial = Trial(trial.outcome, trial.exit_code, moved)
@@ -335,7 +347,7 @@ def _values(trial: Trial) -> dict[str, Observation]:
     return {f"{o.stage}.{o.name}": o for o in record or () if o.compared or o.bound}
 
 
-def _environment(package: str, version: Version, fixed: Mapping[str, str], free: tuple[str, ...] = ()) -> Environment:
+def _environment(package: str, version: Version, fixed: Mapping[str, str], free: tuple[str, ...]) -> Environment:
     """Return the environment of a release; pip chooses the versions of the packages in `free`."""
     exact = {package: str(version), **fixed}
     free = tuple(dict.fromkeys((*free, *(name for name in PAIR if name not in exact))))

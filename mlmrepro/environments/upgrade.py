@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -18,17 +19,30 @@ from packaging.version import Version
 from mlmrepro.compare.changes import Comparison
 from mlmrepro.compare.drift import Outcome, compare_with
 from mlmrepro.compare.judge import Expectations
-from mlmrepro.environments.attribute import Measured, SearchEnded, Swapped
+from mlmrepro.environments.attribute import Attribution, Cause, Measured, SearchEnded, Swapped
+from mlmrepro.environments.bisect import Found, Trial, bisect
 from mlmrepro.environments.locks import Lock, read_lock
 from mlmrepro.environments.make import CACHE, isolated, make_environment
 from mlmrepro.environments.matrix import RECORD, Progress, kept_outcome, run_matrix
+from mlmrepro.environments.releases import between, releases
 from mlmrepro.environments.spec import PAIR, Environment, catalogue, name_of
 from mlmrepro.errors import UserError
 
-__all__ = ["Installed", "Upgrade", "changed_values", "environment_of", "installed_in", "lock_of", "required_with"]
+__all__ = [
+    "Behind",
+    "Installed",
+    "Upgrade",
+    "changed_values",
+    "environment_of",
+    "installed_in",
+    "lock_of",
+    "releases_behind",
+    "required_with",
+]
 
 # Packages that are likely to change a record, in this order; all others come after them.
 _LIKELY = (*PAIR, "tokenizers", "torch", "accelerate", "numpy", "safetensors", "huggingface-hub", "pyarrow", "pandas")
+_BOUNDED = ("numpy", "pandas", "pyarrow")  # older releases bound them
 _UNREACHED = "could not be reached"  # what `reason` says if the index does not answer
 _LISTING = """
 import importlib.metadata, json
@@ -223,14 +237,18 @@ class Upgrade:
 
         A package that only one side installs has that side's version, whichever package pulls it in.
         """
+        return self._with(self._name(swapped), {name: self.installed[1][name].version for name in swapped})
+
+    def _with(self, name: str, changed: Mapping[str, str], free: tuple[str, ...] = ()) -> Environment:
         before, after = self.installed
         versions = {name: str(version) for lock in self.locks[::-1] for name, version in lock.versions.items()}
         versions |= {name: each.version for name, each in {**after, **before}.items()}
-        versions |= {name: after[name].version for name in swapped}
-        direct = [*PAIR, *map(name_of, catalogue().needs)]
-        requirements = tuple(f"{name}=={versions.pop(name)}" for name in direct)
-        pins = tuple(f"{name}=={version}" for name, version in sorted(versions.items()))
-        return Environment(self._name(swapped), requirements, pins)
+        versions |= changed
+        versions = {package: version for package, version in versions.items() if package not in free}
+        direct = [each for each in (*PAIR, *map(name_of, catalogue().needs)) if each in versions]
+        requirements = tuple(f"{each}=={versions.pop(each)}" for each in direct)
+        pins = tuple(f"{each}=={version}" for each, version in sorted(versions.items()))
+        return Environment(name, requirements, pins, free=free)
 
     def _name(self, swapped: Swapped) -> str:
         rest = set(self.packages) - swapped
@@ -249,9 +267,40 @@ class Upgrade:
 
     def recall(self, swapped: Swapped) -> Measured | None:
         """Return what a mixture changes if its record is kept, else None."""
-        environment = self._environment(swapped)
-        outcome = kept_outcome(environment, self.directory, goldens=self.goldens, command=RECORD)
+        outcome = self.kept(self._environment(swapped))
         return self._measured(outcome) if outcome else None
+
+    def with_release(
+        self, cause: Cause, package: str, version: Version, _: Mapping[str, str], free: tuple[str, ...]
+    ) -> Environment:
+        """Return the environment of the old side with a release of a cause's only package.
+
+        What must be swapped with it has its old version; if these do not go together (`free` is not empty), the new
+        one; and if this does not either (`free` names what older releases bound), the one that pip chooses.
+        """
+        old, new = map(Version, self.packages[package])
+        if version in (old, new):
+            return self.sides[0] if version == old else self._environment(cause.swapped)
+        name, changed = f"{package}-{version}", {package: str(version)}
+        if set(_BOUNDED) & set(free):
+            loose = dict.fromkeys(each for each in (*cause.along, *_BOUNDED) if each != package)
+            return self._with(f"{name}-free", changed, tuple(loose))
+        if free and cause.along:
+            changed |= {each: self.installed[1][each].version for each in cause.along}
+            name += f"-with-{'-'.join(cause.along)}"
+        return self._with(name, changed)
+
+    def trial(self, environment: Environment, attempt: int) -> Trial:
+        """Measure the environment of a release; a further attempt measures again."""
+        (outcome,) = self._run([environment], self._attempt(attempt))
+        return Trial(outcome)
+
+    def kept(self, environment: Environment, attempt: int = 1) -> Outcome | None:
+        """Return the record of an environment, None if none is kept."""
+        return kept_outcome(environment, self._attempt(attempt), goldens=self.goldens, command=RECORD)
+
+    def _attempt(self, attempt: int) -> Path:
+        return self.directory / (f"again-{attempt}" if attempt > 1 else "")
 
     def _environment(self, swapped: Swapped) -> Environment:
         return self.sides[1] if len(swapped) == len(self.packages) else self.mixture(swapped)
@@ -261,13 +310,68 @@ class Upgrade:
             return Measured(problem=outcome.problem)
         return Measured(changed_values(self.compare(outcome)) - self.standing)
 
-    def _run(self, environments: Sequence[Environment]) -> list[Outcome]:
+    def _run(self, environments: Sequence[Environment], directory: Path | None = None) -> list[Outcome]:
         return run_matrix(
             environments,
-            self.directory,
+            directory or self.directory,
             goldens=self.goldens,
             progress=self.progress,
             cache=self.cache,
             command=RECORD,
             keep=True,
         )
+
+
+@dataclass
+class Behind:
+    """The releases behind an upgrade's changes: of each changed value, the package and the release that changed it."""
+
+    found: list[tuple[str, Found]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was not searched, and why
+
+
+def releases_behind(
+    upgrade: Upgrade, attribution: Attribution, seconds: float, clock: Callable[[], float] = time.monotonic
+) -> Behind:
+    """Bisect the changes that a single package causes between its two versions, the other packages as in the old side.
+
+    No environment is begun after `seconds`; what is kept costs nothing.
+    """
+    started, result = clock(), Behind()
+    causes: dict[Cause, list[str]] = {}
+    for each in attribution.explained:
+        for cause in [cause for cause in each.causes if len(cause.packages) == 1][:1]:
+            causes.setdefault(cause, []).append(each.name)
+
+    def measure(environment: Environment, attempt: int) -> Trial:
+        if clock() - started >= seconds and not upgrade.kept(environment, attempt):
+            raise SearchEnded("the budget is used up; to continue, run the same command with a larger one")
+        return upgrade.trial(environment, attempt)
+
+    for cause, names in causes.items():
+        (package,) = cause.packages
+        old, new = map(Version, upgrade.packages[package])
+        if new < old:
+            result.notes.append(f"{package} is downgraded, so its releases were not searched")
+            continue
+        try:
+            listed, note = releases(package, upgrade.cache)
+            chosen = between(listed, old, new, pre=False, yanked=False)
+        except UserError as error:
+            result.notes.append(error.problem)
+            continue
+        if len(chosen) == 2:
+            continue  # the package's two versions are neighbours
+        result.notes += [note] if note else []
+        environment = partial(upgrade.with_release, cause)
+        fixed = dict.fromkeys(PAIR, "")  # whose versions the lock files say, so that there is no pair to choose
+        for name in names:
+            try:
+                searched = bisect(package, chosen, measure, watch=[name], fixed=fixed, environment=environment)
+                result.found += [(package, each) for each in searched.found]
+            except SearchEnded as ended:
+                result.notes.append(str(ended))
+                return result
+            except UserError as error:
+                result.notes.append(error.problem)
+    return result

@@ -7,10 +7,11 @@ from typing import Any
 from mlmrepro.compare.changes import json_value
 from mlmrepro.environments.bisect import Bisection, Found, Status, Step
 from mlmrepro.environments.releases import Release
+from mlmrepro.environments.upgrade import Behind
 from mlmrepro.report import document as doc
 from mlmrepro.report.words import and_more, count
 
-__all__ = ["bisection_content", "bisection_document", "step_line"]
+__all__ = ["behind_content", "behind_section", "bisection_content", "bisection_document", "step_line"]
 
 _LONGEST = 60  # characters of a value in a table
 _NAMED = 4  # values in a line
@@ -52,19 +53,7 @@ def bisection_content(result: Bisection) -> dict[str, Any]:
         "from": str(result.releases[0].version),
         "to": str(result.releases[-1].version),
         "releases": len(result.releases),
-        "changes": [
-            {
-                "watch": each.watch,
-                "last_before": str(each.before.version),
-                "first_after": str(each.after.version),
-                "uploaded": each.after.uploaded,
-                "old": json_value(each.old),
-                "new": json_value(each.new),
-                "skipped_between": [str(release.version) for release in each.skipped],
-                "flickers": each.flickers,
-            }
-            for each in result.found
-        ],
+        "changes": [_content(each) for each in result.found],
         "same": list(result.same),
         "tried": [
             {
@@ -76,6 +65,34 @@ def bisection_content(result: Bisection) -> dict[str, Any]:
             for step in result.steps
         ],
         "notes": list(result.notes),
+    }
+
+
+def behind_section(behind: Behind) -> doc.Section:
+    """Return the releases behind an upgrade's changes, for the document of the gate."""
+    rows = [[each.watch, package, _named(each.before), _first("", each).strip(" ,")] for package, each in behind.found]
+    blocks: list[doc.Block] = [doc.Table(("value", "package", "last with the old value", "changed by"), rows)]
+    notes = [doc.Item(note) for note in dict.fromkeys(behind.notes)]
+    headline = f"Releases: {count(len(rows), 'change')} followed to the release"
+    return doc.Section(headline, [*blocks[: len(rows)], *([doc.Items(notes, "note")] if notes else [])], name="behind")
+
+
+def behind_content(behind: Behind) -> dict[str, Any]:
+    """Return plain JSON values."""
+    changes = [{"package": package, **_content(each)} for package, each in behind.found]
+    return {"changes": changes, "notes": behind.notes}
+
+
+def _content(each: Found) -> dict[str, Any]:
+    return {
+        "watch": each.watch,
+        "last_before": str(each.before.version),
+        "first_after": str(each.after.version),
+        "uploaded": each.after.uploaded,
+        "old": json_value(each.old),
+        "new": json_value(each.new),
+        "skipped_between": [str(release.version) for release in each.skipped],
+        "flickers": each.flickers,
     }
 
 
