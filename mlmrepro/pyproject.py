@@ -2,21 +2,23 @@
 
 [tool.mlmrepro]
 goldens = "golden/my-model"  # relative to the file
+max-disk = "20GB"  # what the environments of matrix, gate and bisect may take
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlmrepro.errors import UserError
 
-__all__ = ["Project", "project"]
+__all__ = ["Project", "project", "read_size"]
 
 _FILE, _TABLE = "pyproject.toml", "tool.mlmrepro"
-_KEYS = ("goldens",)
+_KEYS = ("goldens", "max-disk")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Project:
 
     file: Path
     goldens: Path | None = None  # the folder of goldens
+    max_disk: float | None = None  # bytes
 
     @property
     def origin(self) -> str:
@@ -44,6 +47,14 @@ def project(start: Path | None = None) -> Project | None:
         if path.is_file() and (found := _read(path)) is not None:
             return found
     return None
+
+
+def read_size(text: object, name: str) -> float:
+    """Return the bytes of a size such as ``20GB``; raises UserError, with its name, for everything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([MGT])B", text.strip(), re.IGNORECASE) if isinstance(text, str) else None
+    if found is None:
+        raise UserError(f"{name} is {text!r}, not a size", remedy="write a number with MB, GB or TB, such as 20GB")
+    return float(found[1]) * {"M": 1e6, "G": 1e9, "T": 1e12}[found[2].upper()]
 
 
 def _read(path: Path) -> Project | None:
@@ -68,8 +79,9 @@ def _read(path: Path) -> Project | None:
             near = difflib.get_close_matches(key, _KEYS, n=1)
             remedy = f"write {near[0]}" if near else f"leave it out; the keys are: {', '.join(_KEYS)}"
             raise UserError(f"{path}: {_TABLE}.{key} is not a setting", remedy=remedy)
+    size = read_size(table["max-disk"], f"{path}: {_TABLE}.max-disk") if "max-disk" in table else None
     if "goldens" not in table:
-        return Project(path)
+        return Project(path, max_disk=size)
     given = table["goldens"]
     if not isinstance(given, str) or not given.strip():
         raise UserError(
@@ -82,4 +94,4 @@ def _read(path: Path) -> Project | None:
             f"{path}: {_TABLE}.goldens names {given!r}, which is not a folder there",
             remedy="take the goldens with mlmrepro adopt, or correct the path, which is relative to the file",
         )
-    return Project(path, goldens)
+    return Project(path, goldens, size)

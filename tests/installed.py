@@ -1,7 +1,8 @@
-"""What the installed versions have: the only reason for which a test may be skipped."""
+"""What is installed: the only reason for which a test may be skipped."""
 
 from __future__ import annotations
 
+import shutil
 from importlib.metadata import version
 
 import pytest
@@ -20,6 +21,11 @@ def has(requirement: str) -> bool:
 def needs(requirement: str, why: str) -> pytest.MarkDecorator:
     """Skip where another version is installed, saying why and what would run the test."""
     return pytest.mark.skipif(not has(requirement), reason=f"{why}; runs with {requirement}")
+
+
+def needs_program(name: str, where: str) -> pytest.MarkDecorator:
+    """Skip where a program is not on PATH, saying what installs it."""
+    return pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not on PATH; {where} installs it")
 
 
 def needs_model_type(kind: str) -> None:

@@ -16,6 +16,7 @@ import typer.core
 
 from mlmrepro.cli import drift, gate, goldens, guide, upgrade
 from mlmrepro.cli.bisect import bisect
+from mlmrepro.cli.environments import environments, within_bound
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
@@ -65,7 +66,8 @@ for command, title in (
     (retrain, "retrain"),
     (laws, "laws"),
 ):
-    app.command(title)(command)
+    app.command(title)(within_bound()(command) if title in ("matrix", "gate", "attribute", "bisect") else command)
+app.add_typer(environments, name="environments")
 
 _UNWRITABLE = tuple(
     getattr(errno, name)

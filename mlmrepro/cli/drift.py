@@ -116,7 +116,10 @@ def compare(
 def matrix(
     envs: Annotated[
         list[str] | None,
-        typer.Option(help="pairs, all, oldest, newest, a name, or e.g. 'transformers==4.50.0 datasets==3.5.0'."),
+        typer.Option(
+            help="pairs, all, oldest, newest, a name, or e.g. 'transformers==4.50.0 datasets==3.5.0'; "
+            "==latest is the newest release on the index, ==pre also counts pre-releases."
+        ),
     ] = None,
     directory: Annotated[Path, typer.Option(help="Where to write records, logs and the page.")] = MATRIX,
     jobs: Annotated[int, typer.Option(min=1, help="Environments to run at the same time.")] = 1,
@@ -134,11 +137,15 @@ def matrix(
     Example: mlmrepro matrix --envs oldest --envs newest --jobs 2
     """
     from mlmrepro.environments.matrix import run_matrix
+    from mlmrepro.environments.releases import with_newest
     from mlmrepro.environments.spec import parse_environments
     from mlmrepro.observations.own_tests import check_tests
     from mlmrepro.report.progress import MatrixDisplay
 
-    chosen = parse_environments(envs or ["pairs"])
+    asked = [with_newest(text) for text in envs or ["pairs"]]
+    for note in dict.fromkeys(note for _, notes in asked for note in notes):
+        print(f"note: {note}", file=sys.stderr)
+    chosen = parse_environments(text for text, _ in asked)
     check_tests(tests or [])
     used = chosen_goldens(goldens)
     with MatrixDisplay(quiet=as_json) as display:

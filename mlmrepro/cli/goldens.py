@@ -15,7 +15,7 @@ from mlmrepro.errors import UserError
 
 __all__ = ["Goldens", "adopt", "chosen_goldens", "expect", "lint", "project_goldens", "read_record", "record_path"]
 
-_DEFAULT = "goldens in [tool.mlmrepro] of pyproject.toml"
+_DEFAULT = "goldens in the table tool.mlmrepro of pyproject.toml"  # brackets would be read as a style
 
 Goldens = Annotated[
     Path | None, typer.Option(help=f"Folder of goldens (default: {_DEFAULT}, else golden/embedded, as shipped).")

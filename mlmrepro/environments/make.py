@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -29,10 +31,13 @@ import mlmrepro
 from mlmrepro.credentials import address_problem
 from mlmrepro.environments.children import Stopped, last_words, run_child
 from mlmrepro.environments.spec import HEAVY, Environment, Python, find_python, name_of
+from mlmrepro.errors import UserError, causes
 from mlmrepro.files import atomic_write
 
 __all__ = [
     "CACHE",
+    "MARKER",
+    "DiskFull",
     "Unmade",
     "addresses",
     "code_folder",
@@ -42,17 +47,25 @@ __all__ = [
     "isolated",
     "make_environment",
     "reason",
+    "release",
     "run_pip",
 ]
 
 CACHE = Path(".mlmrepro") / "environments"
 TIMEOUT = 1800.0  # seconds for pip: torch alone takes minutes on a slow connection
 
-_MARKER = "complete.json"
+MARKER = "complete.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_used: dict[Path, int] = {}  # what this process uses, and the open file whose lock says so
+_made: list[Path] = []  # what it made
 # These would change what is installed, or where to. Where from (index, find-links, proxy, ...) is up to the user.
 _NOT_FOR_PIP = ("CONSTRAINT", "REQUIREMENT", "TARGET", "PREFIX", "ROOT", "USER", "PYTHON", "DRY_RUN", "NO_DEPS")
 # These would lead an interpreter to other packages, or disable the bytecode that makes the second start quick.
 _NOT_FOR_PYTHON = ("PYTHONHOME", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+
+class DiskFull(UserError):
+    """An environment cannot be made because the disk is full."""
 
 
 class Unmade(Exception):
@@ -94,6 +107,24 @@ def make_environment(
     return interpreter
 
 
+def release() -> bool:
+    """End this process's use of its environments, so that they may be removed; return whether it made one of them."""
+    grown = bool(_made)
+    while _used:
+        os.close(_used.popitem()[1])
+    _made.clear()
+    return grown
+
+
+def _use(home: Path) -> None:
+    """Keep a folder from being removed, until `release` or the end of this process, even a kill."""
+    handle = os.open(home, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    if home in _used:
+        os.close(_used[home])
+    _used[home] = handle
+
+
 def installer(folder: Path, python: Python, timeout: float = TIMEOUT, stop: threading.Event | None = None) -> Path:
     """Return an interpreter of this Python that has pip, which installs into all environments of the folder."""
     home = folder / f"pip-{python.version}"
@@ -110,6 +141,7 @@ def _unpacked(
     log, new = Path(f"{store}.log"), store / ".new"
     store.mkdir(exist_ok=True)
     with _locked(Path(f"{store}.lock"), stop):
+        _use(store)
         missing = [each for each, home in homes.items() if not home.is_dir()]
         if missing:
             shutil.rmtree(new, ignore_errors=True)  # of a killed process
@@ -121,12 +153,12 @@ def _unpacked(
                 if heavy := [str(new / each) for each in HEAVY if (new / each).is_dir()]:
                     command = [str(tool), "-m", "compileall", "-q", *heavy]
                     run_child(command, log, env=isolated(), timeout=timeout, stop=stop)
+                for each in missing:
+                    _take_out(each, new, homes[each])
             except (Unmade, TimeoutError):
-                shutil.rmtree(new, ignore_errors=True)
                 return []
-            for each in missing:
-                _take_out(each, new, homes[each])
-            shutil.rmtree(new)
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
         for home in homes.values():
             os.utime(home)  # when it was last used
     return list(homes.values())
@@ -136,8 +168,7 @@ def _take_out(requirement: str, installed: Path, home: Path) -> None:
     """Move one package's files, which its RECORD lists, out of a folder with several packages."""
     name = name_of(requirement)
     (info,) = (each for each in installed.glob("*.dist-info") if canonicalize_name(each.name.split("-")[0]) == name)
-    part = Path(f"{home}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    part = installed / ".part"
     with (info / "RECORD").open(encoding="utf-8", newline="") as lines:
         paths = [Path(row[0]) for row in csv.reader(lines) if row]
     for path in paths:
@@ -163,20 +194,34 @@ def _once(
     log = Path(f"{home}.log")
     home.parent.mkdir(exist_ok=True)
     with _locked(Path(f"{home}.lock"), stop):
-        if (home / _MARKER).is_file() and (home / "bin" / "python").exists():
-            os.utime(home / _MARKER)
-            return
-        log.write_bytes(b"")
-        started = time.monotonic()
-        try:
-            make(log)
-        except BaseException as error:
-            shutil.rmtree(home, ignore_errors=True)
-            if isinstance(error, TimeoutError):
-                raise Unmade(f"the installation {error}", log) from error
-            raise
-        made = {**(about or {}), "seconds": time.monotonic() - started}
-        atomic_write(home / _MARKER, json.dumps(made, indent=1) + "\n")
+        if (home / MARKER).is_file() and (home / "bin" / "python").exists():
+            os.utime(home / MARKER)
+        else:
+            started = time.monotonic()
+            try:
+                log.write_bytes(b"")
+                make(log)
+                made = {**(about or {}), "seconds": time.monotonic() - started}
+                atomic_write(home / MARKER, json.dumps(made, indent=1) + "\n")
+            except BaseException as error:
+                shutil.rmtree(home, ignore_errors=True)
+                if _is_full(error, log):
+                    remedy = "free some space, for example with mlmrepro environments prune"
+                    raise DiskFull(f"the disk is full: {home} cannot be made", remedy=remedy) from error
+                if isinstance(error, TimeoutError):
+                    raise Unmade(f"the installation {error}", log) from error
+                raise
+            _made.append(home)
+        if about:
+            _use(home)
+
+
+def _is_full(error: BaseException, log: Path) -> bool:
+    """Return whether the disk is full: as this process was told, or as pip says in the log."""
+    if isinstance(error, Unmade):
+        said = log.read_text(encoding="utf-8", errors="replace")
+        return any(os.strerror(number) in said for number in _FULL)
+    return any(isinstance(each, OSError) and each.errno in _FULL for each in causes(error))
 
 
 def run_pip(

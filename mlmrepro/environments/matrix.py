@@ -21,7 +21,16 @@ from mlmrepro.compare.drift import Outcome
 from mlmrepro.compare.golden import version_of
 from mlmrepro.credentials import without_credentials
 from mlmrepro.environments.children import last_words, run_child
-from mlmrepro.environments.make import CACHE, Unmade, code_folder, content_hash, fingerprint, isolated, make_environment
+from mlmrepro.environments.make import (
+    CACHE,
+    DiskFull,
+    Unmade,
+    code_folder,
+    content_hash,
+    fingerprint,
+    isolated,
+    make_environment,
+)
 from mlmrepro.environments.spec import PAIR, Environment, position
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import atomic_write
@@ -100,6 +109,8 @@ def run_matrix(
             except Unmade as error:
                 shutil.copyfile(error.log, log)  # so that the directory is complete by itself
                 problem = str(error)
+            except DiskFull:  # no other environment would fit either
+                raise
             except (UserError, OSError) as error:
                 problem = first_line(error)
             state.finish(environment.name, without_credentials(problem), time.monotonic() - started)

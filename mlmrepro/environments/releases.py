@@ -9,7 +9,13 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.utils import InvalidSdistFilename, InvalidWheelFilename, parse_sdist_filename, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
 from mlmrepro.credentials import without_credentials
@@ -18,8 +24,9 @@ from mlmrepro.environments.spec import find_python
 from mlmrepro.errors import UserError, first_line
 from mlmrepro.files import atomic_write
 
-__all__ = ["Release", "between", "releases"]
+__all__ = ["Release", "between", "releases", "with_newest"]
 
+_NEWEST = re.compile(r"(?<![\w.-])([A-Za-z0-9][\w.-]*)\s*==\s*(latest|pre)(?![\w.+!-])")
 _JSON = "application/vnd.pypi.simple.v1+json"  # PEP 691; older indexes answer with HTML, which has no dates
 _WAIT = 60.0  # seconds for an answer of the index
 
@@ -88,6 +95,27 @@ def between(found: list[Release], first: Version, last: Version, *, pre: bool, y
             and not each.version.is_devrelease
         )
     ]
+
+
+def with_newest(text: str, folder: Path = CACHE) -> tuple[str, list[str]]:
+    """Return a text with the newest release in place of ``PACKAGE==latest``, and notes on what is not known.
+
+    ``PACKAGE==pre`` counts pre-releases too, so it is the newest release where there is no later pre-release. Neither
+    is ever a yanked release. Raises UserError if there is none, or if the index does not answer.
+    """
+    notes: list[str] = []
+
+    def newest(asked: re.Match[str]) -> str:
+        package, pre = canonicalize_name(asked[1]), asked[2] == "pre"
+        found, note = releases(package, folder)
+        notes.extend([f"{package}: {note}"] if note else [])
+        versions = [each.version for each in found if not each.yanked and not each.version.is_devrelease]
+        versions = [version for version in versions if pre or not version.is_prerelease]
+        if not versions:
+            raise UserError(f"{asked[0]}: there is no such release", remedy=f"write {package}==VERSION")
+        return f"{asked[1]}=={max(versions)}"
+
+    return _NEWEST.sub(newest, text), notes
 
 
 def _number(version: Version) -> float:
