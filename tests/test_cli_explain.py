@@ -56,14 +56,15 @@ def test_a_declared_change(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(text in shown for text in ("model.attention has declared changes", "SDPA is the default", LINK))
 
 
-def test_an_undeclared_change_leads_to_a_script(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The two neighbouring records are named, in the command that writes a script for a bug report."""
+def test_an_undeclared_change_leads_to_its_release(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The two neighbouring records are named, with the command that finds the release between them."""
     (known,) = explained(capsys, "loss.step_losses", "--goldens", "goldens")
     assert known["undeclared"] == ["b", "c"]
     assert run("loss.step_losses", "--markdown", "--goldens", "goldens") == 0
     shown = capsys.readouterr().out
     assert "loss.step_losses has an undeclared change" in shown
-    assert "mlmrepro explain loss.step_losses --from b --to c --output repro.py" in shown
+    assert "it changed between b and c" in shown
+    assert "mlmrepro bisect PACKAGE OLD NEW --watch loss.step_losses" in shown
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,9 @@ def explanation_document(found: Sequence[Explanation]) -> doc.Document:
     next_step: doc.Line = ""
     if undeclared:
         before, after = undeclared[0].undeclared or ("", "")
-        command = f"mlmrepro explain {undeclared[0].name} --from {before} --to {after} --output repro.py"
-        next_step = doc.sentence(f"write a script for a bug report: `{command}`")
+        watch = f"`mlmrepro bisect PACKAGE OLD NEW --watch {undeclared[0].name}`"
+        text = f"it changed between {before} and {after}: find the release with {watch}"
+        next_step = doc.sentence(f"{text}, or declare it with `mlmrepro expect`.")
     if len(found) > 1:
         headline = f"{count(len(found), 'value')}: {declared} declared to change, {len(undeclared)} changed undeclared"
     else:
