@@ -17,6 +17,7 @@ import typer.core
 from mlmrepro.cli import drift, gate, goldens, guide, upgrade
 from mlmrepro.cli.bisect import bisect
 from mlmrepro.cli.environments import environments, within_bound
+from mlmrepro.cli.explain import explain
 from mlmrepro.cli.laws import laws
 from mlmrepro.cli.retrain import retrain
 from mlmrepro.credentials import without_credentials
@@ -58,6 +59,7 @@ for command, title in (
     (upgrade.attribute, "attribute"),
     (drift.report, "report"),
     (bisect, "bisect"),
+    (explain, "explain"),
     (goldens.expect, "expect"),
     (goldens.lint, "lint"),
     (gate.baseline, "baseline"),
