@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,28 @@ def test_a_variant_without_a_first_release_is_refused() -> None:
     """A table of releases needs one."""
     with pytest.raises(ValueError, match="no first release"):
         findings._first(Variant(1, ("transformers<5",)))
+
+
+def unconfirmed(bisections: str, page: str) -> list[str]:
+    """Return the bisected changes for which the page names another release, or none."""
+    found = re.findall(r"(?m)^- \*\*(\S+\.\S+)\*\*: .*, (\w+) (\d+\.\d+)\.\S+ \(", bisections)
+    assert len(found) >= 8
+    rows = [row for row in page.splitlines() if row.startswith("| ")]
+    return [
+        name
+        for name, package, minor in found
+        if not any(
+            row.startswith(f"| {package} {minor} | {name.partition('.')[0]} |") and f"`{name.partition('.')[2]}`" in row
+            for row in rows
+        )
+    ]
+
+
+@pytest.mark.quick
+def test_bisected_changes_agree_with_the_page() -> None:
+    """golden/BISECTIONS.md names the release of each change as the declarations do; a wrong one is noticed."""
+    bisections = (findings.ROOT / "golden" / "BISECTIONS.md").read_text(encoding="utf-8")
+    page = findings.PAGE.read_text(encoding="utf-8")
+    assert unconfirmed(bisections, page) == []
+    moved = bisections.replace("transformers 4.48.0 (", "transformers 4.47.1 (")
+    assert unconfirmed(moved, page) == ["model.off_path.old_names.without_format_metadata_loss"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from mlmrepro.compare.changes import json_value
@@ -110,8 +111,9 @@ def _outcome(step: Step) -> str:
     moved = ", ".join(f"{name} {version}" for name, version in step.trial.moved.items())
     if step.trial.problem:
         return f"skipped: {step.trial.problem}"
-    statuses = dict.fromkeys(status.value for status in step.statuses.values())
-    return (" and ".join(statuses) or "measured") + (f", with {moved}" if moved else "")
+    statuses = Counter(status.value for status in step.statuses.values())
+    words = list(statuses) if len(statuses) < 2 else [f"{number} {word}" for word, number in sorted(statuses.items())]
+    return (", ".join(words) or "measured") + (f", with {moved}" if moved else "")
 
 
 def _values(step: Step, found: tuple[Found, ...]) -> list[str]:

@@ -1,9 +1,11 @@
-"""gate, matrix and bisect under SIGKILL at random moments: each continues, and nothing is ever half-written."""
+"""gate, matrix and bisect under SIGKILL at random moments: each continues, and nothing is ever half-written.
+
+It takes minutes, so the suite does not collect it: ``tox run -e kills``.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from ..report.records import golden, record
 from .conftest import make_wheel
 
-KILLS = int(os.environ.get("MLMREPRO_KILLS", "0"))
+KILLS = 20
 SEED = 20261130
 
 # Stands for `mlmrepro record`: a value depends on the version of pandas that is installed.
@@ -83,9 +85,6 @@ def whole(folder: Path) -> None:
         assert (marker.parent / "bin" / "python").exists()
 
 
-@pytest.mark.skipif(
-    not KILLS, reason="takes minutes: MLMREPRO_KILLS=20 pytest tests/environments/test_kills.py runs it"
-)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_killed_command_continues(name: str, index: Path, tmp_path: Path) -> None:
     """After each kill all files are whole, and the run that is left alone gives what an unbroken one gives."""
