@@ -174,6 +174,11 @@ def test_a_budget_may_end_before_the_release(
     assert "the budget is used up" in behind.notes[0]
     (searched,) = (each for _, each in upgrade.releases_behind(gate, found, 60.0).found)
     assert str(searched.after.version) == "2.0"
+    only_together = Attribution(("torch", "numpy"), [Explained(TOP_K, (Cause(("torch", "numpy")),))])
+    assert upgrade.releases_behind(gate, only_together, 60.0) == upgrade.Behind()
+    inseparable = Attribution(("torch", "numpy"), [Explained(TOP_K, (Cause(("torch", "numpy"), inseparable=True),))])
+    ((package, searched),) = upgrade.releases_behind(gate, inseparable, 60.0).found
+    assert (package, str(searched.after.version)) == ("torch", "2.0")
 
     def unlisted(*_: object) -> None:
         raise UserError("the releases of torch cannot be listed: no network", remedy="none")

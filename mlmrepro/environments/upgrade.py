@@ -273,7 +273,7 @@ class Upgrade:
     def with_release(
         self, cause: Cause, package: str, version: Version, _: Mapping[str, str], free: tuple[str, ...]
     ) -> Environment:
-        """Return the environment of the old side with a release of a cause's only package.
+        """Return the environment of the old side with a release of a package that makes a change.
 
         What must be swapped with it has its old version; if these do not go together (`free` is not empty), the new
         one; and if this does not either (`free` names what older releases bound), the one that pip chooses.
@@ -282,12 +282,13 @@ class Upgrade:
         if version in (old, new):
             return self.sides[0] if version == old else self._environment(cause.swapped)
         name, changed = f"{package}-{version}", {package: str(version)}
+        along = [each for each in (*cause.packages, *cause.along) if each != package]
         if set(_BOUNDED) & set(free):
-            loose = dict.fromkeys(each for each in (*cause.along, *_BOUNDED) if each != package)
+            loose = dict.fromkeys(each for each in (*along, *_BOUNDED) if each != package)
             return self._with(f"{name}-free", changed, tuple(loose))
-        if free and cause.along:
-            changed |= {each: self.installed[1][each].version for each in cause.along}
-            name += f"-with-{'-'.join(cause.along)}"
+        if free and along:
+            changed |= {each: self.installed[1][each].version for each in along}
+            name += f"-with-{'-'.join(along)}"
         return self._with(name, changed)
 
     def trial(self, environment: Environment, attempt: int) -> Trial:
@@ -335,12 +336,13 @@ def releases_behind(
 ) -> Behind:
     """Bisect the changes that a single package causes between its two versions, the other packages as in the old side.
 
+    Of packages that require each other, such as transformers and tokenizers, it is the first; the others move along.
     No environment is begun after `seconds`; what is kept costs nothing.
     """
     started, result = clock(), Behind()
     causes: dict[Cause, list[str]] = {}
     for each in attribution.explained:
-        for cause in [cause for cause in each.causes if len(cause.packages) == 1][:1]:
+        for cause in [cause for cause in each.causes if len(cause.packages) == 1 or cause.inseparable][:1]:
             causes.setdefault(cause, []).append(each.name)
 
     def measure(environment: Environment, attempt: int) -> Trial:
@@ -349,7 +351,7 @@ def releases_behind(
         return upgrade.trial(environment, attempt)
 
     for cause, names in causes.items():
-        (package,) = cause.packages
+        package = cause.packages[0]
         old, new = map(Version, upgrade.packages[package])
         if new < old:
             result.notes.append(f"{package} is downgraded, so its releases were not searched")
