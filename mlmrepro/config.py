@@ -169,6 +169,7 @@ class RunConfig:
     output_dir: Path
     threads: int = 2  # torch's intra-op threads: one or two threads already differ in the loss by about 1e-6
     resume: bool = False
+    fast: str = ""  # the number format of guide/fast.py, "float32" or "bfloat16"; "" is the guide's own way
 
     @property
     def checkpoint(self) -> str:
@@ -192,6 +193,7 @@ class RunConfig:
             "guide": dataclasses.asdict(self.guide),
             "overrides": [dataclasses.asdict(override) for override in self.overrides],
             "threads": self.threads,
+            **({"fast": self.fast} if self.fast else {}),
         }
 
 
@@ -226,6 +228,7 @@ def resolve(
     changes: Iterable[tuple[str, Any, str]] = (),
     threads: int = 2,
     resume: bool = False,
+    fast: str = "",
 ) -> RunConfig:
     """Apply a profile's overrides, then `changes` (field, value, reason), and check the values.
 
@@ -242,7 +245,7 @@ def resolve(
     _check(guide)
     if threads < 1:
         raise UserError(f"--threads is {threads}", remedy="give 1 or more")
-    return RunConfig(profile, guide, overrides, Path(output_dir), threads, resume)
+    return RunConfig(profile, guide, overrides, Path(output_dir), threads, resume, fast)
 
 
 def _check(guide: GuideConfig) -> None:

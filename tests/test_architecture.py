@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint_folder": {"errors"},
     "loading": {"checkpoint_folder", "errors"},
     "scores": set(),
-    "guide": {"config", "errors", "files", "loading", "provenance", "record"},
+    "guide": {"config", "errors", "files", "loading", "provenance", "record", "scoring"},
     "scoring": {"checkpoint_folder", "config", "errors", "files", "loading", "scores"},
     "gate": {"checkpoint_folder", "errors", "files", "provenance", "record", "scores"},
     "retraining": {

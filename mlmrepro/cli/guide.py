@@ -35,6 +35,12 @@ def reproduce(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; results repeat exactly only for the same number.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a killed run from its last epoch.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Use what gives the same numbers, within rounding, in less time.")
+    ] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="--fast in bfloat16: losses differ by up to 1 %.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the whole guide: load, split, tokenise, group, mask, train, evaluate, fill the mask.
@@ -47,7 +53,8 @@ def reproduce(
     changes += [(*parse_setting(text), "--set") for text in settings or []]
     if seed is not None:
         changes.append(("seed", seed, "--seed"))
-    config = resolve(profile, output_dir=output_dir or RUNS, changes=changes, threads=threads, resume=resume)
+    way = "bfloat16" if bfloat16 else "float32" if fast else ""
+    config = resolve(profile, output_dir=output_dir or RUNS, changes=changes, threads=threads, resume=resume, fast=way)
     if output_dir is None:
         config = dataclasses.replace(config, output_dir=_run_folder(profile, resume))
     offline_unless(config.needs_hub)

@@ -37,12 +37,15 @@ def prepare(
     cache: Path | None,
     stage: Callable[[str, Prepared], AbstractContextManager[Any]] = lambda name, made: nullcontext(),
     check: Callable[[Any, int], None] = lambda tokenizer, limit: None,
+    *,
+    tokenize: Callable[..., DatasetDict] = tokens.tokenize,
+    group: Callable[..., DatasetDict] = blocks.group,
 ) -> Prepared:
     """Load, split, flatten, tokenise and group the data, and make the collator (guide, "Preprocess").
 
     Every step runs within ``stage(name, results so far)``. `check` gets the tokenizer and the longest row that the
-    model takes before any text is tokenised. Without a `cache` folder the library's own is used. Raises UserError for
-    bad input.
+    model takes before any text is tokenised. Without a `cache` folder the library's own is used. `tokenize` and `group`
+    replace the guide's own functions, with the same results. Raises UserError for bad input.
     """
     guide, made = config.guide, Prepared()
     with stage("dataset", made):
@@ -54,11 +57,11 @@ def prepare(
         made.limit = loading.max_block_size(config.checkpoint, made.tokenizer.model_max_length)
         _check_block_size(config, made.limit)
         check(made.tokenizer, made.limit)
-        made.tokenized = tokens.tokenize(
+        made.tokenized = tokenize(
             made.flat, made.tokenizer, column=guide.text_column, separator=guide.separator, num_proc=guide.num_proc
         )
     with stage("blocks", made):
-        made.blocks = blocks.group(
+        made.blocks = group(
             made.tokenized, block_size=guide.block_size, num_proc=guide.num_proc, batch_size=guide.map_batch_size
         )
     with stage("masked_batches", made):

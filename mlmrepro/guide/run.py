@@ -15,6 +15,7 @@ from mlmrepro import loading, provenance
 from mlmrepro.config import TRAINER_SEED, RunConfig
 from mlmrepro.files import atomic_write
 from mlmrepro.guide import evaluate, fill_mask, observe, train, versions
+from mlmrepro.guide.fast import Fast
 from mlmrepro.guide.prepare import Prepared, prepare
 from mlmrepro.guide.session import MODEL, RECORD, claim, session
 from mlmrepro.record import Lane, RunRecord
@@ -77,28 +78,38 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunRecord:
                 observe.observe_prepared(record, name, made, batch_size=guide.batch_size, seed=seed)
         record.observe(name, "seconds", round(time.perf_counter() - started, 3), Lane.INFO)
 
+    fast = Fast(config.fast) if config.fast else None
+
+    def arguments_of(push_to_hub: bool) -> Any:
+        own = train.training_arguments(guide, model_dir, push_to_hub=push_to_hub)
+        return fast.arguments(own) if fast else own
+
     def check(tokenizer: Any, limit: int) -> None:
         fill_mask.check_prompt(tokenizer, guide.prompt, limit)
         fill_mask.check_top_k(len(tokenizer), guide.top_k)
 
     with session(config) as cache:
-        made = prepare(config, cache, stage, check)
+        ways: dict[str, Any] = {"tokenize": fast.tokenize, "group": fast.group} if fast else {}
+        made = prepare(config, cache, stage, check, **ways)
 
         with stage("model"):
             model = loading.load_model(config.checkpoint)
             observe.observe_model(record, model)
+            if fast:
+                fast.switch_on(model, made, config.output_dir)
+                record.observe("model", "fast", fast.report, Lane.INFO)
             observe.observe_forward(
                 record, model, made.blocks["train"], made.collator, rows=guide.batch_size, seed=seed
             )
             # Before anything is learnt. A separate Trainer, so that the guide's finds the generators untouched.
-            still = train.training_arguments(guide, model_dir, push_to_hub=False)
+            still = arguments_of(push_to_hub=False)
             set_seed(seed)
             before = evaluate.evaluate(train.trainer(model, still, made.blocks, made.collator))
             record.observe("model", "revision", getattr(model.config, "_commit_hash", None), Lane.INFO)
             record.observe("evaluation", "before_eval_loss", before, Lane.APPROXIMATE)
 
         with stage("loss"):
-            arguments = train.training_arguments(guide, model_dir, push_to_hub=guide.push_to_hub)
+            arguments = arguments_of(push_to_hub=guide.push_to_hub)
             trainer, losses = _fine_tune(config, model, arguments, made, progress)
             observe.observe_training(record, trainer, losses)
 

@@ -84,4 +84,5 @@ def _difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:
     pairs = [(name, earlier["guide"].get(name), value) for name, value in now["guide"].items()]
     pairs += [(name, earlier["packages"].get(name), value) for name, value in now["packages"].items()]
     pairs += [(name, earlier.get(name), now[name]) for name in ("profile", "threads")]
+    pairs.append(("fast", earlier.get("fast", ""), now.get("fast", "")))
     return ", ".join(f"{name} {old!r}, now {new!r}" for name, old, new in pairs if old != new) or "its overrides differ"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["preprocess_function", "tokenize"]
+__all__ = ["check_column", "preprocess_function", "tokenize"]
 
 
 def preprocess_function(
@@ -28,10 +28,20 @@ def preprocess_function(
 def tokenize(
     dataset: DatasetDict, tokenizer: PreTrainedTokenizerBase, *, column: str, separator: str, num_proc: int
 ) -> DatasetDict:
-    """Map preprocess_function over every split and drop the text columns.
+    """Map preprocess_function over every split and drop the text columns; `check_column` refuses other columns."""
+    check_column(dataset, column)
+    return dataset.map(
+        preprocess_function(tokenizer, column, separator),
+        batched=True,
+        num_proc=num_proc,
+        remove_columns=dataset["train"].column_names,
+    )
 
-    Raises UserError if `column` is absent or is not a list of strings: joining a plain string would put the
-    separator between its characters, and nothing downstream would complain.
+
+def check_column(dataset: DatasetDict, column: str) -> None:
+    """Raise UserError if `column` is absent or is not a list of strings.
+
+    Joining a plain string would put the separator between its characters, and nothing downstream would complain.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -53,9 +63,3 @@ def tokenize(
     texts = dataset["train"].data.column(column)
     if texts.null_count or pc.list_flatten(texts).null_count:
         raise UserError(f"the column {column!r} has rows or texts that are null", remedy="leave them out")
-    return dataset.map(
-        preprocess_function(tokenizer, column, separator),
-        batched=True,
-        num_proc=num_proc,
-        remove_columns=dataset["train"].column_names,
-    )

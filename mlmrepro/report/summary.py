@@ -35,6 +35,7 @@ def run_document(record: RunRecord) -> doc.Document:
     seconds = [record[f"{stage}.seconds"] for stage in STAGES]
     times = [[ACTIONS[stage], f"{second:.1f}"] for stage, second in zip(STAGES, seconds, strict=True)]
     overrides = [[o["name"], str(o["guide"]), str(o["value"]), o["reason"]] for o in config["overrides"]]
+    fast = [[switch, state] for switch, state in record["model.fast"].items()] if config.get("fast") else []
     predictions = filled(record["fill_mask.pipeline"], record["fill_mask.by_hand"])
     return doc.Document(
         None,
@@ -48,6 +49,7 @@ def run_document(record: RunRecord) -> doc.Document:
             doc.Section("Data", [doc.Table(["", "train", "test"], data, numeric=True)]),
             doc.Section(guide["prompt"], [predictions]),
             doc.Section("Overrides of the guide", [doc.Table(["name", "guide", "this run", "reason"], overrides)]),
+            *([doc.Section("Switches of --fast", [doc.Table(["switch", "state"], fast)])] if fast else []),
             doc.Section("Time", [doc.Table(["stage", "seconds"], [*times, ["total", f"{sum(seconds):.1f}"]])]),
         ],
     )

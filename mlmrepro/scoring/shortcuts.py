@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Forward", "still", "unchanged"]
+__all__ = ["Forward", "cuts", "still", "taken", "unchanged"]
 
 # Names of the last module of an encoder in which positions see each other, with its residual connection: in BERT and
 # its successors, and in DistilBERT. What follows it, usually a feed-forward layer, treats each position separately.
@@ -63,7 +63,7 @@ class Forward:
     def _cut_logits(
         self, module: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        hook = module.register_forward_hook(lambda module, given, output: _taken(output, at))
+        hook = module.register_forward_hook(lambda module, given, output: taken(output, at))
         try:
             return self._logits(input_ids, attention_mask)[0]
         finally:
@@ -85,11 +85,9 @@ class Forward:
     ) -> torch.nn.Module | None:
         import torch
 
-        encoder: torch.nn.Module = self.model.base_model
-        mixers = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] in _LAST_TO_MIX]
         # More positions than a row has, and out of order: a head that counts or looks at neighbours gets them wrong.
         at = torch.ones_like(input_ids).nonzero().flip(0).T
-        for module in [*mixers[-1:], encoder]:
+        for module in cuts(self.model):
             try:
                 logits = self._cut_logits(module, input_ids, attention_mask, at)
             except Exception:  # an unknown architecture may fail with fewer positions
@@ -161,8 +159,15 @@ def unchanged(model: PreTrainedModel) -> Iterator[None]:
         )
 
 
-def _taken(output: Any, at: torch.Tensor) -> Any:
-    """Return a module's output as if there were only the positions `at`, in one row."""
+def cuts(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the modules after which positions may be independent: the last attention if it has a name, the encoder."""
+    encoder: torch.nn.Module = model.base_model
+    mixers = [module for name, module in encoder.named_modules() if name.rpartition(".")[2] in _LAST_TO_MIX]
+    return [*mixers[-1:], encoder]
+
+
+def taken(output: Any, at: torch.Tensor) -> Any:
+    """Return a module's output as if there were only the positions `at`, (2, positions), in one row."""
     import torch
 
     if isinstance(output, torch.Tensor):
