@@ -106,5 +106,6 @@ def test_a_killed_command_continues(name: str, index: Path, tmp_path: Path) -> N
     whole(broken)
     calls = [(folder / "calls").read_text().split() for folder in (unbroken, broken)]
     assert set(calls[0]) == set(calls[1])
-    assert len(calls[1]) <= len(calls[0]) + KILLS, "a kill costs one record at most"
+    if name != "matrix":  # which measures all again after a run that came to its end before the kill
+        assert len(calls[1]) <= len(calls[0]) + KILLS, "a kill costs one record at most"
     assert not list((broken / "runs").rglob("*.part"))

@@ -21,7 +21,7 @@ from mlmrepro.record import RunRecord
 from mlmrepro.report.markdown import document_markdown
 from mlmrepro.report.summary import run_document
 
-from ..installed import needs_model_type
+from ..installed import has, needs_model_type
 from ..scoring import tiny
 from ..scoring.test_architectures import NAMED
 
@@ -196,8 +196,12 @@ SWITCHES: dict[str, tuple[dict[str, Any], float]] = {
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_each_switch_gives_the_steps_of_the_guide(switch: str, own_losses: list[float], tmp_path: Path) -> None:
+def test_each_switch_gives_the_steps_of_the_guide(
+    switch: str, own_losses: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each switch by itself, and all together, give the losses of four steps and of an evaluation within rounding."""
+    # Set by TrainingArguments, for good: restored after the test.
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     changes, tolerance = SWITCHES[switch]
     made = trained(tmp_path, **changes)
     assert len(set(made)) == STEPS + 1  # no two are the same
@@ -232,7 +236,9 @@ def test_a_fast_run_has_the_guides_record(runs: dict[str, tuple[RunConfig, RunRe
 def test_the_record_says_what_is_on(runs: dict[str, tuple[RunConfig, RunRecord]]) -> None:
     """The record and the page name each switch; a run of the guide's own way has no such entry, nor its settings."""
     report = runs["float32"][1]["model.fast"]
-    assert {name for name, state in report.items() if not state.startswith(ON)} == {"bfloat16"}
+    sdpa = has("transformers>=4.45")  # of RoBERTa
+    off = {name for name, state in report.items() if not state.startswith(ON)}
+    assert off == {"bfloat16", *([] if sdpa else ["SDPA attention"])}
     assert len(report) == 8
     page = document_markdown(run_document(runs["float32"][1]))
     assert all(name in page for name in report)
