@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]]
     found = tmp_path_factory.mktemp("tiny") / "found.json"
     options = ["-q", "-p", "no:cacheprovider", "--tiny", f"--benchmark-json={found}"]
     command = [sys.executable, "-m", "pytest", "tests/benchmarks/test_speed.py", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # By what xdist says to its workers, pytest-benchmark would switch itself off here, too.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     return json.loads(found.read_text(encoding="utf-8"))["benchmarks"], done.stdout
 

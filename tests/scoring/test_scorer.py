@@ -186,8 +186,8 @@ def test_a_head_at_the_wrong_positions_would_be_seen(
     """With the head one position too far left the comparison fails; a new scorer notices, and takes no shortcut."""
     plan = token_plan(tiny.TEXTS, encoded)
     by_hand = _tokens_by_hand(scorer, encoded, plan)
-    taken, left = shortcuts._taken, torch.tensor([[0], [1]])
-    monkeypatch.setattr(shortcuts, "_taken", lambda output, at: taken(output, (at - left).clamp(min=0)))
+    taken, left = shortcuts.taken, torch.tensor([[0], [1]])
+    monkeypatch.setattr(shortcuts, "taken", lambda output, at: taken(output, (at - left).clamp(min=0)))
     assert _furthest(scorer.score(plan, encoded), by_hand) > 1
     careful = Scorer(scorer.model, scorer.tokenizer, max_length=20)
     assert not careful.prunes_head
